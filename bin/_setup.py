@@ -18,7 +18,7 @@ VENDOR = ROOT / "static" / "vendor"
 FRONT_END = {
     "htmx.org/dist/htmx.min.js": "htmx.min.js",
     "moment/min/moment.min.js": "moment.min.js",
-    "moment/dist/locale/ru.js": "moment-ru.js",
+    "moment/locale/ru.js": "moment-ru.js",
 }
 
 

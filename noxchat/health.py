@@ -130,7 +130,7 @@ def translations() -> Finding:
     """Look whether Russian was compiled."""
     if (Path(current_app.root_path).parent / "translations/ru/LC_MESSAGES/messages.mo").is_file():
         return Finding(True, "compiled")
-    return Finding(False, "are not compiled: run bin/setup")
+    return Finding(False, "are not compiled: make translations/ writable and start again")
 
 
 def secret_key(config) -> Finding:

@@ -1,10 +1,14 @@
 """How pages are dressed: language, theme, times, and the addresses of our own files."""
 
 import hashlib
+import logging
+import os
 from datetime import UTC
 from functools import cache
 from pathlib import Path
 
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
 from flask import Flask, current_app, g, request, url_for
 from flask_babel import format_datetime
 from flask_babel import gettext as _
@@ -12,6 +16,8 @@ from flask_moment import moment
 from markupsafe import Markup
 
 from noxchat import htmx, people
+
+log = logging.getLogger("noxchat.look")
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
 THEMES = ("auto", "night", "day")
@@ -100,8 +106,26 @@ def strings() -> dict[str, str]:
     }
 
 
+def compile_translations(folder: Path):
+    """Compile the words of each language that have changed since, so that they need no step of their own at set-up."""
+    for source in folder.glob("*/LC_MESSAGES/messages.po"):
+        target = source.with_suffix(".mo")
+        if target.exists() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+            continue
+        with open(source, "rb") as words:
+            catalog = read_po(words)
+        try:
+            unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+            with open(unfinished, "wb") as file:
+                write_mo(file, catalog)
+            unfinished.replace(target)
+        except OSError as error:
+            log.warning("%s cannot be written, so some words stay English: %s", target, error.strerror)
+
+
 def init_app(app: Flask):
     """Give templates what they need beside their own names."""
+    compile_translations(Path(app.root_path).parent / "translations")
     app.extensions["moment"] = Moment
     app.after_request(cache_static)
     app.jinja_env.globals.update(

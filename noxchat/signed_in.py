@@ -73,6 +73,14 @@ def sign_in(user: User, *, remember: bool):
             return response
 
 
+def undo():
+    """Roll back what a rule refused, and load anew who is signed in: the page that says so shows them unchanged."""
+    token = session.get("_user_id")
+    db.session.rollback()
+    if token:
+        load(token)
+
+
 def sign_out():
     """Forget in this browser who was signed in. The session's row is the caller's to end."""
     session.clear()

@@ -16,7 +16,7 @@ class RegisterForm(Form):
 class LoginForm(Form):
     identifier = StringField(_l("E-mail or Public ID"), [required()])
     password = PasswordField(_l("Password"), [required(), not_longer])
-    remember_me = BooleanField(_l("Keep me logged in"))
+    remember_me = BooleanField(_l("Keep me logged in"), default=True)
 
 
 class ResetForm(Form):

@@ -84,6 +84,8 @@ def answer(code: int, text: str = "", headers: dict | None = None):
 def give_back():
     """Undo what the failed request left unfinished in the database."""
     g.broken = True
+    # What was loaded stays readable: a rollback would expire it, and the page would go to the database for it.
+    db.session.expunge_all()
     # A connection that broke cannot be rolled back either; the pool throws it away by itself.
     with contextlib.suppress(SQLAlchemyError):
         db.session.rollback()

@@ -16,7 +16,7 @@ from noxchat.main import avatar_utils, blueprint
 from noxchat.main.forms import DeleteForm, LookForm, ProfileForm
 from noxchat.refusal import Invalid
 from noxchat.security import public
-from noxchat.signed_in import sign_out
+from noxchat.signed_in import sign_out, undo
 
 log = logging.getLogger("noxchat.settings")
 
@@ -55,7 +55,7 @@ def edit_profile():
     try:
         save_profile(wanted, picture)
     except Invalid as error:
-        db.session.rollback()
+        undo()
         form.refuse(error)
         return show(*page, 422, form=form, person=current_user)
     log.info("profile changed: user %s", current_user.id)
@@ -95,7 +95,6 @@ def save_profile(wanted: dict, picture: bytes | None):
                 files.move(old_id, wanted["public_id"], old_name)
             db.session.commit()
     except OSError as error:
-        db.session.rollback()
         log.error("picture not kept: %s", error.strerror)
         raise Invalid(_("The picture could not be kept: the disk is full or not writable."), "avatar") from error
 
