@@ -99,16 +99,16 @@ class ImpatientConnection(psycopg.Connection):
 
 def _until(gen: Generator, deadline: float) -> Generator:
     """Pass on what psycopg's wait protocol exchanges, until the deadline goes by without the socket being ready."""
-    wanted = next(gen)
+    ready = None
     while True:
-        ready = yield wanted
-        if not ready and time.monotonic() > deadline:
-            gen.close()
-            raise psycopg.OperationalError("the database server does not answer")
         try:
             wanted = gen.send(ready)
         except StopIteration as end:
             return end.value
+        ready = yield wanted
+        if not ready and time.monotonic() > deadline:
+            gen.close()
+            raise psycopg.OperationalError("the database server does not answer")
 
 
 def listen_to(engine: Engine):

@@ -60,10 +60,13 @@ def not_longer(form, field):  # noqa: ARG001
         raise ValidationError(_("This is longer than any password here."))
 
 
-def new_password_fields():
-    """Return the two fields in which a new password is typed, for a form's class body."""
+def new_password_fields(label):
+    """Return the two fields in which a new password is typed, for a form's class body.
+
+    label: of the first one.
+    """
     return (
-        PasswordField(_l("Password"), [required(), not_longer]),
+        PasswordField(label, [required(), not_longer]),
         PasswordField(_l("Repeat password"), [required(), same_as_password]),
     )
 
@@ -78,4 +81,4 @@ class ChangePasswordForm(Form):
     """Shown on the settings page of one room, taken by a route of another."""
 
     current_password = PasswordField(_l("Current password"), [required(), not_longer])
-    password, password2 = new_password_fields()
+    password, password2 = new_password_fields(_l("New password"))

@@ -5,12 +5,15 @@ import secrets
 import unicodedata
 
 from confusable_homoglyphs.confusables import confusables_data
-from email_validator import EmailNotValidError, validate_email
+from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from flask_babel import gettext as _
 from flask_babel import ngettext
 
 from noxchat.models import BIO_LENGTH, EMAIL_LENGTH, PUBLIC_ID_LENGTH, USERNAME_LENGTH
 from noxchat.refusal import Invalid
+
+# Private networks have hosts such as mail.local; the library's way to take them is to empty this list.
+SPECIAL_USE_DOMAIN_NAMES.clear()
 
 # Letters, marks and digits of any script, and what stands inside names: O'Neil, Anne-Marie, J. R. Smith, timur_dev.
 NAME_PUNCTUATION = set(" _-.'’")
@@ -109,7 +112,7 @@ def random_public_id() -> str:
 def clean_email(text: str) -> str:
     """Return an e-mail address as it is kept. Raises Invalid.
 
-    Private networks have hosts such as mail.local, so nothing is looked up and no ending is refused.
+    Nothing is looked up, and no ending is refused.
     """
     try:
         if len(text) > EMAIL_LENGTH:

@@ -10,7 +10,7 @@ from noxchat.names import clean_email, clean_username
 class RegisterForm(Form):
     username = StringField(_l("Name"), [required(), Cleaned(clean_username)])
     email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email)])
-    password, password2 = new_password_fields()
+    password, password2 = new_password_fields(_l("Password"))
 
 
 class LoginForm(Form):
@@ -24,4 +24,4 @@ class ResetForm(Form):
 
 
 class NewPasswordForm(Form):
-    password, password2 = new_password_fields()
+    password, password2 = new_password_fields(_l("New password"))

@@ -3,6 +3,7 @@
 from flask_babel import lazy_gettext as _l
 from flask_wtf.file import FileField
 from wtforms import PasswordField, RadioField, SelectField, StringField, TextAreaField
+from wtforms.fields.choices import SelectChoice
 
 from noxchat.forms import Cleaned, Form, not_longer, required
 from noxchat.look import LANGUAGES
@@ -17,8 +18,15 @@ class ProfileForm(Form):
 
 
 class LookForm(Form):
-    theme = RadioField(_l("Theme"), choices=[("auto", _l("Device")), ("night", _l("Night")), ("day", _l("Day"))])
-    language = SelectField(_l("Language"), choices=list(LANGUAGES.items()))
+    theme = RadioField(
+        _l("Theme"),
+        choices=[
+            SelectChoice("auto", _l("Device")),
+            SelectChoice("night", _l("Night")),
+            SelectChoice("day", _l("Day")),
+        ],
+    )
+    language = SelectField(_l("Language"), choices=[SelectChoice(*language) for language in LANGUAGES.items()])
 
 
 class DeleteForm(Form):

@@ -1,0 +1,279 @@
+"""What tests share: real databases, an application on each, people, and browsers that behave like one."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from html import unescape
+from pathlib import Path
+
+import flask_migrate
+import psycopg
+import pytest
+from werkzeug.security import generate_password_hash
+
+from config import Config
+from noxchat import create_app, people, sessions
+from noxchat.database import start_writing
+from noxchat.extensions import db, limiter
+
+CI = os.environ.get("CI") == "true"
+PASSWORD = "a lamp in the night 7"
+DATABASES = ("sqlite", "postgresql")
+
+
+@cache
+def password_hash():
+    return generate_password_hash(PASSWORD)
+
+
+def skip(reason):
+    """Skip where a newcomer's machine lacks something; fail where CI does."""
+    (pytest.fail if CI else pytest.skip)(reason)
+
+
+class Postgres:
+    """A PostgreSQL of the tests' own, on a socket in a temporary folder."""
+
+    def __init__(self):
+        found = shutil.which("initdb") or next(
+            iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))[::-1]), None
+        )
+        if not found:
+            skip("PostgreSQL is not installed: apt-get install postgresql")
+        self.bin = Path(found).resolve().parent
+        self.folder = Path(tempfile.mkdtemp(prefix="nox-pg-", dir="/tmp"))
+        self.log = self.folder / "log"
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.run(
+            "initdb", "-D", self.folder / "data", "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust", "-U", "postgres"
+        )
+        self.start()
+
+    def run(self, name, *arguments):
+        program = self.bin / name
+        if not program.exists():
+            program = Path(next(iter(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))[::-1])))
+        command = [str(program), *map(str, arguments)]
+        if os.geteuid() == 0:
+            command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+
+    def start(self):
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200"
+        self.run("pg_ctl", "-D", self.folder / "data", "-l", self.log, "-w", "-o", options, "start")
+
+    def stop(self, mode="fast"):
+        self.run("pg_ctl", "-D", self.folder / "data", "-w", "-m", mode, "stop")
+
+    def pid(self):
+        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+
+    def uri(self, name):
+        return f"postgresql://postgres@/{name}?host={self.folder}"
+
+    def execute(self, statement):
+        with psycopg.connect(self.uri("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    server = Postgres()
+    yield server
+    server.stop("immediate")
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def settings(folder, uri, **more):
+    """Return the environment of an application whose files lie in a folder."""
+    return {
+        "SECRET_KEY": "tests have a key of thirty-two characters",
+        "DATA_DIR": str(folder / "data"),
+        "LOG_DIR": str(folder / "logs"),
+        "SQLALCHEMY_DATABASE_URI": uri,
+        **{name: str(value) for name, value in more.items()},
+    }
+
+
+def migrated(folder, uri):
+    """Make the tables in an empty database, by the migrations."""
+    app = create_app(Config(settings(folder, uri), debug=False))
+    with app.app_context():
+        flask_migrate.upgrade()
+        db.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory):
+    """Databases with tables and nobody in them, made once and copied for each test."""
+    made = {}
+
+    def template(kind, postgres=None):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(f"template-{kind}")
+            if kind == "sqlite":
+                made[kind] = folder / "noxchat.db"
+                migrated(folder, f"sqlite:///{made[kind]}")
+            else:
+                made[kind] = "nox_template"
+                postgres.execute("CREATE DATABASE nox_template")
+                migrated(folder, postgres.uri("nox_template"))
+        return made[kind]
+
+    return template
+
+
+numbers = iter(range(10**6))
+
+
+@pytest.fixture
+def new_database(request, tmp_path, templates):
+    """Return a function that makes a database with tables and gives its address."""
+    dropped = []
+
+    def make(kind):
+        if kind == "sqlite":
+            path = tmp_path / f"nox{next(numbers)}.db"
+            shutil.copyfile(templates("sqlite"), path)
+            return f"sqlite:///{path}"
+        postgres = request.getfixturevalue("postgres")
+        name = f"nox{next(numbers)}"
+        postgres.execute(f"CREATE DATABASE {name} TEMPLATE {templates('postgresql', postgres)}")
+        dropped.append((postgres, name))
+        return postgres.uri(name)
+
+    yield make
+    for postgres, name in dropped:
+        postgres.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def make_app(tmp_path, new_database):
+    """Return a function that makes an application: make_app("postgresql", RESET_MINUTES=5)."""
+    made = []
+
+    def make(kind="sqlite", **more):
+        uri = more.pop("uri", None) or new_database(kind)
+        config = Config(settings(tmp_path, uri, **more), debug=False)
+        app = create_app(config)
+        # Errors are answered as in production; only the log goes to pytest as well.
+        app.config["PROPAGATE_EXCEPTIONS"] = False
+        app.logger.propagate = True
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["postman"].stop()
+        with app.app_context():
+            limiter.reset()
+            db.session.remove()
+            db.engine.dispose()
+
+
+@pytest.fixture
+def app(make_app):
+    """An application on SQLite, for what does not touch tables in a way of its own."""
+    return make_app()
+
+
+@pytest.fixture(params=DATABASES)
+def any_app(request, make_app):
+    """An application on each database in turn."""
+    return make_app(request.param)
+
+
+TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
+
+
+class Browser:
+    """Somebody at a browser: a test client that keeps cookies and sends a page's token with each post."""
+
+    def __init__(self, app, user=None, address="127.0.0.1"):
+        self.app = app
+        self.client = app.test_client()
+        self.address = address
+        self.user_id = None
+        if user is not None:
+            with app.app_context():
+                start_writing(db.session)
+                found = sessions.begin(
+                    db.session.get(type(user), user.id),
+                    "Mozilla/5.0 (X11; Linux) Firefox/150.0",
+                    app.config["REMEMBER_COOKIE_DURATION"],
+                )
+                token, self.user_id = found.session_token, user.id
+                db.session.commit()
+            with self.client.session_transaction() as session:
+                session["_user_id"] = token
+                session["_fresh"] = True
+
+    def headers(self, htmx, more=None):
+        return {**({"HX-Request": "true"} if htmx else {}), **(more or {})}
+
+    def get(self, path, htmx=False, headers=None, **kwargs):
+        return self.client.get(
+            path, headers=self.headers(htmx, headers), environ_overrides={"REMOTE_ADDR": self.address}, **kwargs
+        )
+
+    def token(self, page="/settings/look"):
+        return unescape(TOKEN.search(self.get(page).text)[1])
+
+    def post(self, path, data=None, htmx=False, token=True, headers=None, **kwargs):
+        data = dict(data or {})
+        if token is True:
+            data["csrf_token"] = self.token()
+        elif token:
+            data["csrf_token"] = token
+        return self.client.post(
+            path,
+            data=data,
+            headers=self.headers(htmx, headers),
+            environ_overrides={"REMOTE_ADDR": self.address},
+            **kwargs,
+        )
+
+    def sign_in(self, identifier, password=PASSWORD, **fields):
+        return self.post("/auth/login", {"identifier": identifier, "password": password, **fields})
+
+
+def make_person(app, username, email=None, public_id=None, **more):
+    """Register somebody with PASSWORD; return the account."""
+    with app.app_context():
+        start_writing(db.session)
+        user = people.register(username, email or f"{username.lower()}@nox.example", password_hash())
+        if public_id:
+            people.edit(people.locked(user), username=username, public_id=public_id, bio=more.get("bio", ""))
+        db.session.commit()
+        return user
+
+
+@pytest.fixture
+def alice(app):
+    return make_person(app, "Alice", public_id="alice")
+
+
+@pytest.fixture
+def guest(app):
+    return Browser(app)
+
+
+@pytest.fixture
+def at_alice(app, alice):
+    """Alice at her browser, signed in."""
+    return Browser(app, alice)
+
+
+def befriend(app, one, other):
+    """Make two people friends."""
+    from noxchat.models import friends
+
+    with app.app_context():
+        start_writing(db.session)
+        rows = [{"user_id": one.id, "friend_id": other.id}, {"user_id": other.id, "friend_id": one.id}]
+        db.session.execute(friends.insert(), rows)
+        db.session.commit()

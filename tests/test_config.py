@@ -1,0 +1,117 @@
+"""Settings: what is taken, and how nonsense is refused."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from config import ROOT, BadSetting, Config
+
+KEY = {"SECRET_KEY": "0123456789abcdef0123456789abcdef"}
+
+
+def config(**more):
+    return Config({**KEY, **more}, debug=False)
+
+
+def test_defaults_work():
+    settings = config()
+    assert settings.BASE_URL == "http://127.0.0.1:8000"
+    assert settings.DATA_DIR == ROOT / "instance"
+    assert settings.SQLALCHEMY_DATABASE_URI == f"sqlite:///{ROOT}/instance/noxchat.db"
+    assert settings.MAIL_SERVER is None and settings.ELASTICSEARCH_URL is None
+    assert {"localhost", "127.0.0.1"} <= set(settings.HOSTS)
+
+
+@pytest.mark.parametrize("form", ["postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_one_driver_however_the_address_is_spelled(form):
+    settings = config(SQLALCHEMY_DATABASE_URI=f"{form}://me:p%40ss@db/nox")
+    assert settings.SQLALCHEMY_DATABASE_URI == "postgresql+psycopg://me:p%40ss@db/nox"
+
+
+def test_https_makes_cookies_secure_and_bound_to_the_host():
+    settings = config(BASE_URL="https://nox.example/")
+    assert settings.SESSION_COOKIE_SECURE and settings.REMEMBER_COOKIE_SECURE
+    assert settings.SESSION_COOKIE_NAME == "__Host-session"
+    assert settings.REMEMBER_COOKIE_NAME == "__Host-remember_token"
+    assert settings.HOSTS == ["nox.example"]
+
+
+NONSENSE = {
+    "PORT": ["eighty", "-1", "0", "65536", "8000.5", "８０"],
+    "MAIL_PORT": ["smtp", "99999"],
+    "RESET_MINUTES": ["0", "61", "soon"],
+    "BASE_URL": ["nox.example", "ftp://nox.example", "https://", "https://nox.example/path", "https://nox:port"],
+    "SQLALCHEMY_DATABASE_URI": ["mysql://x", "nonsense", "postgresql:/", "://"],
+    "ELASTICSEARCH_URL": ["localhost:9200", "file:///x"],
+    "MAIL_USE_TLS": ["maybe"],
+    "TRUSTED_PROXIES": ["everybody", "10.0.0.0/99"],
+    "MAIL_DEFAULT_SENDER": ["nobody", "a@x\r\nBcc: b@y"],
+    "RATELIMIT_STORAGE_URI": ["etcd://x"],
+    "WORKERS": ["0", "many"],
+    "DEMO": ["perhaps"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NONSENSE.items() for value in values])
+def test_nonsense_is_refused_in_one_sentence_that_names_the_variable(name, value):
+    with pytest.raises(BadSetting) as refused:
+        config(**{name: value})
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_both_kinds_of_tls_are_refused():
+    with pytest.raises(BadSetting, match="MAIL_USE_TLS"):
+        config(MAIL_USE_TLS="1", MAIL_USE_SSL="1")
+
+
+@pytest.mark.parametrize("key", ["", "change-me", "secret", "x" * 31, "a" * 64, "abab" * 16])
+def test_a_missing_or_weak_key_stops_the_start_outside_development(key, tmp_path):
+    with pytest.raises(BadSetting, match="SECRET_KEY"):
+        Config({"SECRET_KEY": key, "DATA_DIR": str(tmp_path)}, debug=False)
+    assert Config({"SECRET_KEY": key, "DATA_DIR": str(tmp_path)}, debug=True).warnings
+
+
+def test_a_kept_key_is_found(tmp_path):
+    (tmp_path / "secret_key").write_text(KEY["SECRET_KEY"])
+    assert Config({"DATA_DIR": str(tmp_path)}, debug=False).SECRET_KEY == KEY["SECRET_KEY"]
+
+
+def start(*command, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        env={**kept, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [("noxchat.server",), ("gunicorn", "main:app", "--check-config"), ("flask", "--app", "main", "run")]
+)
+def test_every_way_to_serve_stops_at_a_weak_key_with_a_sentence(command, tmp_path):
+    done = start(*command, SECRET_KEY="change-me", DATA_DIR=str(tmp_path), LOG_DIR=str(tmp_path), FLASK_DEBUG="0")
+    assert done.returncode != 0
+    assert "SECRET_KEY is too weak" in done.stderr + done.stdout
+
+
+def test_the_seeds_key_does_for_the_tables(tmp_path):
+    done = start(
+        "flask", "--app", "main", "db", "upgrade", SECRET_KEY="change-me", DATA_DIR=str(tmp_path), LOG_DIR=str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "noxchat.db").exists()
+
+
+def test_the_example_names_every_variable():
+    example = (ROOT / ".env.example").read_text()
+    import re
+
+    used = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', (ROOT / "config.py").read_text()))
+    assert used and not {name for name in used if not re.search(rf"^#?{name}=", example, re.M)}
+    assert not set(re.findall(r"^#?([A-Z_]+)=", example, re.M)) - used

@@ -1,0 +1,46 @@
+"""The tables: made by the migrations, taken back by them, and always what the models say."""
+
+import flask_migrate
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from noxchat.extensions import db
+from tests.conftest import DATABASES
+
+
+@pytest.fixture(params=DATABASES)
+def empty(request, make_app, tmp_path):
+    """An application whose database has nothing in it."""
+    if request.param == "sqlite":
+        return make_app(uri=f"sqlite:///{tmp_path}/empty.db")
+    postgres = request.getfixturevalue("postgres")
+    postgres.execute("DROP DATABASE IF EXISTS nox_empty")
+    postgres.execute("CREATE DATABASE nox_empty")
+    return make_app(uri=postgres.uri("nox_empty"))
+
+
+def test_the_models_are_what_the_migrations_make(empty):
+    with empty.app_context():
+        flask_migrate.upgrade()
+        with db.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, db.metadata) == []
+
+
+def test_every_migration_can_be_taken_back_and_made_again(empty):
+    with empty.app_context():
+        flask_migrate.upgrade()
+        made = set(inspect(db.engine).get_table_names())
+        assert {"users", "profiles", "friends", "friend_requests", "sessions", "outbox"} <= made
+        flask_migrate.downgrade(revision="base")
+        assert inspect(db.engine).get_table_names() == ["alembic_version"]
+        flask_migrate.upgrade()
+        assert set(inspect(db.engine).get_table_names()) == made
+
+
+def test_every_foreign_key_says_what_deletion_does():
+    for table in db.metadata.tables.values():
+        for key in table.foreign_key_constraints:
+            assert key.ondelete, f"{table.name}: {key.name}"
