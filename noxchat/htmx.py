@@ -75,8 +75,9 @@ def beside(response: Response) -> Response:
 
 
 def reload(response: Response) -> Response:
-    """Have htmx load the whole page anew: what changed shows everywhere in it."""
-    response.headers["HX-Refresh"] = "true"
+    """Have htmx load the whole page anew, since what changed shows everywhere in it; a plain form does so anyway."""
+    if wants_fragment():
+        response.headers["HX-Refresh"] = "true"
     return response
 
 

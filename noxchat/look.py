@@ -30,17 +30,20 @@ def signed_in():
     return user if user is not None and user.is_authenticated else None
 
 
+def wear(user):
+    """Answer this request in somebody's own language and theme. They are copied: an error page may have lost the rest."""
+    g.own_language, g.own_theme = user.language, user.theme
+
+
 def language() -> str:
     """Return the language to answer in: the person's setting, else the cookie, else what the browser prefers."""
-    user = signed_in()
-    chosen = (user and user.language) or request.cookies.get("language")
+    chosen = g.get("own_language") or request.cookies.get("language")
     return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
 
 
 def theme() -> str:
     """Return the theme to answer in: the person's setting, else the cookie, else `auto`: as the device has it."""
-    user = signed_in()
-    chosen = user.theme if user else request.cookies.get("theme")
+    chosen = g.get("own_theme") or request.cookies.get("theme")
     return chosen if chosen in THEMES else "auto"
 
 

@@ -125,12 +125,12 @@ def edit(user: User, *, username: str, public_id: str, bio: str):
     Raises Invalid about `username` or `public_id` when that is another person's, or kept for one; all of the
     transaction is then undone.
     """
-    user.username, user.username_key = username, skeleton(username)
     key = public_id.lower()
     owner = db.session.scalar(select(PublicId.user_id).where(PublicId.key == key))
     if owner not in (None, user.id):
         raise public_id_taken()
     try:
+        user.username, user.username_key = username, skeleton(username)
         if owner is None:
             db.session.add(PublicId(key=key, user_id=user.id))
             db.session.flush()

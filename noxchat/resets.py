@@ -44,10 +44,10 @@ def owner(text: str) -> User | None:
     try:
         required = {"require": ["sub", "aud", "jti", "exp"]}
         claims = jwt.decode(text, _key(), [ALGORITHM], audience=PURPOSE, options=required)
-        user_id = int(claims["sub"])
-    except (jwt.InvalidTokenError, ValueError):
+    except jwt.InvalidTokenError:
         return None
-    return db.session.scalar(select(User).where(User.id == user_id, User.reset_nonce == claims["jti"]))
+    user = db.session.scalar(select(User).where(User.reset_nonce == claims["jti"]))
+    return user if user and str(user.id) == claims["sub"] else None
 
 
 def use(user: User, password_hash: str) -> bool:

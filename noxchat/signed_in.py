@@ -28,7 +28,10 @@ def init_app(app: Flask):
 
 def load(token: str) -> User | None:
     """Return whose session has this secret."""
-    return sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"])
+    user = sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"])
+    if user is not None:
+        look.wear(user)
+    return user
 
 
 def renew(_app, user: User):

@@ -217,7 +217,11 @@ class Browser:
 
     def get(self, path, htmx=False, headers=None, **kwargs):
         return self.client.get(
-            path, headers=self.headers(htmx, headers), environ_overrides={"REMOTE_ADDR": self.address}, **kwargs
+            path,
+            headers=self.headers(htmx, headers),
+            environ_overrides={"REMOTE_ADDR": self.address},
+            buffered=True,
+            **kwargs,
         )
 
     def token(self, page="/settings/look"):
@@ -234,6 +238,7 @@ class Browser:
             data=data,
             headers=self.headers(htmx, headers),
             environ_overrides={"REMOTE_ADDR": self.address},
+            buffered=True,
             **kwargs,
         )
 

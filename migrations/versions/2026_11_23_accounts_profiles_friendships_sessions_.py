@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = '42760d8cd4d3'
+revision = '8fd9e1265c17'
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -28,6 +28,7 @@ def upgrade():
     sa.CheckConstraint('length(username) BETWEEN 2 AND 32', name=op.f('ck_users_username_length')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_users')),
     sa.UniqueConstraint('email_key', name=op.f('uq_users_email_key')),
+    sa.UniqueConstraint('reset_nonce', name=op.f('uq_users_reset_nonce')),
     sa.UniqueConstraint('username_key', name=op.f('uq_users_username_key')),
     sqlite_autoincrement=True
     )

@@ -1,0 +1,131 @@
+"""Making an account: by page, by fragment, and refused."""
+
+import re
+import statistics
+import time
+
+import pytest
+from sqlalchemy import func, select
+
+from noxchat.extensions import db
+from noxchat.models import Letter, User
+from tests.conftest import PASSWORD, Browser, make_person
+
+MILA = {"username": "Mila", "email": "mila@nox.example", "password": PASSWORD, "password2": PASSWORD}
+
+
+def accounts(app):
+    with app.app_context():
+        return db.session.scalar(select(func.count()).select_from(User))
+
+
+def test_a_plain_form_makes_an_account_that_works_at_once(any_app):
+    guest = Browser(any_app)
+    answer = guest.post("/auth/register", MILA)
+    assert (answer.status_code, answer.location) == (303, "/auth/login")
+    page = guest.get("/auth/login").text
+    assert 'data-kind="info"' in page and "Your password is" in page
+    assert guest.get("/").text.count("Create account")  # signed out still
+    assert guest.sign_in("MILA@nox.example").status_code == 303
+    assert "Mila" in guest.get("/").text
+
+
+def test_htmx_is_sent_on_as_a_whole(app, guest):
+    answer = guest.post("/auth/register", MILA, htmx=True)
+    assert (answer.status_code, answer.headers["HX-Redirect"], answer.text) == (200, "/auth/login", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("username", "", "Fill in this field"),
+        ("username", "x", "at least 2 characters"),
+        ("username", "mi\u200bla", "U+200B"),
+        ("email", "nobody", "not an e-mail address"),
+        ("password", "short", "at least 8 characters"),
+        ("password", "password", "first that get guessed"),
+        ("password2", "another", "passwords differ"),
+    ],
+)
+@pytest.mark.parametrize("htmx", [False, True])
+def test_bad_fields_are_refused_with_what_was_typed_kept(app, guest, field, value, words, htmx):
+    fields = {**MILA, field: value}
+    if field == "password":
+        fields["password2"] = value
+    answer = guest.post("/auth/register", fields, htmx=htmx)
+    assert answer.status_code == 422
+    assert words in answer.text
+    assert ("<html" in answer.text) is not htmx
+    assert PASSWORD not in answer.text
+    kept = "mila@nox.example" if field != "email" else 'value="Mila"'
+    assert kept in answer.text
+    assert accounts(app) == 0
+
+
+def test_a_taken_name_is_told(app, guest, alice):
+    answer = guest.post("/auth/register", {**MILA, "username": "АLICE"})
+    assert answer.status_code == 422 and "taken" in answer.text
+
+
+def test_a_taken_address_is_not_told_and_its_owner_gets_a_letter(any_app):
+    make_person(any_app, "Alice", "alice@nox.example")
+    any_app.extensions["postman"].stopped = True  # so that the letter can be seen waiting
+    taken, free = Browser(any_app), Browser(any_app)
+    one = taken.post("/auth/register", {**MILA, "email": "ALICE@nox.example"})
+    other = free.post("/auth/register", {**MILA, "username": "Nika"})
+    assert (one.status_code, one.location) == (other.status_code, other.location)
+
+    def words(browser):
+        text = re.sub(r"\S+@\S+", "@", browser.get("/auth/login").text)
+        return re.sub(r'(value|content)="[^"]*"', "", text)
+
+    assert words(taken) == words(free)
+    with any_app.app_context():
+        assert [letter.kind for letter in db.session.scalars(select(Letter))] == ["taken"]
+    assert accounts(any_app) == 2
+
+
+def test_known_and_unknown_addresses_take_the_same_time(make_app):
+    app = make_app(SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
+    make_person(app, "Alice", "alice@nox.example")
+    times = {"known": [], "unknown": []}
+    guest = Browser(app)
+    token = guest.token()
+    for number in range(12):
+        for kind, email in (("known", "alice@nox.example"), ("unknown", f"n{number}@nox.example")):
+            fields = {**MILA, "username": f"Nika {'abcdefghjkmn'[number]}{kind[0]}", "email": email}
+            began = time.perf_counter()
+            assert guest.post("/auth/register", fields, token=token).status_code == 303
+            times[kind].append(time.perf_counter() - began)
+    known, unknown = (statistics.median(values[1:]) for values in times.values())
+    assert abs(known - unknown) < 0.3 * max(known, unknown), times
+
+
+def test_extra_fields_do_nothing(app, guest):
+    guest.post(
+        "/auth/register",
+        {**MILA, "id": 999, "password_hash": "x", "public_id": "root1", "theme": "night", "user_id": 7},
+    )
+    with app.app_context():
+        user = db.session.scalar(select(User))
+        assert (user.id, user.theme) == (1, "auto") and user.password_hash.startswith("scrypt:")
+
+
+def test_sign_ups_from_one_address_are_limited_and_others_go_on(make_app):
+    app = make_app(SIGN_UPS_PER_HOUR=2)
+    guest = Browser(app, address="10.0.0.1")
+    codes = []
+    for number in range(3):
+        answer = guest.post(
+            "/auth/register", {**MILA, "username": f"Mila {'abc'[number]}", "email": f"m{number}@nox.example"}
+        )
+        codes.append(answer.status_code)
+    assert codes == [303, 303, 429]
+    assert int(answer.headers["Retry-After"]) > 0
+    other = Browser(app, address="10.0.0.2")
+    assert other.post("/auth/register", {**MILA, "username": "Nika", "email": "n@nox.example"}).status_code == 303
+
+
+def test_whoever_is_signed_in_is_sent_home(at_alice):
+    assert at_alice.get("/auth/register").location == "/"
+    assert at_alice.get("/auth/login?next=/settings").location == "/settings"
