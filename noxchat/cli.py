@@ -4,7 +4,7 @@ import secrets
 
 import click
 from flask import Flask, current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, with_appcontext
 from sqlalchemy import func, select
 
 from noxchat import health, mailer, passwords, people, resets
@@ -26,6 +26,7 @@ def init_app(app: Flask):
 
 
 @click.command()
+@with_appcontext
 @click.option("--people", "count", default=60, show_default=True, help="How many people to make.")
 def demo(count):
     """Fill an empty database with people to look at."""
@@ -107,6 +108,7 @@ def delete_user(who, yes):
 
 
 @click.command()
+@with_appcontext
 def doctor():
     """Say what is configured, what answers, and what is wrong. Ends with 1 if anything is."""
     config = current_app.config

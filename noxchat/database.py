@@ -81,7 +81,11 @@ def engine_options(uri: str, seconds: int) -> dict:
         "pool_size": 10,
         "max_overflow": 20,
         "pool_timeout": 4,
-        "connect_args": {"connect_timeout": 3, "options": f"-c statement_timeout={seconds * 1000} -c timezone=UTC"},
+        "connect_args": {
+            "connect_timeout": 3,
+            "client_encoding": "utf8",
+            "options": f"-c statement_timeout={seconds * 1000} -c timezone=UTC",
+        },
     }
 
 

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app
-from limits.errors import ConfigurationError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from noxchat.extensions import db, limiter
+from noxchat.extensions import db
 
 SECONDS = 2
 
@@ -94,11 +93,15 @@ def limits_store() -> Finding:
         if config["WORKERS"] > 1:
             return Finding(False, "each process counts by itself: set RATELIMIT_STORAGE_URI=redis://… beside WORKERS")
         return Finding(True, "counted in this process")
-    try:
-        answers = limiter.storage.check()
-    except (OSError, ConfigurationError):
-        answers = False
-    return Finding(answers, "answers" if answers else "does not answer: check RATELIMIT_STORAGE_URI")
+    if limits_store_answers(config["RATELIMIT_STORAGE_URI"]):
+        return Finding(True, "answers")
+    return Finding(False, "does not answer: check RATELIMIT_STORAGE_URI")
+
+
+def limits_store_answers(uri: str) -> bool:
+    """Tell whether a store for the limits takes connections; at its usual port where the address names none."""
+    url = urlsplit(uri)
+    return not _reaches(url.hostname, url.port or (11211 if url.scheme == "memcached" else 6379))
 
 
 def outbox() -> Finding:

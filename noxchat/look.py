@@ -9,7 +9,7 @@ from pathlib import Path
 
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from flask import Flask, current_app, g, request, url_for
+from flask import Flask, current_app, g, has_request_context, request, url_for
 from flask_babel import format_datetime
 from flask_babel import gettext as _
 from flask_moment import moment
@@ -31,12 +31,14 @@ def signed_in():
 
 
 def wear(user):
-    """Answer this request in somebody's own language and theme. They are copied: an error page may have lost the rest."""
+    """Answer this request in somebody's own language and theme, even if it fails and the rest of them is lost."""
     g.own_language, g.own_theme = user.language, user.theme
 
 
 def language() -> str:
     """Return the language to answer in: the person's setting, else the cookie, else what the browser prefers."""
+    if not has_request_context():  # the command line speaks English, and the postman says what each letter speaks
+        return "en"
     chosen = g.get("own_language") or request.cookies.get("language")
     return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
 

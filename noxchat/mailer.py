@@ -89,6 +89,8 @@ class Postman:
                         pass
             except SQLAlchemyError as error:
                 log.warning("outbox cannot be read: %s", type(error).__name__)
+            except Exception:  # one letter that cannot be written must not keep the others from going
+                log.exception("letter broken")
 
 
 def start(app: Flask):

@@ -3,6 +3,7 @@
 import smtplib
 
 import flask_mail
+from flask import current_app
 
 SECONDS = 5
 
@@ -22,4 +23,4 @@ class Connection(flask_mail.Connection):
 class Mail(flask_mail.Mail):
     def connect(self):
         """Return a connection to the configured server, to be used in a with statement."""
-        return Connection(self.state)
+        return Connection(current_app.extensions["mail"])

@@ -5,8 +5,8 @@ import struct
 import threading
 import zlib
 
-import psutil
 import pillow_heif
+import psutil
 import pytest
 from PIL import Image
 
