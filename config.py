@@ -158,7 +158,9 @@ class Config:
         self.RATELIMIT_HEADERS_ENABLED = False
         if urlsplit(self.RATELIMIT_STORAGE_URI).scheme not in {"memory", "redis", "rediss", "memcached"}:
             raise BadSetting("RATELIMIT_STORAGE_URI: write memory:// or redis://host:6379.")
-        self.MAX_FORM_PARTS = 500
+        # Of a form, all but its file: the longest honest field is a password of a thousand characters.
+        self.MAX_FORM_MEMORY_SIZE = 100_000
+        self.MAX_FORM_PARTS = 100
 
     def key(self, env):
         self.SECRET_KEY = env.text("SECRET_KEY")

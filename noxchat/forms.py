@@ -1,5 +1,6 @@
 """What the forms of all rooms share: fields that ask the rules whether their text is good."""
 
+from flask import request
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
 from flask_wtf import FlaskForm
@@ -15,6 +16,10 @@ class Form(FlaskForm):
 
     class Meta:
         csrf = False
+
+        def wrap_formdata(self, form, formdata):  # noqa: ARG002
+            # Flask-WTF mixes files in, and a file where a text belongs is no text.
+            return request.form if request.method == "POST" and formdata is not None else None
 
         def get_translations(self, form):  # noqa: ARG002
             return None  # every message is written here; WTForms' own are never shown

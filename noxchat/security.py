@@ -5,8 +5,10 @@ The order in `guard` is deliberate: cheap refusals first, and no body is read fo
 
 import logging
 from ipaddress import ip_address
+from urllib.parse import unquote_to_bytes
 
 from flask import Flask, abort, current_app, g, request, url_for
+from flask.sessions import SecureCookieSessionInterface
 from flask_login import current_user
 from flask_wtf.csrf import CSRFError
 from werkzeug.sansio.utils import host_is_trusted
@@ -47,6 +49,7 @@ def for_machines(view):
 
 def init_app(app: Flask):
     """Have every request guarded and every answer sealed."""
+    app.session_interface = SessionInterface()
     app.before_request(guard)
     app.after_request(seal)
 
@@ -57,7 +60,8 @@ def guard():
         log.warning("foreign host refused")
         g.no_account = True
         abort(400)
-    if not _is_text(request.full_path) or not all(value.isascii() for value in request.cookies.values()):
+    in_address = _decodes(request.environ["PATH_INFO"].encode("latin-1")) and _decodes(request.query_string)
+    if not in_address or not all(value.isascii() for value in request.cookies.values()):
         g.no_account = True
         abort(400)
     view = current_app.view_functions.get(request.endpoint)
@@ -77,6 +81,10 @@ def _check_post():
     if origin is not None and not _is_own(origin):
         log.warning("csrf refused: foreign origin")
         raise CSRFError("foreign origin")
+    if request.mimetype != "multipart/form-data":
+        request.max_content_length = current_app.config["MAX_FORM_MEMORY_SIZE"]
+        if not _decodes(request.get_data().replace(b"+", b" ")):
+            abort(400)
     if not all(_is_text(name) and _is_text(value) for name, value in request.form.items(multi=True)):
         abort(400)
     try:
@@ -94,9 +102,25 @@ def _is_own(origin: str) -> bool:
     return origin in {current_app.config["BASE_URL"], f"{request.scheme}://{request.host}"}
 
 
+def _decodes(sent: bytes) -> bool:
+    """Tell whether bytes of an address or a form are text, once their percent signs are resolved."""
+    try:
+        return _is_text(unquote_to_bytes(sent).decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def _is_text(text: str) -> bool:
     """Tell whether this was text when it was sent: NUL fits in no database, U+FFFD stands where UTF-8 was broken."""
     return "\0" not in text and "\ufffd" not in text
+
+
+class SessionInterface(SecureCookieSessionInterface):
+    """Flask's sessions, but where no account plays a part: there Flask-Login would make every answer vary by cookie."""
+
+    def save_session(self, app, session, response):
+        if not g.get("no_account"):
+            super().save_session(app, session, response)
 
 
 def seal(response):

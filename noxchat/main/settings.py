@@ -43,7 +43,7 @@ def edit_profile():
     valid = form.validate()
     picture = None
     try:
-        picture = new_picture(form.avatar.data)
+        picture = new_picture(request.files.get("avatar"))
     except Invalid as error:
         form.refuse(error)
         valid = False

@@ -1,0 +1,40 @@
+"""Every route there is, with an address to try it at. The tests that walk them fail on one that is not here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Route:
+    """path: one that exists for Alice. public: whether strangers see it. machine: whether no person reads it."""
+
+    path: str
+    public: bool = False
+    machine: bool = False
+    gate: bool = False  # a page before the door: it sends whoever is signed in away
+    page: bool = True  # whether GET shows a page
+
+
+ROUTES = {
+    "static": Route("/static/css/base.css", public=True, machine=True, page=False),
+    "main.healthz": Route("/healthz", public=True, machine=True, page=False),
+    "main.readyz": Route("/readyz", public=True, machine=True, page=False),
+    "main.moment_js": Route("/moment.js", public=True, machine=True, page=False),
+    "main.avatar": Route("/avatars/alice/" + "0" * 32 + ".webp", public=True, machine=True, page=False),
+    "main.home": Route("/", public=True),
+    "main.profile": Route("/u/alice"),
+    "main.settings": Route("/settings"),
+    "main.edit_profile": Route("/settings/profile"),
+    "main.remove_avatar": Route("/settings/avatar/remove", page=False),
+    "main.change_look": Route("/settings/look", public=True),
+    "main.delete_account": Route("/settings/delete"),
+    "auth.register": Route("/auth/register", public=True, gate=True),
+    "auth.login": Route("/auth/login", public=True, gate=True),
+    "auth.logout": Route("/auth/logout", page=False),
+    "auth.reset": Route("/auth/reset", public=True),
+    "auth.reset_sent": Route("/auth/reset/sent", public=True),
+    "auth.reset_password": Route("/auth/reset/not-a-token", public=True),
+    "auth.change_password": Route("/settings/password"),
+    "auth.list_sessions": Route("/settings/sessions"),
+    "auth.revoke_session": Route("/settings/sessions/1/revoke", page=False),
+    "auth.revoke_other_sessions": Route("/settings/sessions/revoke-others", page=False),
+}
