@@ -98,21 +98,21 @@ class ImpatientConnection(psycopg.Connection):
     seconds = 8.0
 
     def wait(self, gen, *args, **kwargs):
-        return super().wait(_until(gen, time.monotonic() + self.seconds), *args, **kwargs)
+        return super().wait(self._until(time.monotonic() + self.seconds, gen), *args, **kwargs)
 
-
-def _until(gen: Generator, deadline: float) -> Generator:
-    """Pass on what psycopg's wait protocol exchanges, until the deadline goes by without the socket being ready."""
-    ready = None
-    while True:
-        try:
-            wanted = gen.send(ready)
-        except StopIteration as end:
-            return end.value
-        ready = yield wanted
-        if not ready and time.monotonic() > deadline:
-            gen.close()
-            raise psycopg.OperationalError("the database server does not answer")
+    def _until(self, deadline: float, gen: Generator) -> Generator:
+        """Pass on what psycopg's wait protocol exchanges, until the deadline goes by with nothing to read."""
+        ready = None
+        while True:
+            try:
+                wanted = gen.send(ready)
+            except StopIteration as end:
+                return end.value
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                gen.close()
+                self.close()  # in the middle of an answer it is of no use to anybody else
+                raise psycopg.OperationalError("the database server does not answer")
 
 
 def listen_to(engine: Engine):

@@ -76,6 +76,12 @@ def sign_in(user: User, *, remember: bool):
             return response
 
 
+def leave_unknown():
+    """Do without knowing who is signed in, if this request has not found out yet: templates would ask the database."""
+    if "_login_user" not in g:
+        g._login_user = login.anonymous_user()
+
+
 def undo():
     """Roll back what a rule refused, and load anew who is signed in: the page that says so shows them unchanged."""
     token = session.get("_user_id")

@@ -3,8 +3,14 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
 from functools import cache
 from html import unescape
 from pathlib import Path
@@ -14,7 +20,7 @@ import psycopg
 import pytest
 from werkzeug.security import generate_password_hash
 
-from config import Config
+from config import ROOT, Config
 from noxchat import create_app, people, sessions
 from noxchat.database import start_writing
 from noxchat.extensions import db, limiter
@@ -282,3 +288,78 @@ def befriend(app, one, other):
         rows = [{"user_id": one.id, "friend_id": other.id}, {"user_id": other.id, "friend_id": one.id}]
         db.session.execute(friends.insert(), rows)
         db.session.commit()
+
+
+def free_port():
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(check, seconds=20):
+    """Wait until check() is true and return what it returned; fail when that takes too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.05)
+    return pytest.fail("it did not happen")
+
+
+class Server:
+    """The real server, as bin/run starts it, on a port of its own."""
+
+    def __init__(self, folder, uri, **more):
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
+        self.output = open(folder / f"server-{self.port}.txt", "w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "noxchat.server"],
+            env={**os.environ, **self.environment},
+            cwd=ROOT,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        until(lambda: self.answers() or self.process.poll() is not None, 30)
+
+    def answers(self):
+        try:
+            return self.get("/healthz").status == 200
+        except OSError:
+            return False
+
+    def get(self, path, timeout=30):
+        """Ask for a page; errors are answers too."""
+        try:
+            return urllib.request.urlopen(self.base + path, timeout=timeout)
+        except urllib.error.HTTPError as error:
+            return error
+
+    def said(self):
+        return Path(self.output.name).read_text()
+
+    def stop(self):
+        """End it as a person would, and return how many seconds that took."""
+        began = time.monotonic()
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(35)
+        self.output.close()
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def serve(tmp_path, new_database):
+    """Return a function that starts servers: serve("postgresql", DEMO=1)."""
+    started = []
+
+    def start(kind="sqlite", **more):
+        server = Server(tmp_path, more.pop("uri", None) or new_database(kind), **more)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

@@ -19,13 +19,7 @@ from config import ROOT
 from noxchat import mailer, resets
 from noxchat.extensions import db
 from noxchat.models import Letter, User
-from tests.conftest import Browser, make_person, settings
-
-
-def free_port():
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.conftest import Browser, free_port, make_person, settings, until
 
 
 class Post:
@@ -62,15 +56,6 @@ def smtp():
     yield start
     for controller in started:
         controller.stop(no_assert=True)
-
-
-def until(check, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := check():
-            return found
-        time.sleep(0.05)
-    pytest.fail("it did not happen")
 
 
 def waiting(app):

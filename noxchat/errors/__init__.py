@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from noxchat import htmx
 from noxchat.extensions import db
 from noxchat.refusal import Refused, TooMany
+from noxchat.signed_in import leave_unknown
 
 log = logging.getLogger("noxchat.errors")
 
@@ -69,6 +70,7 @@ def back_from_upload() -> str:
 
 def answer(code: int, text: str = "", headers: dict | None = None):
     """Return an error as a page, or as a notice when htmx asked. Neither touches the database."""
+    leave_unknown()
     about = words(code)
     if text:
         about["text"] = text
