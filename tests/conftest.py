@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cache
 from html import unescape
 from pathlib import Path
@@ -306,6 +307,26 @@ def until(check, seconds=20):
     return pytest.fail("it did not happen")
 
 
+@dataclass
+class Answer:
+    """What came back over the network."""
+
+    status: int
+    headers: object
+    url: str
+    text: str
+
+
+def over_network(opener, request, timeout=30):
+    """Send a request and return the answer, whatever its status."""
+    try:
+        response = opener.open(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        response = error
+    with response:
+        return Answer(response.status, response.headers, response.url, response.read().decode())
+
+
 class Server:
     """The real server, as bin/run starts it, on a port of its own."""
 
@@ -330,12 +351,9 @@ class Server:
         except OSError:
             return False
 
-    def get(self, path, timeout=30):
+    def get(self, path):
         """Ask for a page; errors are answers too."""
-        try:
-            return urllib.request.urlopen(self.base + path, timeout=timeout)
-        except urllib.error.HTTPError as error:
-            return error
+        return over_network(urllib.request.build_opener(), self.base + path)
 
     def said(self):
         return Path(self.output.name).read_text()

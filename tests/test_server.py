@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import PASSWORD, TOKEN, until
+from tests.conftest import PASSWORD, TOKEN, over_network, until
 
 
 class Visitor:
@@ -25,15 +25,11 @@ class Visitor:
         self.server = server
         self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
 
-    def open(self, path, data=None, timeout=30, **headers):
-        request = urllib.request.Request(self.server.base + path, data=data, headers=headers)
-        try:
-            return self.opener.open(request, timeout=timeout)
-        except urllib.error.HTTPError as error:
-            return error
+    def open(self, path, data=None, **headers):
+        return over_network(self.opener, urllib.request.Request(self.server.base + path, data=data, headers=headers))
 
     def token(self, page):
-        return TOKEN.search(self.open(page).read().decode())[1]
+        return TOKEN.search(self.open(page).text)[1]
 
     def post(self, path, fields, page=None):
         fields = {**fields, "csrf_token": self.token(page or path)}
@@ -50,7 +46,7 @@ class Visitor:
 
     def register(self, name="Mila"):
         fields = {"username": name, "email": f"{name}@nox.example", "password": PASSWORD, "password2": PASSWORD}
-        assert "Thank you" in self.post("/auth/register", fields).read().decode()
+        assert "Thank you" in self.post("/auth/register", fields).text
         self.post("/auth/login", {"identifier": f"{name}@nox.example", "password": PASSWORD, "remember_me": "y"})
         assert self.open("/settings").url.endswith("/settings")
         return self
@@ -62,7 +58,7 @@ def test_it_starts_on_an_empty_folder_with_demo_people_and_a_login(serve, tmp_pa
     assert f"NoxChat is at {server.base}" in server.said()
     visitor = Visitor(server)
     visitor.post("/auth/login", {"identifier": identifier, "password": password})
-    assert "Mila" in visitor.open("/").read().decode()
+    assert "Mila" in visitor.open("/").text
     assert (tmp_path / "data" / "secret_key").stat().st_mode & 0o777 == 0o600
     server.stop()
     again = serve(uri=f"sqlite:///{tmp_path}/new.db", DEMO=1, SECRET_KEY="")
@@ -97,9 +93,9 @@ def test_a_database_that_is_down_is_a_503_and_back_by_itself(serve, postgres):
             answer = visitor.open(path)
             assert answer.status == 503 and answer.headers["Retry-After"]
             assert time.monotonic() - began < 5
-            assert "Back in a moment" in answer.read().decode()
+            assert "Back in a moment" in answer.text
         fragment = visitor.open("/", **{"HX-Request": "true"})
-        assert fragment.status == 503 and "<html" not in fragment.read().decode()
+        assert fragment.status == 503 and "<html" not in fragment.text
         assert server.get("/static/css/base.css").status == 200
         assert server.get("/healthz").status == 200
         assert server.get("/readyz").status == 503
@@ -149,13 +145,13 @@ def test_nobody_is_half_registered_when_the_database_goes(serve, postgres):
     finally:
         postgres.start()
     until(lambda: server.get("/readyz").status == 200)
-    assert "Thank you" in visitor.post("/auth/register", fields).read().decode()
+    assert "Thank you" in visitor.post("/auth/register", fields).text
 
 
 def test_too_large_an_upload_is_answered_with_a_page(serve):
     visitor = Visitor(serve("sqlite")).register()
     answer = visitor.upload("/settings/profile", {}, os.urandom(20_000_000))
-    assert answer.status == 413 and "Too big to carry" in answer.read().decode()
+    assert answer.status == 413 and "Too big to carry" in answer.text
     assert visitor.open("/settings").url.endswith("/settings")
 
 
