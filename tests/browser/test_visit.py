@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import PASSWORD, letter_to, photo, register, sign_in
 
@@ -84,7 +85,7 @@ def test_the_whole_visit(site, visit, script, width):
     page.goto("/settings")
     page.click("text=See devices")
     page.click("text=Log out everywhere else")
-    page.wait_for_function("document.querySelectorAll('[data-session]').length === 1") if script else None
+    expect(page.locator("[data-session]")).to_have_count(1)
     other.goto("/settings")
     assert "/auth/login" in other.url
 
