@@ -134,7 +134,9 @@ class Config:
         self.MAIL_PORT = env.number("MAIL_PORT", usual, least=1, most=65535)
         self.MAIL_USERNAME = env.text("MAIL_USERNAME") or None
         self.MAIL_PASSWORD = env.text("MAIL_PASSWORD") or None
-        self.MAIL_DEFAULT_SENDER = env.text("MAIL_DEFAULT_SENDER", f"noreply@{urlsplit(self.BASE_URL).hostname}")
+        host = urlsplit(self.BASE_URL).hostname
+        domain = "localhost" if host in {"127.0.0.1", "::1"} else host
+        self.MAIL_DEFAULT_SENDER = env.text("MAIL_DEFAULT_SENDER", f"noreply@{domain}")
         if "@" not in self.MAIL_DEFAULT_SENDER or set(self.MAIL_DEFAULT_SENDER) & set("\r\n"):
             raise BadSetting("MAIL_DEFAULT_SENDER: write an e-mail address, NoxChat <noreply@nox.example>.")
         self.MAIL_SUPPRESS_SEND = False

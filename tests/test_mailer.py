@@ -115,6 +115,7 @@ def test_a_foreign_host_is_refused(app):
         answer = Browser(app).get("/auth/reset", headers={"Host": host})
         assert answer.status_code == 400
         assert "evil" not in answer.text
+        assert Browser(app).get("/healthz", headers={"Host": host}).status_code == 200
 
 
 def test_without_a_server_letters_are_files_that_are_whole(app):

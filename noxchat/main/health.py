@@ -4,18 +4,18 @@ from flask import current_app, jsonify
 
 from noxchat import health
 from noxchat.main import blueprint
-from noxchat.security import for_machines
+from noxchat.security import for_probes
 
 
 @blueprint.route("/healthz")
-@for_machines
+@for_probes
 def healthz():
     """Answer while the process lives, whatever else is down."""
     return {"status": "ok"}
 
 
 @blueprint.route("/readyz")
-@for_machines
+@for_probes
 def readyz():
     """Answer 200 when the database answers and its tables are current; the rest is told and never fails it."""
     database = health.database()
