@@ -5,7 +5,7 @@ from collections.abc import Generator
 from datetime import UTC, datetime
 
 import psycopg
-from sqlalchemy import DateTime, MetaData, event, text
+from sqlalchemy import DateTime, MetaData, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase
@@ -137,8 +137,3 @@ def listen_to(engine: Engine):
     @event.listens_for(engine, "begin")
     def begin(connection):
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
-
-
-def answers(session) -> None:
-    """Ask the database something trivial. Raises what the driver raises when it does not answer."""
-    session.execute(text("SELECT 1"))

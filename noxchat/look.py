@@ -24,7 +24,7 @@ THEMES = ("auto", "night", "day")
 YEAR = 365 * 24 * 3600
 
 
-def signed_in():
+def viewer():
     """Return who is signed in if this request has found that out already, without asking the database."""
     user = g.get("_login_user")
     return user if user is not None and user.is_authenticated else None
@@ -138,7 +138,7 @@ def init_app(app: Flask):
         moment_script=moment_script,
         language=language,
         theme=theme,
-        signed_in=signed_in,
+        viewer=viewer,
         face=people.face,
         here=htmx.here,
         strings=strings,

@@ -14,7 +14,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.sansio.utils import host_is_trusted
 
 from noxchat import htmx
-from noxchat.extensions import csrf
+from noxchat.extensions import csrf, db
 
 log = logging.getLogger("noxchat.security")
 
@@ -99,6 +99,8 @@ def _check_post():
     except CSRFError:
         log.warning("csrf refused: token missing or stale")
         raise
+    # Hashing or a picture may take a while now, in which others may need the connection that the look-up used.
+    db.session.commit()
 
 
 def _is_own(origin: str) -> bool:

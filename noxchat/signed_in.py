@@ -45,7 +45,7 @@ def renew(_app, user: User):
 
 def note_presence(response):
     """Write down that somebody is there, in a transaction of its own and at most once a minute."""
-    user = look.signed_in()
+    user = look.viewer()
     if user is not None and user.session is not None and not g.get("broken") and sessions.is_due(user):
         start_writing(db.session)
         sessions.touch(user)

@@ -98,9 +98,20 @@ def notice_letter(user: User) -> bool:
     return limiter.limiter.hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", user.id)
 
 
-def rename(user: User):
-    """Count one change of name or Public ID. Raises TooMany."""
-    count(RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), "rename", user.id)
+class Rename:
+    """The changes of somebody's name or Public ID in a day: only those that happen count."""
+
+    def __init__(self, user: User):
+        self.item, self.key = RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), ("rename", user.id)
+
+    def check(self):
+        """Raise TooMany when one more change is not allowed now."""
+        if not limiter.limiter.test(self.item, *self.key):
+            _refuse(self.item, *self.key)
+
+    def happened(self):
+        """Count a change."""
+        limiter.limiter.hit(self.item, *self.key)
 
 
 def _devices() -> URLSafeSerializer:

@@ -80,10 +80,9 @@ def test_a_kept_key_is_found(tmp_path):
 
 
 def start(*command, **environment):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     return subprocess.run(
         [sys.executable, "-m", *command],
-        env={**kept, **environment},
+        env={**os.environ, **environment},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from flask import abort, current_app, redirect, request, url_for
+from flask import abort, current_app, request, url_for
 from flask_babel import gettext as _
 from flask_babel import ngettext
 from flask_login import current_user
@@ -26,10 +26,6 @@ log = logging.getLogger("noxchat.auth")
 RESET_SECONDS = 0.25
 
 
-def home():
-    return redirect(url_for("main.home"), 303)
-
-
 def gate(name: str, form, status: int = 200, **context):
     """Answer with one of the pages before the door."""
     return show(f"auth/{name}.html", f"partials/auth/{name}.html", status, form=form, **context)
@@ -40,7 +36,7 @@ def gate(name: str, form, status: int = 200, **context):
 def register():
     """Make an account. A taken address gets the answer of a free one, and its owner a letter."""
     if current_user.is_authenticated:
-        return home()
+        return moved(url_for("main.home"))
     form = RegisterForm()
     if not form.validate_on_submit():
         return gate("register", form, 422 if form.is_submitted() else 200)
@@ -60,12 +56,13 @@ def register():
         form.refuse(error)
         return gate("register", form, 422)
     if user is None:
+        start_writing(db.session)
         owner = people.find_by_email(email)
         if owner and throttle.notice_letter(owner):
             mailer.post(owner, mailer.TAKEN)
     db.session.commit()
     mailer.wake()
-    log.info("register ok: user %s" if user else "register refused: address taken%s", user.id if user else "")
+    log.info("register ok: user %s", user.id) if user else log.info("register refused: address taken")
     text = _(
         "Thank you! If %(email)s is new here, your account is ready: log in. If it is not, we have written to it.",
         email=email,
@@ -79,7 +76,7 @@ def login():
     """Sign in by e-mail address or Public ID, and go on to where one wanted to be."""
     target = local_path(request.args.get("next"))
     if current_user.is_authenticated:
-        return redirect(target, 303)
+        return moved(target)
     form = LoginForm()
     if not form.validate_on_submit():
         return gate("login", form, 422 if form.is_submitted() else 200, target=target)
@@ -87,6 +84,7 @@ def login():
     device = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"])
     tries = throttle.SignIn(form.identifier.data, user, request.remote_addr, device)
     tries.check()
+    db.session.commit()  # hashing takes a while, and others may need the connection
     if not people.authenticate(user, form.password.data):
         tries.failed()
         log.warning("login failed: from %s", request.remote_addr)

@@ -5,6 +5,7 @@ A file's name changes with its content, so browsers may keep it for a year.
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ from noxchat.extensions import db
 from noxchat.main import avatar_decode
 from noxchat.models import User
 from noxchat.refusal import Invalid
+
+log = logging.getLogger("noxchat.avatars")
 
 FILE_NAME = re.compile(r"[0-9a-f]{32}\.webp")
 WALL_SECONDS = 10
@@ -133,14 +136,19 @@ def change():
                     made.parent.rmdir()
             raise
         for dropped in files.dropped:
-            if dropped in files.made or not dropped.exists():
-                continue
-            if dropped.is_dir():
-                shutil.rmtree(dropped)
-            else:
-                dropped.unlink()
-                with suppress(OSError):
-                    dropped.parent.rmdir()
+            try:
+                _remove(dropped)
+            except OSError as error:  # the change itself is made; what is left over only takes space
+                log.warning("old picture not removed: %s", error.strerror)
+
+
+def _remove(path: Path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+        with suppress(OSError):  # not empty: another picture is there by now
+            path.parent.rmdir()
 
 
 def remove_account(user: User):

@@ -50,14 +50,18 @@ def edit_profile():
     if not valid:
         return show(*page, 422, form=form, person=current_user)
     wanted = {name: form.cleaned[name] for name in ("username", "public_id", "bio")}
-    if wanted["username"] != current_user.username or wanted["public_id"] != current_user.profile.public_id:
-        throttle.rename(current_user)
+    before = current_user.username, current_user.profile.public_id
+    renames, renamed = throttle.Rename(current_user), before != (wanted["username"], wanted["public_id"])
+    if renamed:
+        renames.check()
     try:
         save_profile(wanted, picture)
     except Invalid as error:
         undo()
         form.refuse(error)
         return show(*page, 422, form=form, person=current_user)
+    if renamed:
+        renames.happened()
     log.info("profile changed: user %s", current_user.id)
     return moved(url_for("main.profile", public_id=current_user.profile.public_id), _("Your profile is saved."))
 
@@ -85,14 +89,11 @@ def save_profile(wanted: dict, picture: bytes | None):
             user = people.locked(current_user)
             old_id, old_name = user.profile.public_id, user.profile.avatar
             people.edit(user, **wanted)
+            files.move(old_id, wanted["public_id"], None if picture else old_name)
             if picture:
                 user.profile.avatar = files.put(wanted["public_id"], picture)
                 if user.profile.avatar != old_name:
                     files.drop(old_id, old_name)
-                if old_id.lower() != wanted["public_id"].lower():
-                    files.drop_all(old_id)
-            else:
-                files.move(old_id, wanted["public_id"], old_name)
             db.session.commit()
     except OSError as error:
         log.error("picture not kept: %s", error.strerror)
