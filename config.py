@@ -115,6 +115,8 @@ class Config:
             url = None
         if url is None or url.get_backend_name() not in {"sqlite", "postgresql"}:
             raise BadSetting("SQLALCHEMY_DATABASE_URI: write sqlite:///path or postgresql://user:password@host/name.")
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            url = url.set(database=str(ROOT / url.database))  # or Flask-SQLAlchemy takes a place of its own choosing
         if url.get_backend_name() == "postgresql":
             # One driver, however the address is spelled: the seed's postgresql+psycopg2:// works too.
             url = url.set(drivername="postgresql+psycopg")

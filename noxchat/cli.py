@@ -27,7 +27,9 @@ def init_app(app: Flask):
 
 @click.command()
 @with_appcontext
-@click.option("--people", "count", default=60, show_default=True, help="How many people to make.")
+@click.option(
+    "--people", "count", default=60, type=click.IntRange(2, 60), show_default=True, help="How many people to make."
+)
 def demo(count):
     """Fill an empty database with people to look at."""
     from noxchat import demo as scenery

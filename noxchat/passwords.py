@@ -14,7 +14,8 @@ from noxchat.refusal import Invalid
 _turns = BoundedSemaphore(4)
 ZXCVBN_READS = 72  # its time grows with the square of the length
 # zxcvbn's estimate of the tries that it takes, as a power of ten: what online guessing under our limits could reach.
-FEWEST_GUESSES = 4.1
+FEWEST_GUESSES = 4.95
+SITE = ["noxchat", "nox"]
 LONG = 20  # from here on, one character repeated is still nobody's first guess
 
 
@@ -31,7 +32,9 @@ def check(password: str, *known: str) -> str:
         raise Invalid(ngettext("Write at most one character.", "Write at most %(num)s characters.", most))
     from zxcvbn import zxcvbn  # its word lists take 0.2 s to load, which only newcomers need to wait for
 
-    result = zxcvbn(password[:ZXCVBN_READS], user_inputs=[word for text in known for word in (text, *text.split("@"))])
+    result = zxcvbn(
+        password[:ZXCVBN_READS], user_inputs=[word for text in known for word in (text, *text.split("@"))] + SITE
+    )
     if result["guesses_log10"] < FEWEST_GUESSES and len(password) < LONG:
         raise Invalid(_("This password is among the first that get guessed. A short sentence of your own works well."))
     return {

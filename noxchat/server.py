@@ -64,11 +64,13 @@ class Server(BaseApplication):
 
 def main():
     """Prepare everything and serve until TERM or Ctrl-C. Ends with a sentence when a setting or the database is bad."""
-    make_secret_key()
     try:
+        make_secret_key()
         config = Config()
     except BadSetting as bad:
         sys.exit(f"NoxChat cannot start. {bad}")
+    except OSError as error:
+        sys.exit(f"NoxChat cannot start. DATA_DIR cannot be written ({error.strerror}): write a folder that can.")
     import flask_migrate
     from sqlalchemy.exc import OperationalError
 

@@ -69,8 +69,9 @@ def is_due(user: User) -> bool:
 
 def touch(user: User):
     """Write down that the session, and with it the person, was there just now."""
-    db.session.execute(update(Session).where(Session.id == user.session.id).values(last_used_at=now()))
+    # The person first, as a password change does: the other way round, the two could wait for each other for ever.
     db.session.execute(update(User).where(User.id == user.id).values(last_seen_at=now()))
+    db.session.execute(update(Session).where(Session.id == user.session.id).values(last_used_at=now()))
 
 
 def of(user: User) -> list[Session]:

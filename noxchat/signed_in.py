@@ -37,10 +37,16 @@ def load(token: str) -> User | None:
 def renew(_app, user: User):
     """Change the remember cookie that was just used, and the session's secret with it."""
     start_writing(db.session)
+    change_secret(user)
+    db.session.commit()
+
+
+def change_secret(user: User):
+    """Give this browser's session a new secret, and its cookies with it: copies of the old ones are dead."""
     if sessions.renew(user):
         session["_user_id"] = user.session_token
-        session["_remember"] = "set"
-    db.session.commit()
+        if current_app.config["REMEMBER_COOKIE_NAME"] in request.cookies:
+            session["_remember"] = "set"
 
 
 def note_presence(response):

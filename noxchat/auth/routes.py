@@ -18,7 +18,7 @@ from noxchat.forms import ChangePasswordForm
 from noxchat.htmx import changed, local_path, moved, show
 from noxchat.refusal import Invalid, Refused
 from noxchat.security import public
-from noxchat.signed_in import sign_in, sign_out
+from noxchat.signed_in import change_secret, sign_in, sign_out
 
 log = logging.getLogger("noxchat.auth")
 
@@ -167,8 +167,6 @@ def reset_password(token):
     sessions.end_others(user)
     db.session.commit()
     log.info("reset ok: user %s", user.id)
-    if current_user.is_authenticated and current_user.id == user.id:
-        sign_out()
     return no_referrer(moved(url_for("auth.login"), _("Your password is changed. Log in with the new one.")))
 
 
@@ -195,6 +193,7 @@ def change_password():
     start_writing(db.session)
     people.set_password(people.locked(current_user), password_hash)
     sessions.end_others(current_user)
+    change_secret(current_user)
     db.session.commit()
     log.info("password changed: user %s", current_user.id)
     text = _("Your password is changed, and every other device is logged out.")

@@ -30,6 +30,7 @@ log = logging.getLogger("noxchat.avatars")
 
 FILE_NAME = re.compile(r"[0-9a-f]{32}\.webp")
 WALL_SECONDS = 10
+QUEUE_SECONDS = 8
 
 # One at a time: six large pictures together would take six times the memory, and two cores are busy with one.
 _turn = BoundedSemaphore(1)
@@ -44,13 +45,17 @@ def redraw(data: bytes) -> bytes:
     pixels = current_app.config["AVATAR_PIXELS"]
     command = [sys.executable, "-I", avatar_decode.__file__, str(pixels)]
     environment = {"MALLOC_ARENA_MAX": "1"}  # arenas reserve address space, which is what the limit counts
-    with _turn:
+    if not _turn.acquire(timeout=QUEUE_SECONDS):
+        raise Invalid(_("Many pictures are being read just now. Try again in a moment."), "avatar")
+    try:
         try:
             done = subprocess.run(  # noqa: S603
                 command, input=data, capture_output=True, timeout=WALL_SECONDS, check=False, env=environment, cwd="/"
             )
         except subprocess.TimeoutExpired:
             raise Invalid(_("This picture takes too long to read. Choose another."), "avatar") from None
+    finally:
+        _turn.release()
     if done.returncode == 0 and done.stdout:
         return done.stdout
     raise Invalid(

@@ -39,7 +39,7 @@ def snapshot(snapshot):
 
 def plain(html):
     """Return HTML without what differs from run to run, a tag a line."""
-    html = re.sub(r'(name="csrf_token" value=)"[^"]*"', r'\1"token"', html)
+    html = re.sub(r'(name="csrf_token" value=)"[^"]*"', r'\1"token"', str(html))
     html = re.sub(r"\?v=[0-9a-f]{12}", "?v=hash", html)
     return BeautifulSoup(html.replace("\r\n", "\n"), "html.parser").prettify()
 

