@@ -108,7 +108,8 @@ def _is_own(origin: str) -> bool:
         # What a browser sends from a page without referrer, such as the one behind a reset link. It then says itself
         # where the post came from (https://www.w3.org/TR/fetch-metadata).
         return request.headers.get("Sec-Fetch-Site") == "same-origin"
-    return origin in {current_app.config["BASE_URL"], f"{request.scheme}://{request.host}"}
+    scheme = current_app.config["PREFERRED_URL_SCHEME"]  # behind a proxy the request itself does not know it
+    return origin in {current_app.config["BASE_URL"], f"{scheme}://{request.host}"}
 
 
 def _decodes(sent: bytes) -> bool:
