@@ -88,6 +88,7 @@ class Config:
         self.PORT = env.number("PORT", 8000, least=1, most=65535)
         self.WORKERS = env.number("WORKERS", 1, least=1, most=64)
         self.THREADS = env.number("THREADS", 64, least=1, most=1024)
+        self.STREAMS = env.number("STREAMS", 256, most=4096)
         seen = "localhost" if self.HOST in {"0.0.0.0", "::"} else self.HOST  # noqa: S104
         address = f"[{seen}]" if ":" in seen else seen
         self.BASE_URL = env.text("BASE_URL", f"http://{address}:{self.PORT}").rstrip("/")
@@ -157,6 +158,10 @@ class Config:
         self.SIGN_UPS_PER_HOUR = env.number("SIGN_UPS_PER_HOUR", 20, least=1)
         self.RESETS_PER_HOUR = env.number("RESETS_PER_HOUR", 5, least=1)
         self.RENAMES_PER_DAY = env.number("RENAMES_PER_DAY", 10, least=1)
+        self.REQUESTS_PER_HOUR = env.number("REQUESTS_PER_HOUR", 50, least=1)
+        self.OPEN_REQUESTS = env.number("OPEN_REQUESTS", 100, least=1)
+        self.PAUSE_DAYS = env.number("PAUSE_DAYS", 14, most=3650)
+        self.STREAMS_PER_PERSON = env.number("STREAMS_PER_PERSON", 10, least=1)
         self.RATELIMIT_STORAGE_URI = env.text("RATELIMIT_STORAGE_URI", "memory://")
         self.RATELIMIT_STRATEGY = "moving-window"
         self.RATELIMIT_HEADERS_ENABLED = False

@@ -4,6 +4,7 @@ from alembic import context
 from flask import current_app
 
 from noxchat.database import UTCDateTime
+from noxchat.search import is_index
 
 migrate = current_app.extensions["migrate"]
 db = migrate.db
@@ -22,6 +23,11 @@ def render(kind, thing, _autogenerate):
     return False
 
 
+def is_ours(_thing, name, _kind, _reflected, _compared_to):
+    """Leave alone what the search makes for itself, which differs from database to database."""
+    return not is_index(name)
+
+
 def options(connection) -> dict:
     """Return Alembic's options. SQLite changes a table by writing it anew (batch)."""
     return {
@@ -30,6 +36,7 @@ def options(connection) -> dict:
         "process_revision_directives": skip_empty,
         "compare_type": True,
         "render_item": render,
+        "include_object": is_ours,
         "transaction_per_migration": True,
         **migrate.configure_args,
     }

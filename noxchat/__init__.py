@@ -6,7 +6,7 @@ from flask import Flask, request
 from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined
 from jinja_partials import register_extensions
 
-from noxchat import auth, cli, errors, logs, look, mailer, main, models, security, signed_in
+from noxchat import auth, cli, errors, events, logs, look, mailer, main, models, search, security, signed_in
 from noxchat.database import engine_options, listen_to
 from noxchat.extensions import babel, compress, csrf, db, limiter, mail, migrate, moment
 
@@ -64,6 +64,8 @@ def create_app(config) -> Flask:
     errors.init_app(app)
     cli.init_app(app)
     app.extensions["postman"] = mailer.Postman(app)
+    app.extensions["doorbell"] = events.Doorbell(app)
+    search.choose(app)
 
     @app.after_request
     def end_reading(response):

@@ -3,7 +3,10 @@
 from urllib.parse import urlsplit
 
 from flask import Response, flash, make_response, redirect, render_template, request
+from flask_login import current_user
 from jinja_partials import render_partial
+
+from noxchat import friendships
 
 WITHIN = "_-.~/?=&%+:@,"  # what a path on this site may hold besides letters and digits
 
@@ -22,24 +25,29 @@ def wants_fragment() -> bool:
 def show(page: str, fragment: str, status: int = 200, **context) -> Response:
     """Answer with a page, or with its fragment when htmx asked for that.
 
-    page: a template, which renders the fragment by calling the same partial with the same names.
+    page: a template, which renders the fragment by calling the same partial with the same names. To somebody who is
+    signed in it is given the counters of its navigation.
     fragment: a partial.
     """
-    body = render_partial(fragment, **context) if wants_fragment() else render_template(page, **context)
-    return make_response(body, status)
+    if wants_fragment():
+        return make_response(render_partial(fragment, **context), status)
+    if current_user.is_authenticated:
+        context["counters"] = friendships.counters(current_user)
+    return make_response(render_template(page, **context), status)
 
 
-def changed(*fragments: str, back: str, ok: str = "") -> Response:
+def changed(*fragments: str, back: str, ok: str = "", kind: str = "ok", status: int = 200) -> Response:
     """Answer a POST that was accepted: for htmx the fragments, joined; for a plain form 303 to `back`.
 
     fragments: rendered HTML; those beyond the first go out of band.
-    ok: what happened, told as a notice in either case.
+    ok: what happened, told as a notice in either case. kind: of the notice, `info` when nothing happened, `error` when
+    a rule said no. status: for htmx.
     """
     if not wants_fragment():
         if ok:
-            flash(ok, "ok")
+            flash(ok, kind)
         return redirect(back, 303)
-    return make_response("".join([*fragments, toast(ok) if ok else ""]))
+    return make_response("".join([*fragments, toast(ok, kind) if ok else ""]), status)
 
 
 def moved(url: str, ok: str = "", kind: str = "ok") -> Response:
@@ -79,6 +87,11 @@ def reload(response: Response) -> Response:
     if wants_fragment():
         response.headers["HX-Refresh"] = "true"
     return response
+
+
+def tab() -> str:
+    """Return which browser tab this request comes from, where our script said so; it is not told what it did itself."""
+    return request.headers.get("X-Tab", "")[:16]
 
 
 def here() -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import secrets
 from datetime import UTC
 from functools import cache
 from pathlib import Path
@@ -102,11 +103,25 @@ def cache_static(response):
     return response
 
 
+def marked(name: str, query) -> Markup | str:
+    """Return a name with what was looked for in it marked. query: a search.Query, or None."""
+    if not query:
+        return name
+    pieces = query.pieces(name)
+    return Markup("").join(Markup("<mark>{}</mark>").format(piece) if hit else piece for piece, hit in pieces)
+
+
+def new_tab() -> str:
+    """Return a name for the browser tab that this page will be in."""
+    return secrets.token_hex(4)
+
+
 def strings() -> dict[str, str]:
     """Return what app.js has to say itself, for want of an answer from the server."""
     return {
         "offline": _("The network does not answer. Nothing was changed; try again."),
         "broken": _("Something went wrong. Nothing was changed; try again."),
+        "again": _("Try again"),
         "dismiss": _("Dismiss"),
     }
 
@@ -142,5 +157,7 @@ def init_app(app: Flask):
         face=people.face,
         here=htmx.here,
         strings=strings,
+        marked=marked,
+        new_tab=new_tab,
         LANGUAGES=LANGUAGES,
     )

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from flask_login import UserMixin
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     Computed,
@@ -15,11 +16,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    select,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from noxchat.database import UTCDateTime, now
 from noxchat.extensions import db
+from noxchat.search import SearchableMixin
 
 USERNAME_LENGTH = (2, 32)
 PUBLIC_ID_LENGTH = (3, 32)
@@ -28,15 +31,18 @@ EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3: a path of 256 with its angle brackets
 PASSWORD_LENGTH = (8, 1024)
 
 
-class User(UserMixin, db.Model):
+class User(SearchableMixin, UserMixin, db.Model):
     """An account: who may sign in, and how they like the place to look."""
 
     __tablename__ = "users"
+    __searchable__ = ("username", "profile.public_id")
     # A deleted account's number is never given to another: signed cookies and tokens may still name it.
     __table_args__ = (
         CheckConstraint("length(username) BETWEEN {} AND {}".format(*USERNAME_LENGTH), "username_length"),
         CheckConstraint(f"length(email) BETWEEN 3 AND {EMAIL_LENGTH}", "email_length"),
         CheckConstraint("theme IN ('auto', 'day', 'night')", "theme"),
+        # In the order of names, and with all that a search reads of people whom it does not show.
+        Index("ix_users_search_text", "search_text", "id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -59,6 +65,11 @@ class User(UserMixin, db.Model):
     # The session that this request came with, and its secret while that is known: see sessions.py.
     session = None
     session_token = None
+
+    @classmethod
+    def exactly(cls, word):
+        """Return a select of the id of whoever has this Public ID."""
+        return select(Profile.user_id).where(Profile.public_id_key == word)
 
     def get_id(self):
         """Flask-Login's name for who is signed in: the secret of a session, not of a person, so each can be ended."""
@@ -86,6 +97,10 @@ class Profile(db.Model):
     avatar: Mapped[str | None] = mapped_column(String(64))
 
     user: Mapped[User] = relationship(back_populates="profile", lazy="raise")
+
+    def found_with(self):
+        """Return the person whose text for the search holds the Public ID."""
+        return self.__dict__.get("user") or db.session.get(User, self.user_id)
 
 
 class PublicId(db.Model):
@@ -125,6 +140,20 @@ class Letter(db.Model):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
 
 
+class Event(db.Model):
+    """Something changed that somebody may be looking at: see events.py. Kept for a day, for who was away."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_user_id_id", "user_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(32))
+    about: Mapped[str] = mapped_column(String(64), default="")
+    tab: Mapped[str] = mapped_column(String(32), default="")
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+
+
 friends = Table(
     "friends",
     db.metadata,
@@ -149,10 +178,33 @@ friend_requests = Table(
     "friend_requests",
     db.metadata,
     Column("sender_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
-    Column("receiver_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("receiver_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
     Column("created_at", UTCDateTime, nullable=False, default=now),
     Column("low_id", Integer, Computed(f"CASE {LOWER} THEN sender_id ELSE receiver_id END", persisted=True)),
     Column("high_id", Integer, Computed(f"CASE {LOWER} THEN receiver_id ELSE sender_id END", persisted=True)),
     CheckConstraint("sender_id <> receiver_id", "not_oneself"),
     Index("uq_friend_requests_pair", "low_id", "high_id", unique=True),
+    # Newest first, page by page.
+    Index("ix_friend_requests_sent", "sender_id", "created_at", "receiver_id"),
+    Index("ix_friend_requests_received", "receiver_id", "created_at", "sender_id"),
+)
+
+# Who was declined may not ask the same person again before `until`.
+pauses = Table(
+    "pauses",
+    db.metadata,
+    Column("sender_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("receiver_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("until", UTCDateTime, nullable=False),
+    CheckConstraint("sender_id <> receiver_id", "not_oneself"),
+)
+
+blocks = Table(
+    "blocks",
+    db.metadata,
+    Column("blocker_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("blocked_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("since", UTCDateTime, nullable=False, default=now),
+    CheckConstraint("blocker_id <> blocked_id", "not_oneself"),
+    Index("ix_blocks_since", "blocker_id", "since", "blocked_id"),
 )

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from flask_babel import gettext as _
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import contains_eager
 
 from noxchat import passwords, throttle
 from noxchat.database import now, violates
 from noxchat.extensions import db
-from noxchat.models import Profile, PublicId, User, friends
+from noxchat.models import Profile, PublicId, User
 from noxchat.names import email_key, random_public_id, skeleton
 from noxchat.refusal import Invalid, Refused
 
@@ -64,25 +64,19 @@ def register(username: str, email: str, password_hash: str, *, language: str | N
     return user
 
 
-def _with_profile():
+def with_profile():
+    """Return a select of people with their profiles, in one statement."""
     return select(User).join(User.profile).options(contains_eager(User.profile))
 
 
 def find_by_email(email: str) -> User | None:
     """Return whose e-mail address this is, whatever its case."""
-    return db.session.scalar(_with_profile().where(User.email_key == email_key(email)))
+    return db.session.scalar(with_profile().where(User.email_key == email_key(email)))
 
 
 def find(public_id: str) -> User | None:
     """Return the person who has this Public ID now, whatever its case."""
-    return db.session.scalar(_with_profile().where(Profile.public_id_key == public_id.lower()))
-
-
-def find_former(public_id: str) -> User | None:
-    """Return the person who had this Public ID before, and for whom it is still kept."""
-    return db.session.scalar(
-        _with_profile().join(PublicId, PublicId.user_id == User.id).where(PublicId.key == public_id.lower())
-    )
+    return db.session.scalar(with_profile().where(Profile.public_id_key == public_id.lower()))
 
 
 def find_by_identifier(identifier: str) -> User | None:
@@ -111,7 +105,7 @@ def locked(user: User) -> User:
 
     Raises Refused when the account was deleted in the meantime.
     """
-    statement = _with_profile().where(User.id == user.id).with_for_update()
+    statement = with_profile().where(User.id == user.id).with_for_update()
     found = db.session.scalar(statement.execution_options(populate_existing=True))
     if found is None:
         raise Refused(_("This account does not exist any more."))
@@ -156,24 +150,6 @@ def set_password(user: User, password_hash: str):
 def remove(user: User):
     """Delete an account. The database takes everything along that refers to it; the pictures are the caller's."""
     db.session.execute(delete(User).where(User.id == user.id))
-
-
-def are_friends(one: User, other: User) -> bool:
-    """Tell whether two people are friends."""
-    return db.session.scalar(select(exists().where(friends.c.user_id == one.id, friends.c.friend_id == other.id)))
-
-
-def friends_last_seen(user: User, limit: int) -> list[User]:
-    """Return friends of a person with their profiles, whoever was there last first."""
-    return list(
-        db.session.scalars(
-            _with_profile()
-            .join(friends, friends.c.friend_id == User.id)
-            .where(friends.c.user_id == user.id)
-            .order_by(func.coalesce(User.last_seen_at, User.created_at).desc(), User.id)
-            .limit(limit)
-        )
-    )
 
 
 @dataclass(frozen=True)

@@ -25,3 +25,7 @@ class TooMany(Refused):
     def __init__(self, message, seconds):
         super().__init__(message)
         self.seconds = seconds
+
+
+class Gone(Refused):
+    """Whom or what it is about is not there any more, or not for this person to see: to them that is the same."""

@@ -7,11 +7,25 @@ import sys
 import threading
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.http import message
+from gunicorn.workers.gthread import ThreadWorker
 
 from config import BadSetting, Config, make_secret_key
 
 # A request gets this long to finish after TERM; everything ends within 30 s.
 GRACEFUL_SECONDS = 25
+
+
+# The longest address that is read, so that ten thousand characters are a search that finds nobody. gunicorn has its own
+# bound, and no setting but "none at all" that goes beyond it.
+message.MAX_REQUEST_LINE = LONGEST_ADDRESS = 100_000
+
+
+class Worker(ThreadWorker):
+    def handle_exit(self, sig, frame):
+        """End the event streams first, at TERM: they would last as long as they are given, and then be cut off."""
+        self.app.app.extensions["doorbell"].close()
+        super().handle_exit(sig, frame)
 
 
 class Server(BaseApplication):
@@ -25,8 +39,9 @@ class Server(BaseApplication):
         settings = {
             "bind": f"{host}:{config['PORT']}",
             "workers": config["WORKERS"],
-            "worker_class": "gthread",
-            "threads": config["THREADS"],
+            "worker_class": Worker,
+            "threads": config["THREADS"] + config["STREAMS"],  # an open stream occupies one
+            "worker_connections": max(1000, 2 * (config["THREADS"] + config["STREAMS"])),
             "timeout": 60,
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": 15,
@@ -35,7 +50,7 @@ class Server(BaseApplication):
             "loglevel": "warning",
             # X-Forwarded-For is read by our own middleware, and nothing else of that kind at all.
             "forwarded_allow_ips": "",
-            "limit_request_line": 8190,
+            "limit_request_line": LONGEST_ADDRESS - 1,
             "limit_request_field_size": 16380,
             "control_socket_disable": True,
             "post_fork": self.post_fork,
@@ -74,7 +89,7 @@ def main():
     import flask_migrate
     from sqlalchemy.exc import OperationalError
 
-    from noxchat import create_app, demo, health
+    from noxchat import create_app, demo, health, search
 
     app = create_app(config)
     with app.app_context():
@@ -83,6 +98,7 @@ def main():
                 flask_migrate.upgrade()
             except OperationalError as error:
                 sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database does not answer. {error.orig}")
+            search.choose(app)
         login = demo.fill() or demo.login() if app.config["DEMO"] else None
         if login:
             print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201

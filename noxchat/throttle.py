@@ -93,6 +93,11 @@ def reset_letter(email: str, address: str):
     count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "reset-account", account)
 
 
+def friend_request(sender: User):
+    """Count one request to be friends. Raises TooMany."""
+    count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", sender.id)
+
+
 def notice_letter(user: User) -> bool:
     """Count a letter about somebody else's try to sign up with this person's address; False when it is one too many."""
     return limiter.limiter.hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", user.id)

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from noxchat import htmx
 from noxchat.extensions import db
-from noxchat.refusal import Refused, TooMany
+from noxchat.refusal import Gone, Refused, TooMany
 from noxchat.signed_in import leave_unknown
 
 log = logging.getLogger("noxchat.errors")
@@ -116,6 +116,11 @@ def init_app(app: Flask):
         give_back()
         log.warning("too many tries: from %s", request.remote_addr)
         return answer(429, str(error), {"Retry-After": str(error.seconds)})
+
+    @app.errorhandler(Gone)
+    def gone(_error):
+        give_back()
+        return answer(404)
 
     @app.errorhandler(Refused)
     def refused(error):

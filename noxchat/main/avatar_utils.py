@@ -19,7 +19,7 @@ from threading import BoundedSemaphore
 from flask import current_app
 from flask_babel import gettext as _
 
-from noxchat import people
+from noxchat import friendships, people
 from noxchat.database import start_writing
 from noxchat.extensions import db
 from noxchat.main import avatar_decode
@@ -160,6 +160,7 @@ def remove_account(user: User):
     """Delete an account with its pictures, and commit: both go, or neither. Raises Refused when it is gone already."""
     with change() as files:
         start_writing(db.session)
+        friendships.leave(user)
         found = people.locked(user)
         files.drop_all(found.profile.public_id)
         people.remove(found)

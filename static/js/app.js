@@ -4,10 +4,14 @@
 const page = document.documentElement;
 const toasts = () => document.getElementById("toasts");
 
-// A forged post has no token; htmx sends the form's own, and this one where there is no form.
+const meta = (name) => document.querySelector(`meta[name=${name}]`)?.content;
+
+// A forged post has no token; htmx sends the form's own, and this one where there is no form. The tab is named so that
+// the stream of events does not tell it what it did itself.
 document.addEventListener("htmx:config:request", (event) => {
-  const token = document.querySelector("meta[name=csrf-token]");
-  if (token) event.detail.ctx.request.headers["X-CSRFToken"] = token.content;
+  const { headers } = event.detail.ctx.request;
+  if (meta("csrf-token")) headers["X-CSRFToken"] = meta("csrf-token");
+  if (meta("tab")) headers["X-Tab"] = meta("tab");
 });
 
 // Failures leave the page as it is and say so: in the server's words where it has any, else in ours.
@@ -26,8 +30,12 @@ const complain = (words) => {
   toasts().append(box);
 };
 
+// What a page does by itself, nobody waits for: when that fails there is nothing to complain about.
+const isOwnDoing = (context) => Boolean(context?.sourceElement?.closest?.("#stream") || context?.live);
+
 document.addEventListener("htmx:response:error", (event) => {
   const { response, text } = event.detail.ctx;
+  if (isOwnDoing(event.detail.ctx)) return;
   const notSwapped = response.status >= 500 || [403, 404, 413].includes(response.status);
   if (!notSwapped) return;
   const ours = response.headers.get("HX-Retarget") === "#toasts";
@@ -36,8 +44,116 @@ document.addEventListener("htmx:response:error", (event) => {
   else complain(toasts().dataset.broken);
 });
 document.addEventListener("htmx:error", (event) => {
-  if (event.detail.ctx) complain(toasts().dataset.offline);
+  const { ctx } = event.detail;
+  if (ctx && !isOwnDoing(ctx)) complain(toasts().dataset.offline);
 });
+
+// htmx writes the address of a list that failed into the history, too.
+document.addEventListener("htmx:before:history:update", (event) => {
+  if (event.detail.response?.status >= 400) event.preventDefault();
+});
+
+// The next page of a list comes by itself, once; when it does not, the link that was there offers to try again.
+const retry = (event) => {
+  const link = event.detail.ctx?.sourceElement;
+  if (link?.matches?.("[data-next]")) link.textContent = toasts().dataset.again;
+};
+document.addEventListener("htmx:response:error", retry);
+document.addEventListener("htmx:error", retry);
+
+// Live: the stream says with whom something changed, and what is shown of them is fetched anew by its ordinary route.
+const fetchLive = (path, place, target, swap = "outerHTML") => {
+  const query = new URLSearchParams({ place, next: location.pathname + location.search });
+  const typed = document.getElementById("q")?.value.trim();
+  if (typed) query.set("q", typed);
+  return htmx.ajax("GET", `${path}?${query}`, { source: target, target, swap, live: true });
+};
+// A source of its own for each request: htmx lets only one wait behind another of the same element.
+const fetchAround = (path, place = "") => {
+  const source = document.createElement("span");
+  document.getElementById("stream")?.append(source);
+  fetchLive(path, place, source).finally(() => source.remove());
+};
+const renew = (about) => {
+  const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(about)}"]`);
+  buttons.forEach((button) => {
+    if (button.querySelector(":disabled")) setTimeout(renew, 300, about); // its own answer is on the way
+    else fetchLive(`/u/${about}/button`, button.dataset.place, button);
+  });
+  if (!buttons.length) fetchAround(`/u/${about}/row`, document.querySelector("[data-list]")?.dataset.list);
+};
+document.addEventListener("friendship", (event) => renew(event.detail.data));
+
+// Whoever cannot be seen any more leaves the page.
+document.addEventListener("htmx:response:error", (event) => {
+  const { live, target, response } = event.detail.ctx;
+  if (!live || response.status !== 404) return;
+  const row = target.closest("[data-user]");
+  if (row) row.remove();
+  else if (target.closest("#profile")) location.reload();
+  fetchAround("/counters");
+});
+
+// Without a stream the page asks, every time that it tries in vain to get one; and after a day away, too.
+const ask = () => {
+  fetchAround("/counters");
+  const buttons = document.querySelectorAll("#profile [data-friend]");
+  buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, button.dataset.place, button));
+  const list = document.querySelector("#results [data-list]");
+  if (list && list.children.length <= 21) {
+    fetchLive(location.pathname, "", document.getElementById("results"), "outerMorph");
+  }
+};
+document.addEventListener("stale", ask);
+document.addEventListener("htmx:response:error", (event) => {
+  if (event.detail.ctx.sourceElement?.id === "stream") ask();
+});
+document.addEventListener("htmx:sse:error", (event) => {
+  if (event.detail.status === 401) location.reload(); // signed out, by whichever tab or device
+  else setTimeout(ask, 1000); // not when the page is only being left
+});
+
+// A row that leaves its list takes the focus along; it goes on to the next one.
+let left = null;
+document.addEventListener("htmx:before:swap", (event) => {
+  const row = event.detail.ctx.sourceElement?.closest?.("[data-user]");
+  if (row && !event.detail.ctx.live) left = { row, list: row.parentElement, place: [...row.parentElement.children].indexOf(row) };
+});
+document.addEventListener("htmx:after:swap", () => {
+  if (!left || left.row.isConnected) return;
+  const rows = left.list.querySelectorAll(".row__link");
+  const next = rows[Math.min(left.place, rows.length - 1)] ?? document.querySelector("#main h1") ?? document.getElementById("main");
+  left = null;
+  if (document.activeElement === document.body) next.focus();
+});
+
+// Back to a long list: to the row from which one left, as many pages down as it takes.
+document.addEventListener("click", (event) => {
+  const row = event.target.closest?.(".row__link")?.closest("[data-user]");
+  if (row) history.replaceState({ ...history.state, row: row.id }, "");
+});
+const MOST_PAGES = 50;
+const seek = async (id) => {
+  for (let pages = 0; pages < MOST_PAGES; pages++) {
+    const row = document.getElementById(id);
+    const next = document.querySelector("[data-next]");
+    if (row) {
+      row.scrollIntoView({ block: "center" });
+      row.querySelector("a").focus({ preventScroll: true });
+    }
+    if (row || !next) return;
+    await new Promise((done) => {
+      document.addEventListener("htmx:finally:request", done, { once: true });
+      htmx.trigger(next, "click");
+    });
+  }
+};
+
+// htmx 4.0.1 swallows clicks that want a new tab or window.
+document.addEventListener("click", (event) => {
+  const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey;
+  if (elsewhere && event.target.closest?.("a[href]")) event.stopImmediatePropagation();
+}, true);
 
 // Notices of what went well leave by themselves, unless somebody is reading them. Errors stay.
 const leaveSoon = (notice) => {
@@ -80,4 +196,7 @@ if (window.moment) moment.locale(page.lang);
 const renderTimes = () => window.flask_moment_render_all && window.flask_moment_render_all();
 document.addEventListener("htmx:after:swap", renderTimes);
 
-document.addEventListener("DOMContentLoaded", watchToasts);
+document.addEventListener("DOMContentLoaded", () => {
+  watchToasts();
+  if (history.state?.row && window.htmx) setTimeout(seek, 0, history.state.row);
+});

@@ -1,0 +1,518 @@
+"""Finding people by what they are called: one folded text for each, and an engine of the database that searches it.
+
+A model names what it is searched by (`SearchableMixin.__searchable__`). That becomes one text, kept with the row, which
+every engine searches and by which every list of names is sorted:
+
+    "  anna  o'neil\t  anna_o\t  neil  oneil  o"
+
+First the words of the name, then those of the other fields, each with two spaces before it; last what else begins a
+word for a reader: the parts of `anna_o`, and `oneil` without its sign. So a text that holds "  ann" has a word that
+begins with ann, one that begins with "  anna\t" is of somebody called exactly that, and a word of one letter is, with
+its spaces, still the three characters that indexes of trigrams need.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+
+from flask import Flask, current_app
+from sqlalchemy import (
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    column,
+    event,
+    exists,
+    false,
+    func,
+    inspect,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    true,
+    union_all,
+)
+from sqlalchemy import table as table_clause
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
+from sqlalchemy.sql.functions import FunctionElement
+
+from noxchat.extensions import db
+
+BEFORE_WORD, AFTER_FIELD, NEXT_SIGN = "  ", "\t", "\n"
+LAST_SIGN = "\U0010ffff"
+LONGEST_QUERY = 200  # folded; the longest name is 32 characters, of which a few become several
+MOST_WORDS = 8
+SHORT = 2  # a word up to this long is looked for at the beginnings of words only
+SIGNS = "_-.'"  # what stands inside names beside letters and digits, and begins a word for a reader
+
+PARTS = re.compile(f"[{re.escape(SIGNS)}]+")
+
+# Letters that have no accent to take off, and signs that are typed for each other.
+ALIKE = str.maketrans(dict(zip("øłđħıðŋ’‘ʼ´`", "oldhidn'''''", strict=True)) | {"æ": "ae", "œ": "oe", "þ": "th"})
+
+
+def fold(words: str) -> str:
+    """Return text without case and accents (so ё is е), in which two spellings of one name are the same."""
+    bare = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", words).casefold())
+    return "".join(char for char in bare if not unicodedata.combining(char)).translate(ALIKE)
+
+
+def searchable(*fields: str) -> str:
+    """Return the text by which something with these fields is found: see the top of this file."""
+    also, written = [], []
+    for field in fields:
+        words = fold(field).split()
+        written.append("".join(BEFORE_WORD + word for word in words))
+        for word in words:
+            parts = [part for part in PARTS.split(word) if part]
+            also += [part for part in (*parts, word.replace("'", "")) if part and not word.startswith(part)]
+    return AFTER_FIELD.join([*written, "".join(BEFORE_WORD + word for word in dict.fromkeys(also))])
+
+
+def is_in_names(char: str) -> bool:
+    """Tell whether a folded name can hold this character."""
+    return char.isalnum() or char in SIGNS or unicodedata.category(char).startswith("M")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What somebody looks for, folded.
+
+    words: without a leading @, as Public IDs are shown with one.
+    """
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, typed: str) -> "Query":
+        """Return the query in a text of any length; whatever it holds is letters."""
+        words = fold(typed[: 10 * LONGEST_QUERY]).split() if len(typed) > 10 * LONGEST_QUERY else fold(typed).split()
+        return cls(tuple(word for word in (word.removeprefix("@") for word in words) if word))
+
+    def __bool__(self):
+        return bool(self.words)
+
+    @property
+    def whole(self) -> str:
+        """The beginning of the text of everybody whose name begins with this."""
+        return "".join(BEFORE_WORD + word for word in self.words)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the text of everybody contains who is found by this: no order, each of them somewhere."""
+        return tuple(word if len(word) > SHORT else BEFORE_WORD + word for word in self.words)
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The same, with each word at the beginning of one."""
+        return tuple(BEFORE_WORD + word for word in self.words)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether this is so little that only beginnings of words are found."""
+        return max(map(len, self.words), default=0) <= SHORT
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether anybody can be called so: names hold no other signs, and are not that long."""
+        return (
+            0 < len(self.whole) <= LONGEST_QUERY
+            and len(self.words) <= MOST_WORDS
+            and all(is_in_names(char) for word in self.words for char in word)
+        )
+
+    @property
+    def has_letters(self) -> bool:
+        """Whether there is anything but signs, which no index knows."""
+        return any(char.isalnum() for char in self.whole)
+
+    def pieces(self, name: str) -> list[tuple[str, bool]]:
+        """Return a name in pieces, each with whether it is what was looked for, where that can be told."""
+        folded, origin = "", []
+        for place, char in enumerate(name):
+            letters = fold(char)
+            folded += letters
+            origin += [place] * len(letters)
+        hit = [False] * len(name)
+        for word in self.words:
+            for found in re.finditer(re.escape(word), folded):
+                if len(word) > SHORT or not folded[: found.start()][-1:].isalnum():
+                    for place in range(origin[found.start()], origin[found.end() - 1] + 1):
+                        hit[place] = True
+        runs = groupby(enumerate(hit), itemgetter(1))
+        return [("".join(name[place] for place, _hit in run), is_hit) for is_hit, run in runs]
+
+    def fits(self, column):
+        """Return the condition that a column of such texts holds what is looked for, for lists that are short."""
+        if not self.is_possible:
+            return false()
+        return and_(*(holds(column, part) for part in self.parts))
+
+
+class position(FunctionElement):  # noqa: N801
+    """Where in a text another begins, from 1; 0 where it does not. Nothing in either is a wildcard."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(position)
+def instr(element, compiler, **kwargs):
+    return f"instr({compiler.process(element.clauses, **kwargs)})"
+
+
+@compiles(position, "postgresql")
+def strpos(element, compiler, **kwargs):
+    return f"strpos({compiler.process(element.clauses, **kwargs)})"
+
+
+def holds(column, part):
+    """Return the condition that a text contains another."""
+    return position(column, part) > 0
+
+
+EXACT, NAME_BEGINS, WORD_BEGINS, INSIDE = range(4)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Something that was found. `rank` and `text` are its place in the order, and the cursor of whatever follows it."""
+
+    rank: int
+    text: str
+    id: int
+
+
+class Engine:
+    """Searches one table in one database.
+
+    Best first: called exactly so, then names that begin so, then with each word at the beginning of one, then inside;
+    by name within each. Pages are found by keyset, in one statement, whose cost neither the number of people nor the
+    place in the list decides:
+
+    Common words are found by walking the index of texts, which is in the right order already and is left after a page
+    of hits. Where WINDOW rows of it hold too few, the word is rare, and `look_up`, which has no order, brings few.
+    """
+
+    WINDOW = 10_000
+    name = "reads every name"
+
+    def look_up(self, table, parts):  # noqa: ARG002
+        """Return the condition by which an index finds whatever contains all these parts. parts: bound texts."""
+        return true()
+
+    def make(self, connection, table: str):
+        """Make what `look_up` needs. Raises SQLAlchemyError where the database does not allow it."""
+
+    def page(self, model, query: Query, after: Hit | None, limit: int, unseen, viewer: int) -> list[Hit]:
+        """Return the best `limit` rows after a place in the order.
+
+        model: a SearchableMixin. unseen: what is left out, as a select of ids with a parameter `viewer`.
+        """
+        if not query.is_possible:
+            return []
+        first = after.rank if after else EXACT
+        statement = self._statement(model, unseen, len(query.words), first, after is not None, query.has_letters)
+        values = {f"part{number}": part for number, part in enumerate(query.parts)}
+        values |= {f"start{number}": start for number, start in enumerate(query.starts)}
+        for number, part in enumerate(query.parts):
+            values[f"pattern{number}"] = self.pattern(part)
+        values |= {
+            "word": query.words[0] if len(query.words) == 1 else "",
+            "exactly": query.whole + AFTER_FIELD,
+            "longer": query.whole + NEXT_SIGN,
+            "whole": query.whole,
+            "beyond": query.whole + LAST_SIGN,
+            "after": after.text if after else "",
+            "resume": max(query.whole + LAST_SIGN, after.text if after else ""),
+            "limit": limit,
+            "viewer": viewer,
+        }
+        return [Hit(*row) for row in db.session.execute(statement, values)]
+
+    def pattern(self, part: str) -> str:
+        """Return a part as `look_up` wants it bound."""
+        return part
+
+    @lru_cache(maxsize=64)  # noqa: B019  an engine lives as long as the application
+    def _statement(self, model, unseen, words: int, first: int, resumed: bool, deep: bool):
+        """Return the statement for queries of this shape; only their parameters differ.
+
+        first: the first rank that is wanted; in it, with `resumed`, only what comes after the cursor. deep: whether
+        ranks after NAME_BEGINS can have anything.
+        """
+        table = model.__table__
+        words_ = range(words)
+        limit = bindparam("limit", type_=Integer)
+        exact_ids = model.exactly(bindparam("word", type_=Text))
+        ranks = []
+
+        def room():
+            """The condition that the ranks so far leave room, evaluated before a table is touched."""
+            counts = [select(func.count()).select_from(rank).scalar_subquery() for rank in ranks]
+            return sum(counts[1:], counts[0]) < limit if counts else true()
+
+        def wanted(number):
+            return and_(number.not_in(unseen), number.not_in(exact_ids))
+
+        def after(column, rank):
+            return column > bindparam("after", type_=Text) if resumed and rank == first else true()
+
+        if first == EXACT:
+            called = table.c.search_text.between(bindparam("exactly"), bindparam("longer"))
+            found = union_all(
+                select(table.c.search_text, table.c.id).where(called, table.c.id.not_in(exact_ids)),
+                select(table.c.search_text, table.c.id).where(table.c.id.in_(exact_ids)),
+            ).subquery()
+            ranks.append(
+                select(literal(EXACT).label("rank"), found.c.search_text, found.c.id)
+                .where(found.c.id.not_in(unseen), after(found.c.search_text, EXACT))
+                .order_by(found.c.search_text)
+                .limit(limit)
+                .cte("exact")
+            )
+        if first <= NAME_BEGINS:
+            ranks.append(
+                select(literal(NAME_BEGINS).label("rank"), table.c.search_text, table.c.id)
+                .where(
+                    table.c.search_text > bindparam("longer"),
+                    table.c.search_text < bindparam("beyond"),
+                    after(table.c.search_text, NAME_BEGINS),
+                    wanted(table.c.id),
+                    room(),
+                )
+                .order_by(table.c.search_text)
+                .limit(limit)
+                .cte("name_begins")
+            )
+        for rank in (WORD_BEGINS, INSIDE):
+            if not deep or first > rank:
+                continue
+            starts = [bindparam(f"start{n}", type_=Text) for n in words_]
+            parts = starts if rank == WORD_BEGINS else [bindparam(f"part{n}", type_=Text) for n in words_]
+
+            def fits(column, rank=rank, starts=starts, parts=parts):
+                begins = and_(*(holds(column, start) for start in starts))
+                return begins if rank == WORD_BEGINS else and_(*(holds(column, part) for part in parts), ~begins)
+
+            here = room()
+            resume = "resume" if resumed and rank == first else "beyond"
+            segments = [
+                (after(table.c.search_text, rank), table.c.search_text < bindparam("whole")),
+                (table.c.search_text > bindparam(resume),),
+            ]
+            walks, cuts = [], []
+            for number, segment in enumerate(segments):
+                gate = and_(here, *(~cut for cut in cuts), *(too_few(walk, limit) for walk in walks))
+                row = select(table.c.search_text, table.c.id).where(*segment, gate).order_by(table.c.search_text)
+                seen = row.limit(self.WINDOW).subquery()
+                walk = (
+                    select(seen.c.search_text, seen.c.id)
+                    .where(fits(seen.c.search_text), wanted(seen.c.id))
+                    .order_by(seen.c.search_text)
+                    .limit(limit)
+                    .cte(f"walk_{rank}_{number}")
+                )
+                cuts.append(exists(select(1).select_from(row.offset(self.WINDOW).limit(1).subquery())))
+                walks.append(walk)
+            walked = union_all(*(select(walk.c.search_text, walk.c.id) for walk in walks)).cte(f"walked_{rank}")
+            is_rare = and_(too_few(walked, limit), or_(*cuts))
+            patterns = [bindparam(f"pattern{n}", type_=Text) for n in words_]
+            looked_up = (
+                select(table.c.search_text, table.c.id)
+                .where(
+                    here,
+                    is_rare,
+                    self.look_up(table, patterns),
+                    fits(table.c.search_text),
+                    or_(and_(*segments[0]), *segments[1]),
+                    wanted(table.c.id),
+                )
+                .order_by(table.c.search_text)
+                .limit(limit)
+                .cte(f"looked_up_{rank}")
+            )
+            both = union_all(
+                select(walked.c.search_text, walked.c.id).where(~is_rare),
+                select(looked_up.c.search_text, looked_up.c.id),
+            ).subquery()
+            ranks.append(select(literal(rank).label("rank"), both.c.search_text, both.c.id).cte(f"rank_{rank}"))
+        every = union_all(*(select(rank) for rank in ranks)).subquery()
+        return select(every).order_by(every.c.rank, every.c.search_text).limit(limit)
+
+
+def too_few(found, limit):
+    """Return the condition that less than a page was found."""
+    return select(func.count()).select_from(found).scalar_subquery() < limit
+
+
+class Postgres(Engine):
+    """PostgreSQL with pg_trgm (https://www.postgresql.org/docs/current/pgtrgm.html): an index of trigrams."""
+
+    name = "PostgreSQL with pg_trgm"
+
+    def look_up(self, table, parts):  # noqa: D102
+        return and_(*(table.c.search_text.like(part) for part in parts))
+
+    def pattern(self, part):  # noqa: D102
+        return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
+
+    def make(self, connection, table):  # noqa: D102
+        connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
+        connection.execute(
+            text(
+                f"CREATE INDEX IF NOT EXISTS {trigrams(table)} ON {table} USING gin (search_text gin_trgm_ops)"
+                " WITH (fastupdate = off)"  # or every search reads through what was written last
+            )
+        )
+
+
+class Sqlite(Engine):
+    """SQLite with FTS5's trigram tokenizer (https://www.sqlite.org/fts5.html#the_trigram_tokenizer)."""
+
+    name = "SQLite with FTS5"
+
+    def look_up(self, table, parts):  # noqa: D102
+        match = bindparam("pattern0", type_=Text)
+        for part in parts[1:]:
+            match = match + " AND " + part
+        index = trigrams(table.name)
+        rows = table_clause(index, column("rowid"))
+        return table.c.id.in_(select(rows.c.rowid).where(literal_column(index).op("MATCH")(match)))
+
+    def pattern(self, part):  # noqa: D102
+        return '"' + part.replace('"', '""') + '"'
+
+    def make(self, connection, table):  # noqa: D102
+        index = trigrams(table)
+        remove = f"INSERT INTO {index} ({index}, rowid, search_text) VALUES ('delete', old.id, old.search_text);"  # noqa: S608
+        add = f"INSERT INTO {index} (rowid, search_text) VALUES (new.id, new.search_text);"  # noqa: S608
+        for statement in (
+            f"CREATE VIRTUAL TABLE IF NOT EXISTS {index} USING fts5"
+            f"(search_text, content='{table}', content_rowid='id', tokenize='trigram case_sensitive 1')",
+            # The table's own triggers, so that nothing that writes it, by whatever way, can forget the index.
+            f"CREATE TRIGGER IF NOT EXISTS {index}_insert AFTER INSERT ON {table} BEGIN {add} END",
+            f"CREATE TRIGGER IF NOT EXISTS {index}_delete AFTER DELETE ON {table} BEGIN {remove} END",
+            f"CREATE TRIGGER IF NOT EXISTS {index}_update AFTER UPDATE OF search_text ON {table} "
+            f"WHEN old.search_text IS NOT new.search_text BEGIN {remove} {add} END",
+            f"INSERT INTO {index} ({index}) VALUES ('rebuild')",  # noqa: S608
+        ):
+            connection.exec_driver_sql(statement)
+
+
+ENGINES = {"postgresql": Postgres(), "sqlite": Sqlite()}
+PLAIN = Engine()
+
+
+def trigrams(table: str) -> str:
+    """Return the name of a table's index of trigrams."""
+    return f"ix_{table}_trigrams"
+
+
+def is_index(name: str | None) -> bool:
+    """Tell whether a table or index of this name is an engine's own, which the models know nothing of."""
+    return bool(name) and "_trigrams" in name
+
+
+def make_index(connection, table: str) -> str:
+    """Make the index that the database's own engine needs, if it may be made; the searches work either way.
+
+    Returns what stands in the way, in a sentence, and nothing when it was made.
+    """
+    engine = ENGINES[connection.dialect.name]
+    try:
+        with connection.begin_nested():
+            engine.make(connection, table)
+    except DatabaseError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        return (
+            f"The index for search was not made ({reason}). Search works without it, and is slow with many people. "
+            + (
+                "Have the database's owner run CREATE EXTENSION pg_trgm; "
+                if connection.dialect.name == "postgresql"
+                else "Use a Python whose SQLite has FTS5; "
+            )
+            + "then run flask --app main search reindex."
+        )
+    return ""
+
+
+def choose(app: Flask) -> Engine | None:
+    """Choose the application's engine by what its database has; None, to be asked again, while that does not answer."""
+    with app.app_context():
+        try:
+            with db.engine.connect() as connection:
+                names = inspect(connection)
+                kind = connection.dialect.name
+                index = trigrams("users")
+                found = names.has_table(index) if kind == "sqlite" else names.has_index("users", index)
+        except SQLAlchemyError:
+            app.extensions["search"] = None
+        else:
+            app.extensions["search"] = ENGINES[kind] if found else PLAIN
+        return app.extensions["search"]
+
+
+def engine() -> Engine:
+    """Return the engine that was chosen."""
+    return current_app.extensions["search"] or choose(current_app) or PLAIN
+
+
+class SearchableMixin:
+    """A model whose rows are found by what they are called.
+
+    __searchable__: the attributes that are searched, the name first; with a dot, those of a related row, whose model
+    has a method `found_with` that returns the row whose text it is part of. `search_text` is kept from them whenever
+    the session writes one.
+    """
+
+    __searchable__: tuple[str, ...] = ()
+
+    @declared_attr
+    def search_text(cls) -> Mapped[str]:  # noqa: N805
+        """The folded text. By code points everywhere, so that every engine has one order."""
+        by_code_points = Text().with_variant(Text(collation="C"), "postgresql")
+        return mapped_column(by_code_points, server_default="", deferred=True)
+
+    @classmethod
+    def exactly(cls, word):
+        """Return a select of ids of whoever is called exactly so by another field than the name; nobody by default."""
+        return select(cls.__table__.c.id).where(false(), cls.__table__.c.search_text == word)
+
+    @classmethod
+    def search(cls, query: Query, after: Hit | None, limit: int, *, unseen, viewer: int) -> list[Hit]:
+        """Return up to `limit` hits after a place in the order, best first: see Engine.page."""
+        return engine().page(cls, query, after, limit, unseen, viewer)
+
+    def write_search_text(self):
+        """Compute this row's text anew."""
+        words = []
+        for path in self.__searchable__:
+            value = self
+            for name in path.split("."):
+                value = getattr(value, name) if value is not None else None
+            words.append(value or "")
+        self.search_text = searchable(*words)
+
+    def is_renamed(self) -> bool:
+        """Tell whether one of this row's own searched attributes is about to be written."""
+        attributes = inspect(self).attrs
+        return any(attributes[path].history.has_changes() for path in self.__searchable__ if "." not in path)
+
+
+@event.listens_for(Session, "before_flush")
+def keep_texts(session, _context, _instances):
+    """Keep the texts of whatever is about to be written."""
+    for row in (*session.new, *session.dirty):
+        if isinstance(row, SearchableMixin) and row.is_renamed():
+            row.write_search_text()
+        elif hasattr(row, "found_with") and session.is_modified(row):
+            row.found_with().write_search_text()
