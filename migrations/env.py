@@ -3,7 +3,7 @@
 from alembic import context
 from flask import current_app
 
-from noxchat.database import UTCDateTime
+from noxchat.database import UTCDateTime, unhurried
 from noxchat.search import is_index
 
 migrate = current_app.extensions["migrate"]
@@ -47,9 +47,11 @@ with db.engine.connect() as connection:
         # A table that is written anew is dropped in between, which must not take along what refers to it.
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.commit()
-    context.configure(**options(connection))
-    with context.begin_transaction():
-        context.run_migrations()
+    with unhurried(connection):
+        connection.commit()
+        context.configure(**options(connection))
+        with context.begin_transaction():
+            context.run_migrations()
     if connection.dialect.name == "sqlite":
         connection.commit()
         connection.exec_driver_sql("PRAGMA foreign_keys = ON")

@@ -1,4 +1,4 @@
-"""The `flask` command's own subcommands: demo, users, doctor. Run as `flask --app main …`."""
+"""The `flask` command's own subcommands: demo, users, search, doctor. Run as `flask --app main …`."""
 
 import secrets
 
@@ -7,14 +7,15 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy import func, select
 
-from noxchat import health, mailer, passwords, people, resets
-from noxchat.database import start_writing
+from noxchat import health, mailer, passwords, people, resets, search
+from noxchat.database import start_writing, unhurried
 from noxchat.extensions import db
 from noxchat.main import avatar_utils
 from noxchat.models import Profile, User
 from noxchat.names import clean_email, clean_username
 from noxchat.refusal import Invalid
 
+searching = AppGroup("search", help="What people are found by.")
 users = AppGroup("users", help="List, create and delete accounts; make a link to get back into one.")
 
 
@@ -23,6 +24,7 @@ def init_app(app: Flask):
     app.cli.add_command(users)
     app.cli.add_command(demo)
     app.cli.add_command(doctor)
+    app.cli.add_command(searching)
 
 
 @click.command()
@@ -109,6 +111,24 @@ def delete_user(who, yes):
     click.echo(f"Deleted {user.username}.")
 
 
+@searching.command("reindex")
+def reindex():
+    """Write everybody's text for the search anew, and make the index for it that the database allows."""
+    count, last = 0, 0
+    while rows := people.after(last, 1000):
+        start_writing(db.session)
+        for user in rows:
+            user.write_search_text()
+        count, last = count + len(rows), rows[-1].id
+        db.session.commit()
+        db.session.expunge_all()
+    with db.engine.begin() as connection, unhurried(connection):
+        problem = search.make_index(connection, User.__tablename__)
+    if problem:
+        raise click.ClickException(problem)
+    click.echo(f"{count} people can be found: {search.choose(current_app).name}.")
+
+
 @click.command()
 @with_appcontext
 def doctor():
@@ -124,7 +144,11 @@ def doctor():
         ("Database", database := health.database()),
     ]
     if database.ok:
-        findings += [("Database locale", health.collation()), ("Outbox", health.outbox())]
+        findings += [
+            ("Database locale", health.collation()),
+            ("Search", health.search()),
+            ("Outbox", health.outbox()),
+        ]
     findings += [
         ("Mail server", health.mail_server(config)),
         ("Elasticsearch", health.elasticsearch(config)),

@@ -1,10 +1,13 @@
 """How the application talks to its databases: the tables' base, times in UTC, transactions, and time limits."""
 
+import math
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import DateTime, MetaData, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
@@ -113,6 +116,24 @@ class ImpatientConnection(psycopg.Connection):
                 gen.close()
                 self.close()  # in the middle of an answer it is of no use to anybody else
                 raise psycopg.OperationalError("the database server does not answer")
+
+
+@contextmanager
+def unhurried(connection):
+    """Let a connection's statements take as long as they take: making an index for a million people is no page."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    line = connection.connection.driver_connection
+    usual = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
+    line.seconds = math.inf
+    connection.exec_driver_sql("SET statement_timeout = 0")
+    try:
+        yield
+    finally:
+        line.seconds = ImpatientConnection.seconds
+        if not connection.closed and not line.closed and line.info.transaction_status != TransactionStatus.INERROR:
+            connection.exec_driver_sql(f"SET statement_timeout = '{usual}'")
 
 
 def listen_to(engine: Engine):

@@ -67,6 +67,22 @@ def _reaches(host: str, port: int) -> str:
         return f"{error.strerror or 'no answer'} after {time.monotonic() - began:.1f} s"
 
 
+def search() -> Finding:
+    """Look which engine searches, and whether it has its index."""
+    from noxchat.search import ENGINES, choose
+
+    best, plain = ENGINES[db.engine.dialect.name]
+    if choose(current_app) is best:
+        return Finding(True, best.name)
+    return Finding(
+        False,
+        f"{plain.name}, which is slow with many people: have the database's owner run CREATE EXTENSION pg_trgm, then run "
+        "flask --app main search reindex"
+        if db.engine.dialect.name == "postgresql"
+        else f"{plain.name}, which is slow with many people: run flask --app main search reindex",
+    )
+
+
 def mail_server(config) -> Finding:
     """Look whether the mail server takes connections."""
     if not config["MAIL_SERVER"]:

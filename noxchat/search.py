@@ -24,21 +24,12 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    column,
     event,
-    exists,
     false,
-    func,
     inspect,
-    literal,
-    literal_column,
-    or_,
     select,
     text,
-    true,
-    union_all,
 )
-from sqlalchemy import table as table_clause
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
@@ -191,26 +182,90 @@ class Hit:
     id: int
 
 
+# The statement of a search. Common words are found by walking the index of texts, which is in the right order already,
+# and is left after a page of hits. Where :window rows of it hold too few, the word is rare: then an index of trigrams,
+# which knows no order, brings few rows. What lies between `whole` and `beyond` begins with the query; so ranks after
+# that walk below and above it. What a rank is not needed for ends at a bound that leaves nothing, in every database.
+EXACT_RANK = """exact AS (
+  SELECT search_text, id FROM (
+    SELECT search_text, id FROM {table} WHERE search_text >= :exactly AND search_text < :longer
+    UNION SELECT search_text, id FROM {table} WHERE id IN ({called})
+  ) AS called WHERE id NOT IN ({unseen}) {after} ORDER BY search_text LIMIT :limit
+)"""
+NAME_RANK = """named AS (
+  SELECT search_text, id FROM {table}
+  WHERE search_text >= :longer AND search_text < :beyond AND {wanted} AND {room} {after}
+  ORDER BY search_text LIMIT :limit
+)"""
+WALKED_RANK = """room_{rank} AS (SELECT {room} AS yes),
+below_{rank} AS (
+  SELECT search_text, id FROM (
+    SELECT search_text, id FROM {table} WHERE search_text < {below} {after}
+    ORDER BY search_text LIMIT :window
+  ) AS seen WHERE {fits} AND {wanted} ORDER BY search_text LIMIT :limit
+),
+below_cut_{rank} AS (SELECT EXISTS (
+  SELECT 1 FROM {table} WHERE search_text < {below} {after}
+  AND (SELECT count(*) FROM below_{rank}) < :limit ORDER BY search_text LIMIT 1 OFFSET :window
+) AS yes),
+above_gate_{rank} AS (
+  SELECT (SELECT yes FROM room_{rank}) AND NOT (SELECT yes FROM below_cut_{rank})
+  AND (SELECT count(*) FROM below_{rank}) < :limit AS yes
+),
+above_{rank} AS (
+  SELECT search_text, id FROM (
+    SELECT search_text, id FROM {table} WHERE search_text >= {above}
+    ORDER BY search_text LIMIT :window
+  ) AS seen WHERE {fits} AND {wanted} {after} ORDER BY search_text LIMIT :limit
+),
+above_cut_{rank} AS (SELECT EXISTS (
+  SELECT 1 FROM {table} WHERE search_text >= {above}
+  AND (SELECT count(*) FROM above_{rank}) < :limit ORDER BY search_text LIMIT 1 OFFSET :window
+) AS yes),
+rare_{rank} AS (
+  SELECT (SELECT count(*) FROM below_{rank}) + (SELECT count(*) FROM above_{rank}) < :limit
+  AND ((SELECT yes FROM below_cut_{rank}) OR (SELECT yes FROM above_cut_{rank})) AS yes
+),
+found_{rank} AS MATERIALIZED (
+  SELECT search_text, id FROM {table} WHERE {gate} AND {look_up}
+),
+looked_up_{rank} AS (
+  SELECT search_text, id FROM found_{rank}
+  WHERE {fits} AND {wanted} {after} AND (search_text < :whole OR search_text >= :beyond)
+  ORDER BY search_text LIMIT :limit
+),
+rank_{rank} AS (
+  SELECT search_text, id FROM below_{rank} WHERE NOT (SELECT yes FROM rare_{rank})
+  UNION ALL SELECT search_text, id FROM above_{rank} WHERE NOT (SELECT yes FROM rare_{rank})
+  UNION ALL SELECT search_text, id FROM looked_up_{rank}
+)"""
+
+
 class Engine:
     """Searches one table in one database.
 
     Best first: called exactly so, then names that begin so, then with each word at the beginning of one, then inside;
     by name within each. Pages are found by keyset, in one statement, whose cost neither the number of people nor the
-    place in the list decides:
-
-    Common words are found by walking the index of texts, which is in the right order already and is left after a page
-    of hits. Where WINDOW rows of it hold too few, the word is rare, and `look_up`, which has no order, brings few.
+    place in the list decides.
     """
 
     WINDOW = 10_000
     name = "reads every name"
+    instr = "strpos"
 
-    def look_up(self, table, parts):  # noqa: ARG002
-        """Return the condition by which an index finds whatever contains all these parts. parts: bound texts."""
-        return true()
+    def look_up(self, table: str, parts: list[str], gate: str) -> str:  # noqa: ARG002
+        """Return the condition by which an index finds whatever contains all these parts, named as parameters.
+
+        gate: a condition that holds where it is wanted.
+        """
+        return "true"
+
+    def pattern(self, part: str) -> str:
+        """Return a part as `look_up` wants it bound."""
+        return part
 
     def make(self, connection, table: str):
-        """Make what `look_up` needs. Raises SQLAlchemyError where the database does not allow it."""
+        """Make what `look_up` needs. Raises DatabaseError where that may not be made."""
 
     def page(self, model, query: Query, after: Hit | None, limit: int, unseen, viewer: int) -> list[Hit]:
         """Return the best `limit` rows after a place in the order.
@@ -219,139 +274,60 @@ class Engine:
         """
         if not query.is_possible:
             return []
-        first = after.rank if after else EXACT
-        statement = self._statement(model, unseen, len(query.words), first, after is not None, query.has_letters)
-        values = {f"part{number}": part for number, part in enumerate(query.parts)}
-        values |= {f"start{number}": start for number, start in enumerate(query.starts)}
+        first, last = after.rank if after else EXACT, INSIDE if query.has_letters else NAME_BEGINS
+        values = {"word": query.words[0] if len(query.words) == 1 else "", "viewer": viewer}
+        values |= {"exactly": query.whole + AFTER_FIELD, "longer": query.whole + NEXT_SIGN}
+        values |= {"whole": query.whole, "beyond": query.whole + LAST_SIGN, "limit": limit, "window": self.WINDOW}
+        values["end"], values["nothing"] = 2 * LAST_SIGN, self.pattern(3 * NEXT_SIGN)
+        if after:
+            values |= {"after": after.text, "resume": max(query.whole + LAST_SIGN, after.text)}
         for number, part in enumerate(query.parts):
-            values[f"pattern{number}"] = self.pattern(part)
-        values |= {
-            "word": query.words[0] if len(query.words) == 1 else "",
-            "exactly": query.whole + AFTER_FIELD,
-            "longer": query.whole + NEXT_SIGN,
-            "whole": query.whole,
-            "beyond": query.whole + LAST_SIGN,
-            "after": after.text if after else "",
-            "resume": max(query.whole + LAST_SIGN, after.text if after else ""),
-            "limit": limit,
-            "viewer": viewer,
-        }
+            values |= {f"part{number}": part, f"part_pattern{number}": self.pattern(part)}
+            start = query.starts[number]
+            values |= {f"start{number}": start, f"start_pattern{number}": self.pattern(start)}
+        statement = self._statement(model, unseen, len(query.words), first, last, after is not None)
         return [Hit(*row) for row in db.session.execute(statement, values)]
 
-    def pattern(self, part: str) -> str:
-        """Return a part as `look_up` wants it bound."""
-        return part
-
     @lru_cache(maxsize=64)  # noqa: B019  an engine lives as long as the application
-    def _statement(self, model, unseen, words: int, first: int, resumed: bool, deep: bool):
+    def _statement(self, model, unseen, words: int, first: int, last: int, resumed: bool):
         """Return the statement for queries of this shape; only their parameters differ.
 
-        first: the first rank that is wanted; in it, with `resumed`, only what comes after the cursor. deep: whether
-        ranks after NAME_BEGINS can have anything.
+        first, last: the ranks that are wanted; with `resumed`, of the first only what comes after the cursor.
         """
-        table = model.__table__
-        words_ = range(words)
-        limit = bindparam("limit", type_=Integer)
-        exact_ids = model.exactly(bindparam("word", type_=Text))
-        ranks = []
+        called = str(model.exactly(bindparam("word")).compile())
+        about = {"table": model.__tablename__, "called": called, "unseen": str(unseen.compile())}
+        about["wanted"] = f"id NOT IN ({about['unseen']}) AND id NOT IN ({called})"
 
-        def room():
-            """The condition that the ranks so far leave room, evaluated before a table is touched."""
-            counts = [select(func.count()).select_from(rank).scalar_subquery() for rank in ranks]
-            return sum(counts[1:], counts[0]) < limit if counts else true()
+        def holds_all(kind: str) -> str:
+            return " AND ".join(f"{self.instr}(search_text, :{kind}{number}) > 0" for number in range(words))
 
-        def wanted(number):
-            return and_(number.not_in(unseen), number.not_in(exact_ids))
-
-        def after(column, rank):
-            return column > bindparam("after", type_=Text) if resumed and rank == first else true()
-
-        if first == EXACT:
-            called = table.c.search_text.between(bindparam("exactly"), bindparam("longer"))
-            found = union_all(
-                select(table.c.search_text, table.c.id).where(called, table.c.id.not_in(exact_ids)),
-                select(table.c.search_text, table.c.id).where(table.c.id.in_(exact_ids)),
-            ).subquery()
-            ranks.append(
-                select(literal(EXACT).label("rank"), found.c.search_text, found.c.id)
-                .where(found.c.id.not_in(unseen), after(found.c.search_text, EXACT))
-                .order_by(found.c.search_text)
-                .limit(limit)
-                .cte("exact")
-            )
-        if first <= NAME_BEGINS:
-            ranks.append(
-                select(literal(NAME_BEGINS).label("rank"), table.c.search_text, table.c.id)
-                .where(
-                    table.c.search_text > bindparam("longer"),
-                    table.c.search_text < bindparam("beyond"),
-                    after(table.c.search_text, NAME_BEGINS),
-                    wanted(table.c.id),
-                    room(),
+        begins = f"({holds_all('start')})"
+        fits = {WORD_BEGINS: begins, INSIDE: f"({holds_all('part')}) AND NOT {begins}"}
+        ctes, ranks = [], {}
+        for rank in range(first, last + 1):
+            is_resumed = resumed and rank == first
+            counts = " + ".join(f"(SELECT count(*) FROM {name})" for name in ranks.values())  # noqa: S608
+            ranks[rank] = {EXACT: "exact", NAME_BEGINS: "named"}.get(rank, f"rank_{rank}")
+            gate = f"(SELECT yes FROM rare_{rank})"  # noqa: S608
+            kind = "start" if rank == WORD_BEGINS else "part"
+            patterns = [f":{kind}_pattern{number}" for number in range(words)]
+            resume = ":resume" if is_resumed else ":beyond"
+            shape = {EXACT: EXACT_RANK, NAME_BEGINS: NAME_RANK}.get(rank, WALKED_RANK)
+            ctes.append(
+                shape.format(
+                    **about,
+                    rank=rank,
+                    fits=fits.get(rank),
+                    gate=gate,
+                    look_up=self.look_up(model.__tablename__, patterns, gate),
+                    room=f"{counts} < :limit" if counts else "1 = 1",
+                    after="AND search_text > :after" if is_resumed else "",
+                    below=f"CASE WHEN (SELECT yes FROM room_{rank}) THEN :whole ELSE '' END",  # noqa: S608
+                    above=f"CASE WHEN (SELECT yes FROM above_gate_{rank}) THEN {resume} ELSE :end END",  # noqa: S608
                 )
-                .order_by(table.c.search_text)
-                .limit(limit)
-                .cte("name_begins")
             )
-        for rank in (WORD_BEGINS, INSIDE):
-            if not deep or first > rank:
-                continue
-            starts = [bindparam(f"start{n}", type_=Text) for n in words_]
-            parts = starts if rank == WORD_BEGINS else [bindparam(f"part{n}", type_=Text) for n in words_]
-
-            def fits(column, rank=rank, starts=starts, parts=parts):
-                begins = and_(*(holds(column, start) for start in starts))
-                return begins if rank == WORD_BEGINS else and_(*(holds(column, part) for part in parts), ~begins)
-
-            here = room()
-            resume = "resume" if resumed and rank == first else "beyond"
-            segments = [
-                (after(table.c.search_text, rank), table.c.search_text < bindparam("whole")),
-                (table.c.search_text > bindparam(resume),),
-            ]
-            walks, cuts = [], []
-            for number, segment in enumerate(segments):
-                gate = and_(here, *(~cut for cut in cuts), *(too_few(walk, limit) for walk in walks))
-                row = select(table.c.search_text, table.c.id).where(*segment, gate).order_by(table.c.search_text)
-                seen = row.limit(self.WINDOW).subquery()
-                walk = (
-                    select(seen.c.search_text, seen.c.id)
-                    .where(fits(seen.c.search_text), wanted(seen.c.id))
-                    .order_by(seen.c.search_text)
-                    .limit(limit)
-                    .cte(f"walk_{rank}_{number}")
-                )
-                cuts.append(exists(select(1).select_from(row.offset(self.WINDOW).limit(1).subquery())))
-                walks.append(walk)
-            walked = union_all(*(select(walk.c.search_text, walk.c.id) for walk in walks)).cte(f"walked_{rank}")
-            is_rare = and_(too_few(walked, limit), or_(*cuts))
-            patterns = [bindparam(f"pattern{n}", type_=Text) for n in words_]
-            looked_up = (
-                select(table.c.search_text, table.c.id)
-                .where(
-                    here,
-                    is_rare,
-                    self.look_up(table, patterns),
-                    fits(table.c.search_text),
-                    or_(and_(*segments[0]), *segments[1]),
-                    wanted(table.c.id),
-                )
-                .order_by(table.c.search_text)
-                .limit(limit)
-                .cte(f"looked_up_{rank}")
-            )
-            both = union_all(
-                select(walked.c.search_text, walked.c.id).where(~is_rare),
-                select(looked_up.c.search_text, looked_up.c.id),
-            ).subquery()
-            ranks.append(select(literal(rank).label("rank"), both.c.search_text, both.c.id).cte(f"rank_{rank}"))
-        every = union_all(*(select(rank) for rank in ranks)).subquery()
-        return select(every).order_by(every.c.rank, every.c.search_text).limit(limit)
-
-
-def too_few(found, limit):
-    """Return the condition that less than a page was found."""
-    return select(func.count()).select_from(found).scalar_subquery() < limit
+        every = (f"SELECT {rank} AS rank, search_text, id FROM {name}" for rank, name in ranks.items())  # noqa: S608
+        return text(f"WITH {', '.join(ctes)} {' UNION ALL '.join(every)} ORDER BY 1, 2 LIMIT :limit")
 
 
 class Postgres(Engine):
@@ -359,8 +335,8 @@ class Postgres(Engine):
 
     name = "PostgreSQL with pg_trgm"
 
-    def look_up(self, table, parts):  # noqa: D102
-        return and_(*(table.c.search_text.like(part) for part in parts))
+    def look_up(self, table, parts, gate):  # noqa: ARG002, D102
+        return " AND ".join(f"search_text LIKE {part}" for part in parts)
 
     def pattern(self, part):  # noqa: D102
         return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
@@ -375,18 +351,22 @@ class Postgres(Engine):
         )
 
 
-class Sqlite(Engine):
+class PlainSqlite(Engine):
+    """SQLite without an index of trigrams."""
+
+    instr = "instr"
+
+
+class Sqlite(PlainSqlite):
     """SQLite with FTS5's trigram tokenizer (https://www.sqlite.org/fts5.html#the_trigram_tokenizer)."""
 
     name = "SQLite with FTS5"
 
-    def look_up(self, table, parts):  # noqa: D102
-        match = bindparam("pattern0", type_=Text)
-        for part in parts[1:]:
-            match = match + " AND " + part
-        index = trigrams(table.name)
-        rows = table_clause(index, column("rowid"))
-        return table.c.id.in_(select(rows.c.rowid).where(literal_column(index).op("MATCH")(match)))
+    def look_up(self, table, parts, gate):  # noqa: D102
+        index = trigrams(table)
+        # SQLite reads the index before it looks at other conditions, so it is given what is nowhere to look for.
+        match = f"CASE WHEN {gate} THEN {' || char(32) || '.join(parts)} ELSE :nothing END"
+        return f"id IN (SELECT rowid FROM {index} WHERE {index} MATCH {match})"  # noqa: S608
 
     def pattern(self, part):  # noqa: D102
         return '"' + part.replace('"', '""') + '"'
@@ -408,8 +388,8 @@ class Sqlite(Engine):
             connection.exec_driver_sql(statement)
 
 
-ENGINES = {"postgresql": Postgres(), "sqlite": Sqlite()}
-PLAIN = Engine()
+# For each database the engine with an index, and the one that gets by without.
+ENGINES = {"postgresql": (Postgres(), Engine()), "sqlite": (Sqlite(), PlainSqlite())}
 
 
 def trigrams(table: str) -> str:
@@ -427,7 +407,7 @@ def make_index(connection, table: str) -> str:
 
     Returns what stands in the way, in a sentence, and nothing when it was made.
     """
-    engine = ENGINES[connection.dialect.name]
+    engine, _plain = ENGINES[connection.dialect.name]
     try:
         with connection.begin_nested():
             engine.make(connection, table)
@@ -457,13 +437,13 @@ def choose(app: Flask) -> Engine | None:
         except SQLAlchemyError:
             app.extensions["search"] = None
         else:
-            app.extensions["search"] = ENGINES[kind] if found else PLAIN
+            app.extensions["search"] = ENGINES[kind][0 if found else 1]
         return app.extensions["search"]
 
 
 def engine() -> Engine:
     """Return the engine that was chosen."""
-    return current_app.extensions["search"] or choose(current_app) or PLAIN
+    return current_app.extensions["search"] or choose(current_app) or ENGINES[db.engine.dialect.name][1]
 
 
 class SearchableMixin:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from html import unescape
 from pathlib import Path
+from threading import Barrier, Thread
 
 import flask_migrate
 import psycopg
@@ -42,22 +43,28 @@ def skip(reason):
 
 
 class Postgres:
-    """A PostgreSQL of the tests' own, on a socket in a temporary folder."""
+    """A PostgreSQL of the tests' own, on a socket.
 
-    def __init__(self):
+    folder: where it is kept, and found again if it is there; by default a temporary one. durable: whether it writes to
+    the disk as a real one does.
+    """
+
+    def __init__(self, folder=None, *, durable=False):
         found = shutil.which("initdb") or next(
             iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))[::-1]), None
         )
         if not found:
             skip("PostgreSQL is not installed: apt-get install postgresql")
         self.bin = Path(found).resolve().parent
-        self.folder = Path(tempfile.mkdtemp(prefix="nox-pg-", dir="/tmp"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="nox-pg-", dir="/tmp"))
+        self.folder.mkdir(exist_ok=True)
         self.log = self.folder / "log"
+        self.tuning = "-c shared_buffers=512MB -c jit=off" if durable else "-c fsync=off -c full_page_writes=off"
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        self.run(
-            "initdb", "-D", self.folder / "data", "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust", "-U", "postgres"
-        )
+        if not (self.folder / "data").exists():
+            cluster = ["-D", self.folder / "data", "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust", "-U", "postgres"]
+            self.run("initdb", *cluster)
         self.start()
 
     def run(self, name, *arguments):
@@ -70,7 +77,7 @@ class Postgres:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
 
     def start(self):
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200"
+        options = f"-k {self.folder} -c listen_addresses= -c max_connections=200 {self.tuning}"
         self.run("pg_ctl", "-D", self.folder / "data", "-l", self.log, "-w", "-o", options, "start")
 
     def stop(self, mode="fast"):
@@ -289,6 +296,28 @@ def befriend(app, one, other):
         rows = [{"user_id": one.id, "friend_id": other.id}, {"user_id": other.id, "friend_id": one.id}]
         db.session.execute(friends.insert(), rows)
         db.session.commit()
+
+
+def at_once(app, count, work):
+    """Run work(number) in as many threads at the same moment; return what each returned or raised."""
+    barrier, results = Barrier(count), [None] * count
+
+    def run(number):
+        with app.test_request_context():
+            barrier.wait()
+            try:
+                results[number] = work(number)
+            except Exception as error:
+                results[number] = error
+            finally:
+                db.session.remove()
+
+    threads = [Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
 
 
 def free_port():

@@ -1,39 +1,15 @@
 """Registering, finding and changing people, on both databases, also at the same time."""
 
-from threading import Barrier, Thread
-
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import people
+from noxchat import friendships, people
 from noxchat.database import start_writing
 from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, Session, User, friend_requests, friends
 from noxchat.refusal import Invalid, Refused
-from tests.conftest import befriend, make_person, password_hash
-
-
-def at_once(app, count, work):
-    """Run work(number) in as many threads at the same moment; return what each returned or raised."""
-    barrier, results = Barrier(count), [None] * count
-
-    def run(number):
-        with app.test_request_context():
-            barrier.wait()
-            try:
-                results[number] = work(number)
-            except Exception as error:
-                results[number] = error
-            finally:
-                db.session.remove()
-
-    threads = [Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+from tests.conftest import at_once, befriend, make_person, password_hash
 
 
 def register(username, email):
@@ -90,7 +66,7 @@ def test_a_released_public_id_stays_its_owners(any_app):
         people.edit(people.locked(alice), username="Alice", public_id="Wonder", bio="")
         db.session.commit()
         assert people.find("alice") is None
-        assert people.find_former("ALICE").id == alice.id
+        assert friendships.find(bob, "ALICE")[0].id == alice.id
         assert people.find("wonder").profile.public_id == "Wonder"
         start_writing(db.session)
         with pytest.raises(Invalid):
@@ -165,11 +141,11 @@ def test_removing_one_direction_of_a_friendship_removes_the_other(any_app):
     alice, bob = make_person(any_app, "Alice"), make_person(any_app, "Bob")
     befriend(any_app, alice, bob)
     with any_app.app_context():
-        assert people.are_friends(alice, bob)
+        assert friendships.between(alice, bob).friends
         start_writing(db.session)
         db.session.execute(friends.delete().where(friends.c.user_id == alice.id))
         db.session.commit()
-        assert not people.are_friends(bob, alice)
+        assert not friendships.between(bob, alice).friends
 
 
 def test_initials_and_hue_are_always_the_same(app):

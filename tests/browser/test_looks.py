@@ -21,7 +21,10 @@ def look_at(page, where):
     assert not told, (where, told)
     size = page.viewport_size
     page.set_viewport_size({"width": 320, "height": 700})
-    wide = page.evaluate("document.documentElement.scrollWidth")
+    page.wait_for_function("innerWidth === 320")
+    wide = page.evaluate(
+        "new Promise(seen => requestAnimationFrame(() => requestAnimationFrame(() => seen(document.documentElement.scrollWidth))))"
+    )
     assert wide <= 320, (where, wide)
     page.set_viewport_size(size)
 

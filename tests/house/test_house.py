@@ -10,7 +10,21 @@ from babel.messages.pofile import read_po
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "noxchat"
 ROOMS = {"auth", "main", "errors"}
-RULES = {"people", "names", "passwords", "sessions", "resets", "throttle", "sky", "whatsnew", "refusal"}
+RULES = {
+    "people",
+    "friendships",
+    "blocks",
+    "events",
+    "keyset",
+    "names",
+    "passwords",
+    "sessions",
+    "resets",
+    "throttle",
+    "sky",
+    "whatsnew",
+    "refusal",
+}
 TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")]
 
 

@@ -33,23 +33,12 @@ def test_every_address_in_the_table_leads_to_its_route(app):
 
 
 PRIVATE = [endpoint for endpoint, route in ROUTES.items() if not route.public]
-POSTS = [
-    e
-    for e in ROUTES
-    if e
-    not in {
-        "static",
-        "main.healthz",
-        "main.readyz",
-        "main.moment_js",
-        "main.avatar",
-        "main.home",
-        "main.profile",
-        "main.settings",
-        "auth.reset_sent",
-        "auth.list_sessions",
-    }
-]
+READ_ONLY = {"static", "auth.reset_sent", "auth.list_sessions"} | {
+    f"main.{name}"
+    for name in "healthz readyz moment_js avatar home profile settings friends incoming outgoing search blocked button row"
+    " counters events".split()
+}
+POSTS = [endpoint for endpoint in ROUTES if endpoint not in READ_ONLY]
 PAGES = [endpoint for endpoint, route in ROUTES.items() if route.page]
 
 
@@ -245,9 +234,9 @@ def test_every_error_is_a_page_and_a_fragment_without_the_database(app, language
 
 
 def test_what_breaks_is_a_500_with_an_id_and_no_detail(app, alice, at_alice, monkeypatch):
-    from noxchat import people
+    from noxchat import friendships
 
-    monkeypatch.setattr(people, "friends_last_seen", lambda *_: 1 / 0)
+    monkeypatch.setattr(friendships, "at_home", lambda *_: 1 / 0)
     for htmx in (False, True):
         answer = at_alice.get("/", htmx=htmx)
         assert answer.status_code == 500
