@@ -6,7 +6,7 @@ from flask import Flask, request
 from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, StrictUndefined
 from jinja_partials import register_extensions
 
-from noxchat import auth, cli, errors, events, logs, look, mailer, main, models, search, security, signed_in
+from noxchat import auth, cli, doorbell, errors, logs, look, mailer, main, models, search, security, signed_in
 from noxchat.database import engine_options, listen_to
 from noxchat.extensions import babel, compress, csrf, db, limiter, mail, migrate, moment
 
@@ -64,7 +64,7 @@ def create_app(config) -> Flask:
     errors.init_app(app)
     cli.init_app(app)
     app.extensions["postman"] = mailer.Postman(app)
-    app.extensions["doorbell"] = events.Doorbell(app)
+    app.extensions["doorbell"] = doorbell.Doorbell(app)
     search.choose(app)
 
     @app.after_request

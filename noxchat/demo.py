@@ -120,7 +120,10 @@ def _befriend(made: list[User], chance: random.Random):
     for user in made:
         others = chance.sample(made, k=min(len(made), 7 if user is not made[0] else 20))
         pairs |= {tuple(sorted((user.id, other.id))) for other in others if other is not user}
-    asking = sorted(pairs)[:: max(2, len(pairs) // 40)]
+    # Whoever looks around as the first of them has three requests to answer, and two that wait.
+    own = [pair for pair in sorted(pairs) if made[0].id in pair][:5]
+    others = [pair for pair in sorted(pairs) if made[0].id not in pair]
+    asking = [*own, *others[:: max(2, len(pairs) // 40)]]
     befriended = sorted(pairs - set(asking))
     since = {pair: now() - timedelta(hours=chance.randint(1, 2000)) for pair in pairs}
     if befriended:
@@ -128,7 +131,8 @@ def _befriend(made: list[User], chance: random.Random):
         db.session.execute(
             insert(friends), [{"user_id": one, "friend_id": other, "since": since[pair]} for one, other, pair in rows]
         )
-    rows = [(pair, pair if chance.random() < 0.5 else pair[::-1]) for pair in asking]
+    turned = [number < 3 if pair in own else chance.random() < 0.5 for number, pair in enumerate(asking)]
+    rows = [(pair, pair[::-1] if turn else pair) for pair, turn in zip(asking, turned, strict=True)]
     if rows:
         db.session.execute(
             insert(friend_requests),

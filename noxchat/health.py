@@ -74,13 +74,9 @@ def search() -> Finding:
     best, plain = ENGINES[db.engine.dialect.name]
     if choose(current_app) is best:
         return Finding(True, best.name)
-    return Finding(
-        False,
-        f"{plain.name}, which is slow with many people: have the database's owner run CREATE EXTENSION pg_trgm, then run "
-        "flask --app main search reindex"
-        if db.engine.dialect.name == "postgresql"
-        else f"{plain.name}, which is slow with many people: run flask --app main search reindex",
-    )
+    first = "have the database's owner run CREATE EXTENSION pg_trgm, then " * (db.engine.dialect.name == "postgresql")
+    words = f"{plain.name}, which is slow with many people: {first}run flask --app main search reindex"
+    return Finding(False, words)
 
 
 def mail_server(config) -> Finding:

@@ -21,7 +21,8 @@ def test_demo_fills_an_empty_database_and_only_that(any_app):
     identifier, password = re.search(r"Log in as (\S+) with the password (\S+)", done.output).groups()
     guest = Browser(any_app)
     assert guest.sign_in(identifier, password).status_code == 303
-    assert guest.get("/").text.count("data-user=") == 12
+    assert guest.get("/").text.count('data-friendship="friends"') == 12
+    assert guest.get("/").text.count('data-friendship="incoming"') == 3
     with any_app.app_context():
         assert db.session.scalar(select(func.count()).select_from(User)) == 60
         assert db.session.scalar(select(func.count()).select_from(friends)) > 200

@@ -3,7 +3,7 @@
 from flask import Response, current_app, request
 from flask_login import current_user
 
-from noxchat.events import Stream
+from noxchat.doorbell import Stream
 from noxchat.main import blueprint
 
 RETRY_SECONDS = 30

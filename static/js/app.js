@@ -74,11 +74,12 @@ const fetchAround = (path, place = "") => {
   document.getElementById("stream")?.append(source);
   fetchLive(path, place, source).finally(() => source.remove());
 };
+const placeOf = (button) => button.querySelector("[name=place]")?.value ?? "";
 const renew = (about) => {
   const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(about)}"]`);
   buttons.forEach((button) => {
     if (button.querySelector(":disabled")) setTimeout(renew, 300, about); // its own answer is on the way
-    else fetchLive(`/u/${about}/button`, button.dataset.place, button);
+    else fetchLive(`/u/${about}/button`, placeOf(button), button);
   });
   if (!buttons.length) fetchAround(`/u/${about}/row`, document.querySelector("[data-list]")?.dataset.list);
 };
@@ -98,7 +99,7 @@ document.addEventListener("htmx:response:error", (event) => {
 const ask = () => {
   fetchAround("/counters");
   const buttons = document.querySelectorAll("#profile [data-friend]");
-  buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, button.dataset.place, button));
+  buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, placeOf(button), button));
   const list = document.querySelector("#results [data-list]");
   if (list && list.children.length <= 21) {
     fetchLive(location.pathname, "", document.getElementById("results"), "outerMorph");

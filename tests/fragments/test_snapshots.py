@@ -188,7 +188,7 @@ STATES = {
     "ui/look_switch": {"": lambda: {"next": "/auth/login"}},
     "ui/toast": {"ok": lambda: {"text": "<Saved>", "kind": "ok"}, "error": lambda: {"text": "No.", "kind": "error"}},
 }
-MACROS = {"people/avatar", "ui/icons", "ui/notices"}  # drawn through the others
+MACROS = {"friends/around", "people/avatar", "ui/icons", "ui/notices"}  # drawn through the others
 CASES = [(name, state) for name, states in STATES.items() for state in states]
 
 

@@ -1,6 +1,7 @@
 """One table of bad input, sent everywhere that takes any: no 500, nothing slow, nothing stored, nothing echoed whole."""
 
 import io
+import re
 import time
 
 import pytest
@@ -67,7 +68,7 @@ def test_naughty_text_in_every_field_of_every_form(app, alice, at_alice, kind):
             answer = browser.post(ROUTES[endpoint].path, dict.fromkeys(FIELDS, text), htmx=htmx)
             assert answer.status_code < 500, (endpoint, answer.status_code)
             assert "<script>alert" not in answer.text and "onload=alert(1)>" not in answer.text.replace("&gt;", "")
-            assert "49" not in answer.text or "7*7" not in text or "{{ config }}" not in text or "7*7" in answer.text
+            assert "7*7" not in text or not re.search(r"\b49\b", answer.text)
         assert time.perf_counter() - began < 10, endpoint
 
 
