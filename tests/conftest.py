@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from html import unescape
+from http.cookiejar import CookieJar
 from pathlib import Path
 from threading import Barrier, Thread
 
@@ -410,3 +412,38 @@ def serve(tmp_path, new_database):
     yield start
     for server in started:
         server.stop()
+
+
+class Visitor:
+    """Somebody at a browser without JavaScript, over the network."""
+
+    def __init__(self, server):
+        self.server = server
+        self.jar = CookieJar()
+        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
+
+    def open(self, path, data=None, **headers):
+        return over_network(self.opener, urllib.request.Request(self.server.base + path, data=data, headers=headers))
+
+    def token(self, page):
+        return TOKEN.search(self.open(page).text)[1]
+
+    def post(self, path, fields, page=None):
+        fields = {**fields, "csrf_token": self.token(page or path)}
+        return self.open(path, urllib.parse.urlencode(fields).encode())
+
+    def upload(self, path, fields, file):
+        parts = {**fields, "csrf_token": self.token(path)}
+        body = b"".join(
+            b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (k.encode(), v.encode())
+            for k, v in parts.items()
+        )
+        body += b'--x\r\nContent-Disposition: form-data; name="avatar"; filename="a"\r\n\r\n' + file + b"\r\n--x--\r\n"
+        return self.open(path, body, **{"Content-Type": "multipart/form-data; boundary=x"})
+
+    def register(self, name="Mila"):
+        fields = {"username": name, "email": f"{name}@nox.example", "password": PASSWORD, "password2": PASSWORD}
+        assert "Thank you" in self.post("/auth/register", fields).text
+        self.post("/auth/login", {"identifier": f"{name}@nox.example", "password": PASSWORD, "remember_me": "y"})
+        assert self.open("/settings").url.endswith("/settings")
+        return self

@@ -15,41 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.conftest import PASSWORD, TOKEN, over_network, until
-
-
-class Visitor:
-    """Somebody at a browser without JavaScript, over the network."""
-
-    def __init__(self, server):
-        self.server = server
-        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-
-    def open(self, path, data=None, **headers):
-        return over_network(self.opener, urllib.request.Request(self.server.base + path, data=data, headers=headers))
-
-    def token(self, page):
-        return TOKEN.search(self.open(page).text)[1]
-
-    def post(self, path, fields, page=None):
-        fields = {**fields, "csrf_token": self.token(page or path)}
-        return self.open(path, urllib.parse.urlencode(fields).encode())
-
-    def upload(self, path, fields, file):
-        parts = {**fields, "csrf_token": self.token(path)}
-        body = b"".join(
-            b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (k.encode(), v.encode())
-            for k, v in parts.items()
-        )
-        body += b'--x\r\nContent-Disposition: form-data; name="avatar"; filename="a"\r\n\r\n' + file + b"\r\n--x--\r\n"
-        return self.open(path, body, **{"Content-Type": "multipart/form-data; boundary=x"})
-
-    def register(self, name="Mila"):
-        fields = {"username": name, "email": f"{name}@nox.example", "password": PASSWORD, "password2": PASSWORD}
-        assert "Thank you" in self.post("/auth/register", fields).text
-        self.post("/auth/login", {"identifier": f"{name}@nox.example", "password": PASSWORD, "remember_me": "y"})
-        assert self.open("/settings").url.endswith("/settings")
-        return self
+from tests.conftest import PASSWORD, Visitor, until
 
 
 def test_it_starts_on_an_empty_folder_with_demo_people_and_a_login(serve, tmp_path):

@@ -17,9 +17,12 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from noxchat import people, sky, whatsnew
 from noxchat.auth.forms import LoginForm, NewPasswordForm, RegisterForm, ResetForm
 from noxchat.forms import ChangePasswordForm
+from noxchat.friendships import Counters
 from noxchat.main.forms import DeleteForm, LookForm, ProfileForm
+from noxchat.main.friends import Entry
 from noxchat.models import Profile, Session, User
 from noxchat.refusal import Invalid
+from noxchat.search import Query
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(2026, 11, 23, 21, 38, tzinfo=UTC)
@@ -65,6 +68,46 @@ def form(kind, *errors, **data):
     for field, text in errors:
         made.refuse(Invalid(text, field))
     return made
+
+
+def button(state, place="", focus=False):
+    return {"person": person(2, "Nika"), "state": state, "place": place, "back": "/search?q=ni", "focus": focus}
+
+
+def counter(name, number, *, lit=False, label="", hide=False, oob=False):
+    return {"name": name, "number": number, "id": f"count-{name}", "lit": lit, "label": label, "hide": hide, "oob": oob}
+
+
+def home(asking=(), friends=(), known=(), news=None):
+    moment = {"moon": sky.moon(MOMENT), "today": MOMENT, "news": [entry()] if news is None else news}
+    return {"asking": asking, "friends": friends, "known": known, "back": "/", **moment}
+
+
+def inserted(place):
+    state = "friends" if place == "friends" else place
+    return {"entry": Entry(person(2, "Nika"), state), "place": place, "back": "/friends"}
+
+
+def profile(who, state, online=False):
+    return {"person": who, "state": state, "online": online, "hue": 3, "back": "/u/nika"}
+
+
+def row(state, online=False, note="", query=None):
+    about = Entry(person(2, "Nika", **MILA), state, online, note)
+    return {"entry": about, "place": "", "query": query, "back": "/search?q=ni"}
+
+
+def rows_of(entries, more):
+    return {"entries": entries, "more": more, "name": "friends", "query": None, "back": "/friends"}
+
+
+def results(name, entries, typed="", oob=False):
+    asked = {"typed": typed, "query": Query.of(typed), "back": "/search", "start": True, "oob": oob}
+    return {"entries": entries, "more": "", "name": name, **asked}
+
+
+def status(typed, count, more="", oob=False):
+    return {"typed": typed, "query": Query.of(typed), "count": count, "more": more, "oob": oob}
 
 
 def entry():
@@ -126,29 +169,71 @@ STATES = {
         },
     },
     "forms/new_password": {"": lambda: {"form": form(NewPasswordForm)}},
-    "main/home": {
-        "newcomer": lambda: {"friends": [], "moon": sky.moon(MOMENT), "today": MOMENT, "news": [entry()]},
-        "friends": lambda: {
-            "friends": [{"person": person(2, "Nika"), "online": True}],
-            "moon": sky.moon(MOMENT),
-            "today": MOMENT,
-            "news": [],
+    "friends/button": {
+        **{
+            state: lambda state=state: button(state)
+            for state in ("self", "none", "outgoing", "incoming", "friends", "blocked")
         },
+        **{
+            f"{state} on a profile, pressed": lambda state=state: button(state, place="profile", focus=True)
+            for state in ("none", "outgoing", "incoming", "friends", "blocked")
+        },
+        "incoming in its list": lambda: button("incoming", place="incoming"),
     },
+    "main/home": {
+        "newcomer": lambda: home(known=[Entry(person(3, "Leo"), "none", note="One friend in common")]),
+        "friends": lambda: home(
+            asking=[Entry(person(4, "Sorin"), "incoming")], friends=[Entry(person(2, "Nika"), "friends", True)], news=[]
+        ),
+    },
+    "nav/counter": {
+        "some in the navigation": lambda: counter("incoming", 3, lit=True, label="new requests", hide=True),
+        "none in the navigation": lambda: counter("incoming", 0, lit=True, label="new requests", hide=True),
+        "in a tab": lambda: counter("friends", 24),
+        "out of band": lambda: counter("outgoing", 0, oob=True),
+    },
+    "nav/counters": {"": lambda: {"counters": Counters(24, 3, 2, 77)}},
     "nav/logout": {"button": lambda: {"wide": False}, "row": lambda: {"wide": True}},
     "nav/picture": {
         "in place": lambda: {"person": person(1, "Mila"), "oob": False},
         "out of band": lambda: {"person": person(1, "Mila", **MILA), "oob": True},
     },
+    "people/inserted": {
+        "before a friend": lambda: {**inserted("friends"), "follows": person(3, "Leo")},
+        "last of the friends": lambda: {**inserted("friends"), "follows": None},
+        "first of the requests": lambda: {**inserted("incoming"), "follows": None},
+    },
     "people/profile": {
-        "self": lambda: {"person": person(1, "Mila", **MILA), "state": "self", "online": False, "hue": 3},
-        "friend online": lambda: {"person": person(2, "Nika"), "state": "friends", "online": True, "hue": 3},
-        "friend away": lambda: {"person": person(2, "Nika"), "state": "friends", "online": False, "hue": 3},
-        "stranger": lambda: {"person": person(2, "Nika"), "state": "none", "online": False, "hue": 3},
+        "self": lambda: profile(person(1, "Mila", **MILA), "self"),
+        "friend online": lambda: profile(person(2, "Nika"), "friends", online=True),
+        "friend away": lambda: profile(person(2, "Nika"), "friends"),
+        "stranger": lambda: profile(person(2, "Nika"), "none"),
+        "blocked": lambda: profile(person(2, "Nika"), "blocked"),
+    },
+    "people/removed": {"": lambda: {"public_id": "nika"}},
+    "people/results": {
+        **{
+            name: lambda name=name: results(name, [])
+            for name in ("friends", "incoming", "outgoing", "blocked", "search")
+        },
+        "nobody called so": lambda: results("search", [], typed="<zoe>"),
+        "somebody": lambda: results("search", [Entry(person(2, "Nika"), "none")], typed="ni", oob=True),
     },
     "people/row": {
-        "online": lambda: {"person": person(2, "Nika"), "online": True},
-        "away": lambda: {"person": person(2, "Nika", **MILA), "online": False},
+        "online": lambda: row("friends", online=True),
+        "away, marked": lambda: row("none", query=Query.of("nik")),
+        "with a note": lambda: row("none", note="One friend in common"),
+    },
+    "people/rows": {
+        "more to come": lambda: rows_of([Entry(person(2, "Nika"), "friends")], more="/friends?after=abc"),
+        "the last": lambda: rows_of([], more=""),
+    },
+    "people/search_box": {"": lambda: {"action": "/search", "label": "Name", "typed": '"><b>'}},
+    "people/status": {
+        "silent": lambda: status("", 0),
+        "nobody": lambda: status("zoe", 0),
+        "one": lambda: status("zoe", 1),
+        "one letter, more": lambda: status("z", 20, more="/search?after=abc", oob=True),
     },
     "settings/delete": {
         "empty": lambda: {"form": form(DeleteForm)},
@@ -212,6 +297,8 @@ def test_what_a_page_shows_is_what_the_fragment_is(app, alice, at_alice):
 
     def bare(html):
         soup = BeautifulSoup(re.sub(r'(name="csrf_token" value=)"[^"]*"', "", html), "html.parser")
+        for elsewhere in soup.select("[hx-swap-oob]"):  # what a fragment renews beside itself
+            elsewhere.decompose()
         return re.sub(r"\s+", " ", str(soup)).strip()
 
     for endpoint, route in ROUTES.items():
