@@ -6,7 +6,6 @@ stream holds no connection to the database while it waits.
 
 import json
 import logging
-import os
 import queue
 import socket
 import threading
@@ -81,10 +80,10 @@ class Doorbell:
 
     def __init__(self, app: Flask):
         self.app = app
-        self._begin()
+        self.begin()
 
-    def _begin(self):
-        self.process = os.getpid()
+    def begin(self):
+        """Begin with no streams, as a process does that was forked: it has the object, but not its threads and locks."""
         self.streams: dict[int, set[Stream]] = {}
         self.lock = threading.Lock()
         self.rung = queue.SimpleQueue()
@@ -93,8 +92,6 @@ class Doorbell:
 
     def open(self, stream: Stream) -> bool:
         """Take a stream in, unless this process or the person has as many as they may."""
-        if self.process != os.getpid():  # a fork has the object, but not its threads and locks
-            self._begin()
         config = self.app.config
         with self.lock:
             own = self.streams.setdefault(stream.user_id, set())
@@ -134,7 +131,7 @@ class Doorbell:
 
     def ring(self, people: Iterable[int]):
         """Have the streams of these people told, soon, by the thread."""
-        if self.thread is not None and self.process == os.getpid():
+        if self.thread is not None:
             self.rung.put(tuple(people))
 
     def _wait(self):

@@ -70,6 +70,7 @@ class Server(BaseApplication):
 
         with self.app.app_context():
             db.engine.dispose(close=False)
+        self.app.extensions["doorbell"].begin()
         mailer.start(self.app)
         threading.Thread(target=passwords.prepare, daemon=True).start()
 

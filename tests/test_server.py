@@ -9,7 +9,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from http.cookiejar import CookieJar
 
 import psutil
 import pytest

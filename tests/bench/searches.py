@@ -3,7 +3,6 @@
 import statistics
 import time
 
-
 from noxchat import blocks, keyset
 from noxchat.extensions import db
 from noxchat.models import User

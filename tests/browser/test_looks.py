@@ -69,9 +69,12 @@ def test_without_script_every_page_is_all_there(site, visit):
     for endpoint, path in PAGES.items():
         page.goto(path)
         assert page.locator("main h1").first.is_visible(), endpoint
-        for button in page.locator("form button").all():
-            form = button.evaluate("button => [button.form.method, button.form.getAttribute('action')]")
-            assert form[0] == "post" and form[1].startswith("/"), endpoint
+        for button in page.locator("form button:not([type=button])").all():
+            method, action = button.evaluate(
+                "button => [button.form.method, button.getAttribute('formaction') ?? button.form.getAttribute('action')]"
+            )
+            assert method == ("get" if "/search" in action or "/friends" in action else "post"), endpoint
+            assert action.startswith("/"), endpoint
     assert page.trouble == []
 
 
