@@ -223,8 +223,6 @@ class Doorbell:
                     yield from self._told(stream, [stream.waiting.popleft()])
         except SQLAlchemyError as error:
             log.warning("stream ended: %s", type(error).__name__)  # the browser comes back with its last id
-        finally:
-            self.leave(stream)
 
     def _told(self, stream: Stream, found: list) -> Iterator[str]:
         for new in found:

@@ -85,7 +85,7 @@ class Query:
     @classmethod
     def of(cls, typed: str) -> "Query":
         """Return the query in a text of any length; whatever it holds is letters."""
-        words = fold(typed[: 10 * LONGEST_QUERY]).split() if len(typed) > 10 * LONGEST_QUERY else fold(typed).split()
+        words = fold(typed[: 10 * LONGEST_QUERY]).split()
         return cls(tuple(word for word in (word.removeprefix("@") for word in words) if word))
 
     def __bool__(self):

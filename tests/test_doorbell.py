@@ -292,6 +292,13 @@ def test_events_of_one_person_become_visible_in_the_order_of_their_ids(any_app):
     assert len(every) == 96 and set(seen) <= set(every) and seen == sorted(seen)
 
 
+def test_a_stream_that_nobody_reads_leaves_no_trace(app, at_alice):
+    for _time in range(3):
+        at_alice.client.head("/events").close()
+        at_alice.client.get("/events").close()
+    assert app.extensions["doorbell"].count() == 0
+
+
 def test_what_is_rolled_back_is_told_to_nobody(app):
     alice, bob = make_person(app, "Alice"), make_person(app, "Bob")
     rung = []

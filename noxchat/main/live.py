@@ -27,4 +27,6 @@ def events():
     if not doorbell.open(stream):
         return Response(status=503, headers={"Retry-After": str(RETRY_SECONDS)})
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Response(doorbell.lines(stream), mimetype="text/event-stream", headers=headers)
+    response = Response(doorbell.lines(stream), mimetype="text/event-stream", headers=headers)
+    response.call_on_close(lambda: doorbell.leave(stream))  # also when nobody ever read a line, as after HEAD
+    return response

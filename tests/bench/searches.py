@@ -3,7 +3,9 @@
 import statistics
 import time
 
-from noxchat import blocks, keyset
+from flask import current_app
+
+from noxchat import blocks, friendships, keyset, people, sessions
 from noxchat.extensions import db
 from noxchat.models import User
 from noxchat.search import Query, engine
@@ -78,7 +80,41 @@ def pages(typed: str, number: int):
     return after
 
 
+def lists() -> bool:
+    """Measure the first and the five hundredth page of endless lists. Returns whether they cost the same."""
+    me, nobody, good = db.session.get(User, 1), Query(()), True
+    kinds = {
+        "friends": lambda after: friendships.page_of_friends(me, nobody, after),
+        "incoming": lambda after: friendships.page_of_requests(me, "incoming", nobody, after),
+    }
+    for name, page_of in kinds.items():
+        after = None
+        for _page in range(499):
+            after = page_of(after).next
+        assert after, "the list is too short"
+        first, far = (
+            timed(lambda page_of=page_of: page_of(None)),
+            timed(lambda page_of=page_of, after=after: page_of(after)),
+        )
+        good &= far <= 1.2 * first
+        print(f"  {name}, page 1 against page 500: {first:30.2f} {far:8.2f}  ×{far / first:.2f}")
+    return good
+
+
+def signing_in():
+    """Measure what a sign-in asks of the database, but for the password's hash."""
+    config = current_app.config
+    for what, identifier in (("e-mail", "p777@nox.example"), ("Public ID", "zebulon_q")):
+        took = timed(lambda identifier=identifier: people.find_by_identifier(identifier))
+        print(f"  signing in, by {what:12} {took:37.2f}")
+    user = db.session.get(User, 1)
+    token = sessions.begin(user, "bench", config["REMEMBER_COOKIE_DURATION"]).session_token
+    db.session.commit()
+    print(f"  who is signed in {timed(lambda: sessions.load(token, config['REMEMBER_COOKIE_DURATION'])):47.2f}")
+
+
 def measure(kind: str, count: int) -> bool:
+    """Measure one database. Returns whether everything was fast enough."""
     place = Place(kind, count, hub=10_500, requests=10_500)
     good = True
     try:
@@ -104,6 +140,8 @@ def measure(kind: str, count: int) -> bool:
                 )
                 good &= last <= MOST[kind]
                 print(f"  page 1 against page {far:4} {typed!r:24} {first:8.2f} {last:8.2f}  ×{last / first:.2f}")
+            good &= lists()
+            signing_in()
             if kind == "postgresql":
                 db.session.commit()
                 read = sequential_scans() - scans

@@ -85,7 +85,8 @@ def test_a_stale_token_offers_to_load_again_and_loses_nothing(page):
 
 
 def test_a_session_that_ended_leads_to_signing_in_and_back(page):
-    page.goto("/settings/sessions")
+    with page.expect_response("**/events?*"):
+        page.goto("/settings/sessions")
     page.context.clear_cookies()
     page.click(".session button >> nth=0")
     page.wait_for_url("**/auth/login?next=/settings/sessions")
