@@ -83,7 +83,7 @@ class Doorbell:
         self.begin()
 
     def begin(self):
-        """Begin with no streams, as a process does that was forked: it has the object, but not its threads and locks."""
+        """Begin with no streams, as a process does that was forked: it has no threads, and locks of another."""
         self.streams: dict[int, set[Stream]] = {}
         self.lock = threading.Lock()
         self.rung = queue.SimpleQueue()

@@ -12,20 +12,15 @@ from enum import Enum
 from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
-from sqlalchemy import and_, case, delete, exists, func, insert, literal, or_, select, tuple_, union_all
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, union_all
 
-from noxchat import blocks, events, keyset, throttle
-from noxchat.database import UTCDateTime, now, start_writing
+from noxchat import blocks, events, throttle
+from noxchat.database import now, start_writing
 from noxchat.extensions import db
-from noxchat.models import Event, Profile, PublicId, User, friend_requests, friends, pauses
-from noxchat.people import with_profile
+from noxchat.models import User, friend_requests, friends, pauses
 from noxchat.refusal import Gone, Refused
-from noxchat.search import Query
 
 SELF, NONE, OUTGOING, INCOMING, FRIENDS, BLOCKED = "self", "none", "outgoing", "incoming", "friends", "blocked"
-
-KNOWN_AT_MOST = 5  # with this many friends one has to be shown nobody
-SUGGESTIONS = 6
 
 
 class Outcome(Enum):
@@ -58,16 +53,6 @@ class Between:
             if getattr(self, state):
                 return state
         return NONE
-
-
-@dataclass(frozen=True)
-class Counters:
-    """friends, incoming, outgoing: how many. event: the newest event that these numbers know of."""
-
-    friends: int
-    incoming: int
-    outgoing: int
-    event: int
 
 
 def lock(*people: int) -> int:
@@ -250,197 +235,3 @@ def _concerned(user: User) -> set[int]:
         select(friend_requests.c.sender_id).where(friend_requests.c.receiver_id == user.id),
     )
     return set(db.session.scalars(ids))
-
-
-def counters(viewer: User) -> Counters:
-    """Return all the numbers of the navigation, in one statement."""
-
-    def count(column):
-        return select(func.count()).where(column == viewer.id).scalar_subquery()
-
-    newest = select(func.max(Event.id)).where(Event.user_id == viewer.id).scalar_subquery()
-    numbers = select(
-        count(friends.c.user_id),
-        count(friend_requests.c.receiver_id),
-        count(friend_requests.c.sender_id),
-        func.coalesce(newest, 0),
-    )
-    return Counters(*db.session.execute(numbers).one())
-
-
-def state_towards(viewer: User):
-    """Return the expression of how somebody stands to each User of a select: one of the states of the button."""
-
-    def there(table, mine, theirs):
-        return exists().where(table.c[mine] == viewer.id, table.c[theirs] == User.id)
-
-    return case(
-        (User.id == viewer.id, SELF),
-        (there(blocks.blocks, "blocker_id", "blocked_id"), BLOCKED),
-        (there(friends, "user_id", "friend_id"), FRIENDS),
-        (there(friend_requests, "sender_id", "receiver_id"), OUTGOING),
-        (there(friend_requests, "receiver_id", "sender_id"), INCOMING),
-        else_=NONE,
-    )
-
-
-def find(viewer: User, public_id: str) -> tuple[User, str] | tuple[None, None]:
-    """Return who has this Public ID, or had it and keeps it, and how they stand to the viewer, if that may see them."""
-    rows = with_profile().add_columns(state_towards(viewer)).join(PublicId, PublicId.user_id == User.id)
-    rows = rows.where(PublicId.key == public_id.lower(), User.id.not_in(blocks.out_of_sight(viewer.id, listed=False)))
-    return db.session.execute(rows).first() or (None, None)
-
-
-def find_blocked(viewer: User, public_id: str) -> User | None:
-    """Return who has this Public ID if the viewer blocks them, whatever they do to the viewer."""
-    rows = with_profile().join(blocks.blocks, blocks.blocks.c.blocked_id == User.id)
-    return db.session.scalar(
-        rows.where(Profile.public_id_key == public_id.lower(), blocks.blocks.c.blocker_id == viewer.id)
-    )
-
-
-def meet_all(viewer: User, ids: list[int]) -> list[tuple[User, str]]:
-    """Return the people with these ids whom the viewer may see in a list, in this order, and how they stand."""
-    rows = with_profile().add_columns(state_towards(viewer))
-    rows = rows.where(User.id.in_(ids), User.id.not_in(blocks.out_of_sight(viewer.id)))
-    found = {person.id: (person, state) for person, state in db.session.execute(rows)}
-    return [found[number] for number in ids if number in found]
-
-
-def page_of_friends(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
-    """Return friends by name, as User.
-
-    query: what to look for in their names; nothing for all of them.
-    """
-    mine = select(friends.c.friend_id).where(friends.c.user_id == viewer.id).cte("mine")
-    # Or PostgreSQL walks the names of everybody there is, hoping to meet friends.
-    mine = mine.prefix_with("MATERIALIZED", dialect="postgresql")
-    rows = (
-        with_profile()
-        .add_columns(User.search_text)
-        .join(mine, mine.c.friend_id == User.id)
-        .where(User.id.not_in(blocks.out_of_sight(viewer.id)))
-        .order_by(User.search_text)
-        .limit(keyset.SIZE + 1)
-    )
-    if query:
-        rows = rows.where(query.fits(User.search_text))
-    if after := keyset.decode(cursor, str):
-        rows = rows.where(User.search_text > after[0])
-    found = keyset.page(db.session.execute(rows), cursor if after else None, lambda row: row[1:])
-    return keyset.Page([person for person, _text in found.items], found.next, found.start)
-
-
-def page_of_requests(viewer: User, direction: str, query: Query, cursor: str | None) -> keyset.Page:
-    """Return who asked somebody, or whom they asked, the newest first, as User.
-
-    direction: INCOMING or OUTGOING. query: as at page_of_friends.
-    """
-    mine, theirs = ("receiver_id", "sender_id") if direction == INCOMING else ("sender_id", "receiver_id")
-    table = friend_requests.c
-    rows = (
-        with_profile()
-        .add_columns(table.created_at)
-        .join(friend_requests, table[theirs] == User.id)
-        .where(table[mine] == viewer.id, User.id.not_in(blocks.out_of_sight(viewer.id)))
-    )
-    if query:
-        rows = rows.where(query.fits(User.search_text))
-    return _newest_first(rows, table.created_at, table[theirs], cursor)
-
-
-def page_of_blocked(viewer: User, cursor: str | None) -> keyset.Page:
-    """Return whom somebody blocked, the latest first, as User. Also who blocks in turn: it is to be taken back."""
-    table = blocks.blocks.c
-    rows = with_profile().add_columns(table.since).join(blocks.blocks, table.blocked_id == User.id)
-    return _newest_first(rows.where(table.blocker_id == viewer.id), table.since, table.blocked_id, cursor)
-
-
-def _newest_first(rows, time, number, cursor: str | None) -> keyset.Page:
-    """Return a page of people by a time and, where that is the same, by their number.
-
-    rows: a select of users and the time.
-    """
-    after = _moment(keyset.decode(cursor, str, int))
-    if after:
-        rows = rows.where(tuple_(time, number) < tuple_(literal(after[0], UTCDateTime), literal(after[1])))
-    rows = db.session.execute(rows.order_by(time.desc(), number.desc()).limit(keyset.SIZE + 1))
-    found = keyset.page(rows, cursor if after else None, lambda row: (row[1].isoformat(), row[0].id))
-    return keyset.Page([person for person, _time in found.items], found.next, found.start)
-
-
-def _moment(place) -> tuple[datetime, int] | None:
-    """Return the time and number that a cursor named, if it is one of such a list."""
-    try:
-        moment = datetime.fromisoformat(place[0]) if place else None
-    except ValueError:
-        return None
-    return (moment, place[1]) if moment and moment.tzinfo else None
-
-
-def at_home(viewer: User, requests: int, seen: int) -> tuple[list[User], list[User]]:
-    """Return the newest requests to answer, and the friends who were there last, in one statement.
-
-    requests, seen: how many of each at most.
-    """
-    table = friend_requests.c
-    asking = (
-        select(table.sender_id.label("id"), literal(INCOMING).label("kind"), table.created_at.label("time"))
-        .where(table.receiver_id == viewer.id)
-        .order_by(table.created_at.desc())
-        .limit(requests)
-    )
-    there = (
-        select(User.id, literal(FRIENDS), func.coalesce(User.last_seen_at, User.created_at).label("time"))
-        .join(friends, friends.c.friend_id == User.id)
-        .where(friends.c.user_id == viewer.id)
-        .order_by(func.coalesce(User.last_seen_at, User.created_at).desc(), User.id)
-        .limit(seen)
-    )
-    both = union_all(select(asking.subquery()), select(there.subquery())).subquery()
-    rows = (
-        with_profile()
-        .add_columns(both.c.kind)
-        .join(both, both.c.id == User.id)
-        .where(User.id.not_in(blocks.out_of_sight(viewer.id)))
-        .order_by(both.c.time.desc(), User.id)
-    )
-    found = db.session.execute(rows).all()
-    return [user for user, kind in found if kind == INCOMING], [user for user, kind in found if kind == FRIENDS]
-
-
-def may_know(viewer: User) -> list[tuple[User, int]]:
-    """Return friends of friends with the number of friends in common, most of them first."""
-    mine = select(friends.c.friend_id).where(friends.c.user_id == viewer.id)
-    theirs, requests = friends.alias(), friend_requests.c
-    shared = func.count()
-    found = (
-        select(theirs.c.friend_id.label("id"), shared.label("shared"))
-        .where(
-            theirs.c.user_id.in_(mine),
-            theirs.c.friend_id != viewer.id,
-            theirs.c.friend_id.not_in(mine),
-            theirs.c.friend_id.not_in(select(requests.receiver_id).where(requests.sender_id == viewer.id)),
-            theirs.c.friend_id.not_in(select(requests.sender_id).where(requests.receiver_id == viewer.id)),
-            theirs.c.friend_id.not_in(select(pauses.c.receiver_id).where(pauses.c.sender_id == viewer.id)),
-            theirs.c.friend_id.not_in(blocks.out_of_sight(viewer.id)),
-        )
-        .group_by(theirs.c.friend_id)
-        .order_by(shared.desc(), theirs.c.friend_id)
-        .limit(SUGGESTIONS)
-        .subquery()
-    )
-    rows = with_profile().add_columns(found.c.shared).join(found, found.c.id == User.id)
-    return db.session.execute(rows.order_by(found.c.shared.desc(), User.id)).all()
-
-
-def neighbour(viewer: User, person: User) -> User | None:
-    """Return the friend whose name comes next after a friend's, to know where in the list they belong."""
-    here = select(User.search_text).where(User.id == person.id).scalar_subquery()
-    return db.session.scalar(
-        with_profile()
-        .join(friends, friends.c.friend_id == User.id)
-        .where(friends.c.user_id == viewer.id, User.search_text > here)
-        .order_by(User.search_text)
-        .limit(1)
-    )

@@ -6,7 +6,7 @@ from flask import Response, flash, make_response, redirect, render_template, req
 from flask_login import current_user
 from jinja_partials import render_partial
 
-from noxchat import friendships
+from noxchat import circle
 
 WITHIN = "_-.~/?=&%+:@,"  # what a path on this site may hold besides letters and digits
 
@@ -32,7 +32,7 @@ def show(page: str, fragment: str, status: int = 200, **context) -> Response:
     if wants_fragment():
         return make_response(render_partial(fragment, **context), status)
     if current_user.is_authenticated:
-        context["counters"] = friendships.counters(current_user)
+        context["counters"] = circle.counters(current_user)
     return make_response(render_template(page, **context), status)
 
 

@@ -19,13 +19,13 @@ class Page:
 
 
 def page(rows: Iterable, cursor: str | None, place: Callable[..., Iterable]) -> Page:
-    """Return a page of rows of which one more than SIZE were asked for, to see whether there are more.
+    """Return a page of what stands first in rows, of which one more than SIZE were asked for, to see if there are more.
 
     cursor: where it began. place: returns a row's place in the order, as texts and numbers.
     """
     rows = list(rows)
-    more = len(rows) > SIZE
-    return Page(rows[:SIZE], encode(*place(rows[SIZE - 1])) if more else None, cursor is None)
+    following = encode(*place(rows[SIZE - 1])) if len(rows) > SIZE else None
+    return Page([row[0] for row in rows[:SIZE]], following, cursor is None)
 
 
 def encode(*place) -> str:

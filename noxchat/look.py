@@ -11,9 +11,11 @@ from pathlib import Path
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from flask import Flask, current_app, g, has_request_context, request, url_for
-from flask_babel import format_datetime
+from flask_babel import format_datetime, get_locale, get_translations
 from flask_babel import gettext as _
 from flask_moment import moment
+from flask_wtf.csrf import generate_csrf
+from jinja_partials import generate_render_partial
 from markupsafe import Markup
 
 from noxchat import htmx, people
@@ -78,12 +80,32 @@ class Moment(moment):
 
 
 @cache
+def _said(locale, text: str) -> Markup:  # noqa: ARG001  the locale is at hand, and what the cache goes by
+    return Markup(get_translations().ugettext(text))  # noqa: S704  our own words
+
+
+def say(text: str, **values) -> Markup:
+    """Return a string of ours in the language at hand: what templates call _(), a hundred times a page.
+
+    Jinja's own looks everything up at each call. Values are escaped.
+    """
+    words = _said(get_locale(), text)
+    return words % values if values or "%" in words else words
+
+
+@cache
 def _digest(path: Path, _modified: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+@cache
 def asset(name: str) -> str:
     """Return the address of a file under static/, which changes with its content; empty where there is no such file."""
+    return asset_now(name)
+
+
+def asset_now(name: str) -> str:
+    """Return the same, looked up anew: in development, where files change."""
     path = Path(current_app.static_folder, name)
     try:
         return url_for("static", filename=name, v=_digest(path, path.stat().st_mtime_ns))
@@ -109,6 +131,19 @@ def marked(name: str, query) -> Markup | str:
         return name
     pieces = query.pieces(name)
     return Markup("").join(Markup("<mark>{}</mark>").format(piece) if hit else piece for piece, hit in pieces)
+
+
+def home_of(public_id: str) -> str:
+    """Return the address of somebody's page. What people do with each other is below it: /u/PID/request.
+
+    url_for says the same; but lists need it for every row, and Public IDs are letters that need no quoting.
+    """
+    return f"/u/{public_id}"
+
+
+def token() -> str:
+    """Return the token of forms: Flask-WTF's, which looks up its settings each time that it is asked."""
+    return g.get("csrf_token") or generate_csrf()
 
 
 def new_tab() -> str:
@@ -148,8 +183,23 @@ def init_app(app: Flask):
     compile_translations(Path(app.root_path).parent / "translations")
     app.extensions["moment"] = Moment
     app.after_request(cache_static)
+
+    # Partials by the environment itself: Flask's way looks for context processors and signals at each of them.
+    def render(partial, /, **context):
+        return app.jinja_env.get_template(partial).render(context)
+
+    app.jinja_env.globals["render_partial"] = generate_render_partial(render)
+    drawings = app.jinja_env.get_template("partials/ui/icons.html").module
     app.jinja_env.globals.update(
-        asset=asset,
+        # Drawn on every row of every list, always alike.
+        icon=cache(drawings.icon),
+        drawn=cache(drawings.moon),
+        avatar=app.jinja_env.get_template("partials/people/avatar.html").module.avatar,
+        _=say,
+        asset=asset_now if app.debug else asset,
+        home_of=home_of,
+        moment=Moment,
+        csrf_token=token,
         moment_script=moment_script,
         language=language,
         theme=theme,

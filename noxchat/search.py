@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 from flask import Flask, current_app
 from sqlalchemy import (
@@ -141,11 +142,18 @@ class Query:
         runs = groupby(enumerate(hit), itemgetter(1))
         return [("".join(name[place] for place, _hit in run), is_hit) for is_hit, run in runs]
 
-    def fits(self, column):
-        """Return the condition that a column of such texts holds what is looked for, for lists that are short."""
-        if not self.is_possible:
-            return false()
-        return and_(*(holds(column, part) for part in self.parts))
+    @property
+    def values(self) -> dict[str, str]:
+        """The parameters of `fits`."""
+        return {f"part{number}": part for number, part in enumerate(self.parts)}
+
+
+def fits(column, words: int):
+    """Return the condition that a column of such texts holds what a query of so many words looks for.
+
+    For lists that are short anyway: every text is read. Its parameters are Query.values.
+    """
+    return and_(*(holds(column, bindparam(f"part{number}", type_=Text)) for number in range(words)))
 
 
 class position(FunctionElement):  # noqa: N801
@@ -173,13 +181,12 @@ def holds(column, part):
 EXACT, NAME_BEGINS, WORD_BEGINS, INSIDE = range(4)
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """Something that was found. `rank` and `text` are its place in the order, and the cursor of whatever follows it."""
 
+    id: int
     rank: int
     text: str
-    id: int
 
 
 # The statement of a search. Common words are found by walking the index of texts, which is in the right order already,
@@ -281,9 +288,9 @@ class Engine:
         values["end"], values["nothing"] = 2 * LAST_SIGN, self.pattern(3 * NEXT_SIGN)
         if after:
             values |= {"after": after.text, "resume": max(query.whole + LAST_SIGN, after.text)}
-        for number, part in enumerate(query.parts):
-            values |= {f"part{number}": part, f"part_pattern{number}": self.pattern(part)}
-            start = query.starts[number]
+        values |= query.values
+        for number, (part, start) in enumerate(zip(query.parts, query.starts, strict=True)):
+            values[f"part_pattern{number}"] = self.pattern(part)
             values |= {f"start{number}": start, f"start_pattern{number}": self.pattern(start)}
         statement = self._statement(model, unseen, len(query.words), first, last, after is not None)
         return [Hit(*row) for row in db.session.execute(statement, values)]
@@ -326,8 +333,8 @@ class Engine:
                     above=f"CASE WHEN (SELECT yes FROM above_gate_{rank}) THEN {resume} ELSE :end END",  # noqa: S608
                 )
             )
-        every = (f"SELECT {rank} AS rank, search_text, id FROM {name}" for rank, name in ranks.items())  # noqa: S608
-        return text(f"WITH {', '.join(ctes)} {' UNION ALL '.join(every)} ORDER BY 1, 2 LIMIT :limit")
+        every = (f"SELECT id, {rank} AS rank, search_text FROM {name}" for rank, name in ranks.items())  # noqa: S608
+        return text(f"WITH {', '.join(ctes)} {' UNION ALL '.join(every)} ORDER BY 2, 3 LIMIT :limit")
 
 
 class Postgres(Engine):

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from noxchat import doorbell, events, friendships, sessions
+from noxchat import circle, doorbell, events, friendships, sessions
 from noxchat.database import now, start_writing
 from noxchat.extensions import db
 from noxchat.models import Event
@@ -245,7 +245,7 @@ def test_whoever_was_away_too_long_is_told_to_look_anew(any_app):
         friendships.send(alice, bob)
         db.session.execute(update(Event).values(created_at=now() - events.KEPT - timedelta(seconds=1)))
         db.session.commit()
-        old = friendships.counters(bob).event
+        old = circle.counters(bob).event
         start_writing(db.session)
         friendships.cancel(alice, bob)
         db.session.commit()

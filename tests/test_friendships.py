@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, func, select, update
 
-from noxchat import friendships, keyset, people
+from noxchat import circle, friendships, keyset, people
 from noxchat.database import now, start_writing
 from noxchat.extensions import db
 from noxchat.friendships import Outcome
@@ -52,7 +52,7 @@ def assert_sound():
     assert not (asking | {pair[::-1] for pair in asking}) & friendly
     assert not (blocking | {pair[::-1] for pair in blocking}) & (friendly | asking | {pair[::-1] for pair in asking})
     for user in db.session.scalars(select(User)):
-        count = friendships.counters(user)
+        count = circle.counters(user)
         assert count.friends == sum(one == user.id for one, _other in friendly)
         assert count.incoming == sum(other == user.id for _one, other in asking)
         assert count.outgoing == sum(one == user.id for one, _other in asking)
@@ -124,13 +124,13 @@ def test_everything_twice_is_once(trio):
 def test_a_declined_request_is_gone_from_both_lists_and_the_sender_hears_nothing(trio):
     alice, bob, _clara = trio
     do(friendships.send, alice, bob)
-    before = friendships.counters(alice).event
+    before = circle.counters(alice).event
     assert do(friendships.decline, bob, alice) is Outcome.DECLINED
     assert states(alice, bob) == ("none", "none")
-    assert friendships.counters(alice).event == before
-    assert friendships.counters(bob).event > 0
-    assert friendships.page_of_requests(alice, "outgoing", NOBODY, None).items == []
-    assert friendships.page_of_requests(bob, "incoming", NOBODY, None).items == []
+    assert circle.counters(alice).event == before
+    assert circle.counters(bob).event > 0
+    assert circle.page_of_requests(alice, "outgoing", NOBODY, None).items == []
+    assert circle.page_of_requests(bob, "incoming", NOBODY, None).items == []
 
 
 def test_a_pause_binds_the_declined_person_and_only_towards_that_person(trio):
@@ -250,9 +250,9 @@ def test_who_blocks_each_other_can_both_take_it_back(trio):
     start_writing(db.session)
     db.session.execute(blocks.insert().values(blocker_id=bob.id, blocked_id=alice.id, since=now()))
     db.session.commit()
-    assert [person.id for person in friendships.page_of_blocked(alice, None).items] == [bob.id]
-    assert friendships.find(alice, "bob_") == (None, None)
-    assert friendships.find_blocked(alice, "BOB_").id == bob.id
+    assert [person.id for person in circle.page_of_blocked(alice, None).items] == [bob.id]
+    assert circle.find(alice, "bob_") == (None, None)
+    assert circle.find_blocked(alice, "BOB_").id == bob.id
     assert do(friendships.unblock, alice, bob) is Outcome.UNBLOCKED
     with pytest.raises(Gone):
         do(friendships.send, alice, bob)
@@ -263,8 +263,8 @@ def test_a_stranger_who_is_blocked_is_not_told_and_a_friend_is(any_app, trio):
     befriend(any_app, alice, bob)
     do(friendships.block, alice, bob)
     do(friendships.block, alice, clara)
-    assert friendships.counters(bob).event > 0
-    assert friendships.counters(clara).event == 0
+    assert circle.counters(bob).event > 0
+    assert circle.counters(clara).event == 0
 
 
 def test_deleting_an_account_leaves_nothing_and_tells_who_is_concerned(any_app, trio):
@@ -272,12 +272,12 @@ def test_deleting_an_account_leaves_nothing_and_tells_who_is_concerned(any_app, 
     befriend(any_app, alice, bob)
     do(friendships.send, clara, alice)
     do(friendships.block, alice, make_person(any_app, "Dora"))
-    before = friendships.counters(bob).event, friendships.counters(clara).event
+    before = circle.counters(bob).event, circle.counters(clara).event
     avatar_utils.remove_account(alice)
     for table in (friends, friend_requests, blocks, pauses):
         assert pairs(table) == set()
-    assert friendships.counters(bob).event > before[0]
-    assert friendships.counters(clara).event > before[1]
+    assert circle.counters(bob).event > before[0]
+    assert circle.counters(clara).event > before[1]
     with pytest.raises(Gone):
         do(friendships.send, bob, alice)
 
@@ -410,17 +410,17 @@ def test_lists_are_whole_and_in_order_page_by_page(any_app):
     alice = make_person(any_app, "Alice")
     made = fill(any_app, alice, 45)
     with any_app.test_request_context():
-        assert to_the_end(lambda after: friendships.page_of_friends(alice, NOBODY, after)) == [
+        assert to_the_end(lambda after: circle.page_of_friends(alice, NOBODY, after)) == [
             person.username for person in made["Friend"]
         ]
         for direction, kind in (("incoming", "Asker"), ("outgoing", "Asked")):
             assert to_the_end(
-                lambda after, direction=direction: friendships.page_of_requests(alice, direction, NOBODY, after)
+                lambda after, direction=direction: circle.page_of_requests(alice, direction, NOBODY, after)
             ) == [person.username for person in reversed(made[kind])]
         only = Query.of("asker ab")
-        found = to_the_end(lambda after: friendships.page_of_requests(alice, "incoming", only, after))
+        found = to_the_end(lambda after: circle.page_of_requests(alice, "incoming", only, after))
         assert found == ["Asker ab"]
-        found = to_the_end(lambda after: friendships.page_of_friends(alice, Query.of("FRIEND a"), after))
+        found = to_the_end(lambda after: circle.page_of_friends(alice, Query.of("FRIEND a"), after))
         assert found == [person.username for person in made["Friend"][:25]]
 
 
@@ -428,11 +428,11 @@ def test_pages_lose_and_double_nobody_when_the_list_changes_meanwhile(any_app):
     alice = make_person(any_app, "Alice")
     made = fill(any_app, alice, 30)
     with any_app.test_request_context():
-        first = friendships.page_of_requests(alice, "incoming", NOBODY, None)
+        first = circle.page_of_requests(alice, "incoming", NOBODY, None)
         do(friendships.accept, alice, first.items[-1])
         do(friendships.decline, alice, first.items[0])
         do(friendships.send, make_person(any_app, "Late"), alice)
-        second = friendships.page_of_requests(alice, "incoming", NOBODY, first.next)
+        second = circle.page_of_requests(alice, "incoming", NOBODY, first.next)
         assert names(first) + names(second) == [person.username for person in reversed(made["Asker"])]
 
 
@@ -444,9 +444,9 @@ def test_a_cursor_that_is_none_begins_at_the_beginning(any_app, cursor):
     alice = make_person(any_app, "Alice")
     with any_app.test_request_context():
         for page in (
-            friendships.page_of_friends(alice, NOBODY, cursor),
-            friendships.page_of_requests(alice, "incoming", NOBODY, cursor),
-            friendships.page_of_blocked(alice, cursor),
+            circle.page_of_friends(alice, NOBODY, cursor),
+            circle.page_of_requests(alice, "incoming", NOBODY, cursor),
+            circle.page_of_blocked(alice, cursor),
         ):
             assert page.items == [] and page.start
 
@@ -462,7 +462,7 @@ def test_people_one_may_know_are_friends_of_friends(any_app, trio):
     befriend(any_app, alice, others[0])
     do(friendships.send, alice, others[1])
     do(friendships.block, others[2], alice)
-    found = friendships.may_know(alice)
+    found = circle.may_know(alice)
     assert [(person.username, count) for person, count in found][:2] == [("Other d", 2), ("Other e", 1)]
     assert {person.username for person, _count in found} == {f"Other {letter}" for letter in "defgh"}
 
@@ -476,6 +476,6 @@ def test_at_home_are_the_newest_requests_and_the_friends_there_last(any_app):
             update(User).where(User.id == made["Friend"][7].id).values(last_seen_at=now() + timedelta(hours=1))
         )
         db.session.commit()
-        asking, seen = friendships.at_home(alice, 3, 12)
+        asking, seen = circle.at_home(alice, 3, 12)
         assert [person.username for person in asking] == [person.username for person in made["Asker"][:-4:-1]]
         assert len(seen) == 12 and seen[0].id == made["Friend"][7].id

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import friendships, people
+from noxchat import circle, friendships, people
 from noxchat.database import start_writing
 from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, Session, User, friend_requests, friends
@@ -66,7 +66,7 @@ def test_a_released_public_id_stays_its_owners(any_app):
         people.edit(people.locked(alice), username="Alice", public_id="Wonder", bio="")
         db.session.commit()
         assert people.find("alice") is None
-        assert friendships.find(bob, "ALICE")[0].id == alice.id
+        assert circle.find(bob, "ALICE")[0].id == alice.id
         assert people.find("wonder").profile.public_id == "Wonder"
         start_writing(db.session)
         with pytest.raises(Invalid):

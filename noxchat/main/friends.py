@@ -8,7 +8,7 @@ from flask_babel import gettext as _
 from flask_login import current_user
 from jinja_partials import render_partial
 
-from noxchat import friendships, people
+from noxchat import circle, friendships, people
 from noxchat.database import start_writing
 from noxchat.extensions import db
 from noxchat.friendships import BLOCKED, FRIENDS, INCOMING, OUTGOING, Outcome
@@ -71,28 +71,28 @@ def show_list(name: str, page: Page, typed: str):
 @blueprint.route("/friends")
 def friends():
     """Show friends by name."""
-    page = friendships.page_of_friends(current_user, Query.of(asked()), request.args.get("after"))
+    page = circle.page_of_friends(current_user, Query.of(asked()), request.args.get("after"))
     return show_list("friends", page, asked())
 
 
 @blueprint.route("/friends/incoming")
 def incoming():
     """Show who asks, the newest first."""
-    page = friendships.page_of_requests(current_user, INCOMING, Query.of(asked()), request.args.get("after"))
+    page = circle.page_of_requests(current_user, INCOMING, Query.of(asked()), request.args.get("after"))
     return show_list("incoming", page, asked())
 
 
 @blueprint.route("/friends/outgoing")
 def outgoing():
     """Show who was asked, the newest first."""
-    page = friendships.page_of_requests(current_user, OUTGOING, Query.of(asked()), request.args.get("after"))
+    page = circle.page_of_requests(current_user, OUTGOING, Query.of(asked()), request.args.get("after"))
     return show_list("outgoing", page, asked())
 
 
 @blueprint.route("/settings/blocked")
 def blocked():
     """Show who is blocked."""
-    return show_list("blocked", friendships.page_of_blocked(current_user, request.args.get("after")), "")
+    return show_list("blocked", circle.page_of_blocked(current_user, request.args.get("after")), "")
 
 
 def words(outcome: Outcome, state: str, name: str) -> tuple[str, str]:
@@ -120,9 +120,9 @@ def words(outcome: Outcome, state: str, name: str) -> tuple[str, str]:
 def act(public_id: str, rule):
     """Do one of the things that the button does, and answer with the button as it now is."""
     start_writing(db.session)
-    person, _state = friendships.find(current_user, public_id)
+    person, _state = circle.find(current_user, public_id)
     if person is None and rule is friendships.unblock:
-        person = friendships.find_blocked(current_user, public_id)
+        person = circle.find_blocked(current_user, public_id)
     if person is None:
         abort(404)
     name, refusal, outcome = person.username, None, Outcome.UNCHANGED
@@ -135,7 +135,7 @@ def act(public_id: str, rule):
         refusal = str(error)
         undo()
     log.info("friendship %s: user %s and user %s", "refused" if refusal else outcome.value, current_user.id, person.id)
-    person, state = friendships.find(current_user, public_id)
+    person, state = circle.find(current_user, public_id)
     back = local_path(request.form.get("next"))
     if "next" not in request.form and person:
         back = url_for("main.profile", public_id=person.profile.public_id)
@@ -157,13 +157,13 @@ def parts(public_id: str, person: User | None, state: str | None, back: str, *, 
         button = render_partial(
             "partials/friends/button.html", person=person, state=state, place=place, back=back, focus=focus
         )
-    return button, render_partial("partials/nav/counters.html", counters=friendships.counters(current_user))
+    return button, render_partial("partials/nav/counters.html", counters=circle.counters(current_user))
 
 
 @blueprint.route("/u/<public_id>/button")
 def button(public_id):
     """Show how somebody stands to the viewer now, in a page that heard of a change."""
-    person, state = friendships.find(current_user, public_id)
+    person, state = circle.find(current_user, public_id)
     if person is None:
         abort(404)
     if not wants_fragment():
@@ -175,13 +175,13 @@ def button(public_id):
 @blueprint.route("/u/<public_id>/row")
 def row(public_id):
     """Put somebody into a list that they belong to since a change that the page heard of; and renew its counters."""
-    person, state = friendships.find(current_user, public_id)
+    person, state = circle.find(current_user, public_id)
     if not wants_fragment():
         return redirect(url_for("main.profile", public_id=public_id))
-    fragments = [render_partial("partials/nav/counters.html", counters=friendships.counters(current_user))]
+    fragments = [render_partial("partials/nav/counters.html", counters=circle.counters(current_user))]
     place = request.args.get("place", "")
     if person is not None and LISTS.get(place) == state and not asked():
-        follows = friendships.neighbour(current_user, person) if place == "friends" else None
+        follows = circle.neighbour(current_user, person) if place == "friends" else None
         fragments.append(
             render_partial(
                 "partials/people/inserted.html",
@@ -199,7 +199,7 @@ def counters():
     """Show the counters alone, to a page that has no stream of events."""
     if not wants_fragment():
         return redirect(url_for("main.friends"))
-    return changed(render_partial("partials/nav/counters.html", counters=friendships.counters(current_user)), back="/")
+    return changed(render_partial("partials/nav/counters.html", counters=circle.counters(current_user)), back="/")
 
 
 @blueprint.route("/u/<public_id>/request", methods=["POST"])

@@ -4,7 +4,7 @@ from flask import abort, redirect, render_template, url_for
 from flask_babel import ngettext
 from flask_login import current_user
 
-from noxchat import friendships, people, sky, whatsnew
+from noxchat import circle, people, sky, whatsnew
 from noxchat.database import now
 from noxchat.friendships import FRIENDS, INCOMING, NONE
 from noxchat.htmx import here, show
@@ -22,8 +22,8 @@ def home():
     """Show what awaits whoever is signed in, and what is new; to strangers, what this place is."""
     if not current_user.is_authenticated:
         return render_template("main/landing.html")
-    asking, seen = friendships.at_home(current_user, REQUESTS_AT_HOME, FRIENDS_AT_HOME)
-    known = friendships.may_know(current_user) if len(seen) <= friendships.KNOWN_AT_MOST else []
+    asking, seen = circle.at_home(current_user, REQUESTS_AT_HOME, FRIENDS_AT_HOME)
+    known = circle.may_know(current_user) if len(seen) <= circle.KNOWN_AT_MOST else []
     return show(
         "main/home.html",
         "partials/main/home.html",
@@ -45,7 +45,7 @@ def shared(count: int) -> str:
 @blueprint.route("/u/<public_id>")
 def profile(public_id):
     """Show a person. Under a Public ID that they gave up, lead to the one they have."""
-    person, state = friendships.find(current_user, public_id)
+    person, state = circle.find(current_user, public_id)
     if person is None:
         abort(404)
     if person.profile.public_id_key != public_id.lower():

@@ -3,7 +3,7 @@
 from flask import request
 from flask_login import current_user
 
-from noxchat import blocks, friendships, keyset
+from noxchat import blocks, circle, keyset
 from noxchat.htmx import here, show
 from noxchat.main import blueprint
 from noxchat.main.friends import asked, entry, more
@@ -17,10 +17,10 @@ def search():
     typed = asked()
     query, cursor = Query.of(typed), request.args.get("after")
     place = keyset.decode(cursor, int, str)
-    after = Hit(*place, 0) if place and 0 <= place[0] < 4 else None
+    after = Hit(0, *place) if place and 0 <= place[0] < 4 else None
     hits = User.search(query, after, keyset.SIZE + 1, unseen=blocks.UNSEARCHED, viewer=current_user.id) if query else []
     page = keyset.page(hits, cursor if after else None, lambda hit: (hit.rank, hit.text))
-    people = friendships.meet_all(current_user, [hit.id for hit in page.items]) if page.items else []
+    people = circle.meet(current_user, page.items)
     return show(
         "main/search.html",
         "partials/people/results.html" if page.start else "partials/people/rows.html",

@@ -5,7 +5,7 @@ import time
 
 from flask import current_app
 
-from noxchat import blocks, friendships, keyset, people, sessions
+from noxchat import blocks, circle, keyset, people, sessions
 from noxchat.extensions import db
 from noxchat.models import User
 from noxchat.search import Query, engine
@@ -84,8 +84,8 @@ def lists() -> bool:
     """Measure the first and the five hundredth page of endless lists. Returns whether they cost the same."""
     me, nobody, good = db.session.get(User, 1), Query(()), True
     kinds = {
-        "friends": lambda after: friendships.page_of_friends(me, nobody, after),
-        "incoming": lambda after: friendships.page_of_requests(me, "incoming", nobody, after),
+        "friends": lambda after: circle.page_of_friends(me, nobody, after),
+        "incoming": lambda after: circle.page_of_requests(me, "incoming", nobody, after),
     }
     for name, page_of in kinds.items():
         after = None

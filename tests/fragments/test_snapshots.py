@@ -16,8 +16,8 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from noxchat import people, sky, whatsnew
 from noxchat.auth.forms import LoginForm, NewPasswordForm, RegisterForm, ResetForm
+from noxchat.circle import Counters
 from noxchat.forms import ChangePasswordForm
-from noxchat.friendships import Counters
 from noxchat.main.forms import DeleteForm, LookForm, ProfileForm
 from noxchat.main.friends import Entry
 from noxchat.models import Profile, Session, User

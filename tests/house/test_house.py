@@ -13,6 +13,7 @@ ROOMS = {"auth", "main", "errors"}
 RULES = {
     "people",
     "friendships",
+    "circle",
     "blocks",
     "events",
     "keyset",

@@ -234,9 +234,10 @@ def test_every_error_is_a_page_and_a_fragment_without_the_database(app, language
 
 
 def test_what_breaks_is_a_500_with_an_id_and_no_detail(app, alice, at_alice, monkeypatch):
-    from noxchat import friendships
 
-    monkeypatch.setattr(friendships, "at_home", lambda *_: 1 / 0)
+    from noxchat import circle
+
+    monkeypatch.setattr(circle, "at_home", lambda *_: 1 / 0)
     for htmx in (False, True):
         answer = at_alice.get("/", htmx=htmx)
         assert answer.status_code == 500
