@@ -6,7 +6,7 @@ and whatever else differs as parameters.
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 
 from sqlalchemy import Integer, Text, bindparam, case, exists, func, literal, select, tuple_, union_all
 
@@ -16,7 +16,7 @@ from noxchat.extensions import db
 from noxchat.friendships import BLOCKED, FRIENDS, INCOMING, NONE, OUTGOING, SELF
 from noxchat.models import Event, Profile, PublicId, User, friend_requests, friends, pauses
 from noxchat.people import with_profile
-from noxchat.search import Query, fits
+from noxchat.search import EXACT, INSIDE, Hit, Query, fits
 
 VIEWER = bindparam("viewer", type_=Integer)
 ONE_MORE = keyset.SIZE + 1  # than a page, to see whether there is another
@@ -78,7 +78,6 @@ FIND_BLOCKED = (
     .join(blocks.blocks, blocks.blocks.c.blocked_id == User.id)
     .where(Profile.public_id_key == bindparam("key"), blocks.blocks.c.blocker_id == VIEWER)
 )
-MEET = with_profile().add_columns(STATE).where(User.id.in_(bindparam("ids", expanding=True)), LISTED)
 
 
 def find(viewer: User, public_id: str) -> tuple[User, str] | tuple[None, None]:
@@ -91,11 +90,22 @@ def find_blocked(viewer: User, public_id: str) -> User | None:
     return db.session.scalar(FIND_BLOCKED, {"viewer": viewer.id, "key": public_id.lower()})
 
 
-def meet(viewer: User, ids: list[int]) -> list[tuple[User, str]]:
-    """Return the people with these ids whom the viewer may see in a list, in this order, and how they stand."""
-    rows = db.session.execute(MEET, {"viewer": viewer.id, "ids": ids}) if ids else ()
-    found = {person.id: (person, state) for person, state in rows}
-    return [found[number] for number in ids if number in found]
+@lru_cache(maxsize=128)
+def _searched(hits):
+    rows = with_profile().add_columns(STATE, hits.c.rank, hits.c.search_text).join(hits, hits.c.id == User.id)
+    return rows.where(LISTED).order_by(hits.c.rank, hits.c.search_text)
+
+
+def search(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
+    """Return the people who are called so, best first, as pairs of User and how they stand to the viewer.
+
+    Whatever engine found them, here the database says who may be seen.
+    """
+    place = keyset.decode(cursor, int, str)
+    after = Hit(0, *place) if place and EXACT <= place[0] <= INSIDE else None
+    rows = User.search(query, after, ONE_MORE, _searched, unseen=blocks.UNSEARCHED, viewer=viewer.id)
+    rows = [((person, state), *place) for person, state, *place in rows]
+    return keyset.page(rows, cursor if after else None, lambda row: row[1:])
 
 
 @cache
@@ -143,15 +153,18 @@ def page_of_blocked(viewer: User, cursor: str | None) -> keyset.Page:
 @cache
 def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool):
     time, number = table.c[time], table.c[theirs]
-    rows = with_profile().add_columns(time).join(table, number == User.id).where(table.c[mine] == VIEWER)
+    # A page of the list first, by its index, and then the people on it; else all of them are joined, to show twenty.
+    listed = select(number.label("number"), time.label("time")).where(table.c[mine] == VIEWER)
     if table is not blocks.blocks:
-        rows = rows.where(LISTED)
+        listed = listed.where(number.not_in(blocks.out_of_sight(VIEWER)))
     if words:
-        rows = rows.where(fits(User.search_text, words))
+        listed = listed.join(User, User.id == number).where(fits(User.search_text, words))
     if resumed:
         before = tuple_(bindparam("time", type_=UTCDateTime), bindparam("number", type_=Integer))
-        rows = rows.where(tuple_(time, number) < before)
-    return rows.order_by(time.desc(), number.desc()).limit(ONE_MORE)
+        listed = listed.where(tuple_(time, number) < before)
+    page = listed.order_by(time.desc(), number.desc()).limit(ONE_MORE).subquery()
+    rows = with_profile().add_columns(page.c.time).join(page, page.c.number == User.id)
+    return rows.order_by(page.c.time.desc(), page.c.number.desc())
 
 
 def _newest_first(table, mine, theirs, time, viewer: User, query: Query, cursor: str | None) -> keyset.Page:

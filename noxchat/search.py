@@ -14,9 +14,7 @@ its spaces, still the three characters that indexes of trigrams need.
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
-from operator import itemgetter
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 from flask import Flask, current_app
@@ -42,6 +40,7 @@ BEFORE_WORD, AFTER_FIELD, NEXT_SIGN = "  ", "\t", "\n"
 LAST_SIGN = "\U0010ffff"
 LONGEST_QUERY = 200  # folded; the longest name is 32 characters, of which a few become several
 MOST_WORDS = 8
+EXACT, NAME_BEGINS, WORD_BEGINS, INSIDE = range(4)
 SHORT = 2  # a word up to this long is looked for at the beginnings of words only
 SIGNS = "_-.'"  # what stands inside names beside letters and digits, and begins a word for a reader
 
@@ -55,6 +54,12 @@ def fold(words: str) -> str:
     """Return text without case and accents (so ё is е), in which two spellings of one name are the same."""
     bare = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", words).casefold())
     return "".join(char for char in bare if not unicodedata.combining(char)).translate(ALIKE)
+
+
+@lru_cache(maxsize=4096)
+def fold_letter(char: str) -> str:
+    """Return what becomes of a single character."""
+    return fold(char)
 
 
 def searchable(*fields: str) -> str:
@@ -92,27 +97,27 @@ class Query:
     def __bool__(self):
         return bool(self.words)
 
-    @property
+    @cached_property
     def whole(self) -> str:
         """The beginning of the text of everybody whose name begins with this."""
         return "".join(BEFORE_WORD + word for word in self.words)
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """What the text of everybody contains who is found by this: no order, each of them somewhere."""
         return tuple(word if len(word) > SHORT else BEFORE_WORD + word for word in self.words)
 
-    @property
+    @cached_property
     def starts(self) -> tuple[str, ...]:
         """The same, with each word at the beginning of one."""
         return tuple(BEFORE_WORD + word for word in self.words)
 
-    @property
+    @cached_property
     def is_short(self) -> bool:
         """Whether this is so little that only beginnings of words are found."""
         return max(map(len, self.words), default=0) <= SHORT
 
-    @property
+    @cached_property
     def is_possible(self) -> bool:
         """Whether anybody can be called so: names hold no other signs, and are not that long."""
         return (
@@ -121,28 +126,34 @@ class Query:
             and all(is_in_names(char) for word in self.words for char in word)
         )
 
-    @property
-    def has_letters(self) -> bool:
-        """Whether there is anything but signs, which no index knows."""
-        return any(char.isalnum() for char in self.whole)
+    @cached_property
+    def last_rank(self) -> int:
+        """The last rank that can have anybody: no index knows signs alone; short words are found where words begin."""
+        if not any(char.isalnum() for char in self.whole):
+            return NAME_BEGINS
+        return WORD_BEGINS if self.is_short else INSIDE
 
     def pieces(self, name: str) -> list[tuple[str, bool]]:
         """Return a name in pieces, each with whether it is what was looked for, where that can be told."""
-        folded, origin = "", []
-        for place, char in enumerate(name):
-            letters = fold(char)
-            folded += letters
-            origin += [place] * len(letters)
-        hit = [False] * len(name)
+        folded, origin = name.lower(), range(len(name))
+        if not name.isascii():  # a letter may become several
+            letters = [fold_letter(char) for char in name]
+            folded, origin = "".join(letters), [place for place, char in enumerate(letters) for _letter in char]
+        hits = []
         for word in self.words:
-            for found in re.finditer(re.escape(word), folded):
-                if len(word) > SHORT or not folded[: found.start()][-1:].isalnum():
-                    for place in range(origin[found.start()], origin[found.end() - 1] + 1):
-                        hit[place] = True
-        runs = groupby(enumerate(hit), itemgetter(1))
-        return [("".join(name[place] for place, _hit in run), is_hit) for is_hit, run in runs]
+            start = folded.find(word)
+            while start >= 0:
+                if len(word) > SHORT or not folded[start - 1 : start].isalnum():
+                    hits.append((origin[start], origin[start + len(word) - 1] + 1))
+                start = folded.find(word, start + len(word))
+        pieces, done = [], 0
+        for start, end in sorted(hits):
+            if start >= done:
+                pieces += [(name[done:start], False), (name[start:end], True)]
+                done = end
+        return [(piece, hit) for piece, hit in [*pieces, (name[done:], False)] if piece]
 
-    @property
+    @cached_property
     def values(self) -> dict[str, str]:
         """The parameters of `fits`."""
         return {f"part{number}": part for number, part in enumerate(self.parts)}
@@ -178,9 +189,6 @@ def holds(column, part):
     return position(column, part) > 0
 
 
-EXACT, NAME_BEGINS, WORD_BEGINS, INSIDE = range(4)
-
-
 class Hit(NamedTuple):
     """Something that was found. `rank` and `text` are its place in the order, and the cursor of whatever follows it."""
 
@@ -196,8 +204,8 @@ class Hit(NamedTuple):
 EXACT_RANK = """exact AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text >= :exactly AND search_text < :longer
-    UNION SELECT search_text, id FROM {table} WHERE id IN ({called})
-  ) AS called WHERE id NOT IN ({unseen}) {after} ORDER BY search_text LIMIT :limit
+    UNION SELECT search_text, id FROM {table} WHERE id IN (SELECT id FROM called)
+  ) AS called WHERE id NOT IN (SELECT id FROM unseen) {after} ORDER BY search_text LIMIT :limit
 )"""
 NAME_RANK = """named AS (
   SELECT search_text, id FROM {table}
@@ -274,14 +282,20 @@ class Engine:
     def make(self, connection, table: str):
         """Make what `look_up` needs. Raises DatabaseError where that may not be made."""
 
-    def page(self, model, query: Query, after: Hit | None, limit: int, unseen, viewer: int) -> list[Hit]:
-        """Return the best `limit` rows after a place in the order.
+    def parts(self, model, query: Query, after: Hit | None, unseen, viewer: int):
+        """Yield what brings the hits after a place in the order: functions of how many more are wanted.
 
-        model: a SearchableMixin. unseen: what is left out, as a select of ids with a parameter `viewer`.
+        Each returns a subquery of Hit's columns, with its parameters, to be joined to. Names that begin so come by a
+        small one, which mostly suffices while somebody types; the rest by a larger one.
+        model: a SearchableMixin. query: a possible one. unseen: what is left out, as a select of ids with a parameter
+        `viewer`.
         """
-        if not query.is_possible:
-            return []
-        first, last = after.rank if after else EXACT, INSIDE if query.has_letters else NAME_BEGINS
+        for first, last in ((EXACT, NAME_BEGINS), (WORD_BEGINS, query.last_rank)):
+            if last >= max(first, after.rank if after else first):
+                here = after if after and after.rank >= first else None
+                yield partial(self._hits, model, query, here, (here.rank if here else first, last), unseen, viewer)
+
+    def _hits(self, model, query: Query, after: Hit | None, ranks: tuple[int, int], unseen, viewer: int, limit: int):
         values = {"word": query.words[0] if len(query.words) == 1 else "", "viewer": viewer}
         values |= {"exactly": query.whole + AFTER_FIELD, "longer": query.whole + NEXT_SIGN}
         values |= {"whole": query.whole, "beyond": query.whole + LAST_SIGN, "limit": limit, "window": self.WINDOW}
@@ -292,8 +306,8 @@ class Engine:
         for number, (part, start) in enumerate(zip(query.parts, query.starts, strict=True)):
             values[f"part_pattern{number}"] = self.pattern(part)
             values |= {f"start{number}": start, f"start_pattern{number}": self.pattern(start)}
-        statement = self._statement(model, unseen, len(query.words), first, last, after is not None)
-        return [Hit(*row) for row in db.session.execute(statement, values)]
+        statement = self._statement(model, unseen, len(query.words), *ranks, after is not None)
+        return statement, values
 
     @lru_cache(maxsize=64)  # noqa: B019  an engine lives as long as the application
     def _statement(self, model, unseen, words: int, first: int, last: int, resumed: bool):
@@ -301,16 +315,16 @@ class Engine:
 
         first, last: the ranks that are wanted; with `resumed`, of the first only what comes after the cursor.
         """
-        called = str(model.exactly(bindparam("word")).compile())
-        about = {"table": model.__tablename__, "called": called, "unseen": str(unseen.compile())}
-        about["wanted"] = f"id NOT IN ({about['unseen']}) AND id NOT IN ({called})"
+        about = {"table": model.__tablename__}
+        about["wanted"] = "id NOT IN (SELECT id FROM unseen) AND id NOT IN (SELECT id FROM called)"
 
         def holds_all(kind: str) -> str:
             return " AND ".join(f"{self.instr}(search_text, :{kind}{number}) > 0" for number in range(words))
 
         begins = f"({holds_all('start')})"
         fits = {WORD_BEGINS: begins, INSIDE: f"({holds_all('part')}) AND NOT {begins}"}
-        ctes, ranks = [], {}
+        called = model.exactly(bindparam("word"))
+        ctes, ranks = [f"unseen(id) AS ({unseen.compile()}), called(id) AS ({called.compile()})"], {}
         for rank in range(first, last + 1):
             is_resumed = resumed and rank == first
             counts = " + ".join(f"(SELECT count(*) FROM {name})" for name in ranks.values())  # noqa: S608
@@ -334,7 +348,8 @@ class Engine:
                 )
             )
         every = (f"SELECT id, {rank} AS rank, search_text FROM {name}" for rank, name in ranks.items())  # noqa: S608
-        return text(f"WITH {', '.join(ctes)} {' UNION ALL '.join(every)} ORDER BY 2, 3 LIMIT :limit")
+        whole = text(f"WITH {', '.join(ctes)} {' UNION ALL '.join(every)} ORDER BY 2, 3 LIMIT :limit")
+        return whole.columns(id=Integer, rank=Integer, search_text=Text).subquery("hits")
 
 
 class Postgres(Engine):
@@ -475,9 +490,18 @@ class SearchableMixin:
         return select(cls.__table__.c.id).where(false(), cls.__table__.c.search_text == word)
 
     @classmethod
-    def search(cls, query: Query, after: Hit | None, limit: int, *, unseen, viewer: int) -> list[Hit]:
-        """Return up to `limit` hits after a place in the order, best first: see Engine.page."""
-        return engine().page(cls, query, after, limit, unseen, viewer)
+    def search(cls, query: Query, after: Hit | None, limit: int, load, *, unseen, viewer: int) -> list:
+        """Return up to `limit` rows after a place in the order, best first; none for a query that is impossible.
+
+        load: returns the statement that loads rows, given a subquery of Hit's columns to join to and to sort by.
+        unseen, viewer: see Engine.parts.
+        """
+        rows = []
+        for hits in engine().parts(cls, query, after, unseen, viewer) if query.is_possible else ():
+            if len(rows) < limit:
+                found, values = hits(limit - len(rows))
+                rows += db.session.execute(load(found), values).all()
+        return rows
 
     def write_search_text(self):
         """Compute this row's text anew."""

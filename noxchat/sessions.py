@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from datetime import timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import contains_eager
 
 from noxchat.database import now
@@ -31,15 +31,19 @@ def begin(user: User, user_agent: str, lifetime: timedelta) -> User:
     return user
 
 
+# Of every request, so it is put together once.
+LOAD = (
+    select(User, Session)
+    .join(Session, Session.user_id == User.id)
+    .join(User.profile)
+    .options(contains_eager(User.profile))
+    .where(Session.token_hash == bindparam("hash"), Session.last_used_at > bindparam("since"))
+)
+
+
 def load(token: str, lifetime: timedelta) -> User | None:
     """Return whose session has this secret, with profile and session loaded in the one statement; None if nobody's."""
-    row = db.session.execute(
-        select(User, Session)
-        .join(Session, Session.user_id == User.id)
-        .join(User.profile)
-        .options(contains_eager(User.profile))
-        .where(Session.token_hash == _hash(token), Session.last_used_at > now() - lifetime)
-    ).first()
+    row = db.session.execute(LOAD, {"hash": _hash(token), "since": now() - lifetime}).first()
     if row is None:
         return None
     user, user.session = row

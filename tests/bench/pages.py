@@ -90,22 +90,23 @@ def main(count: int = 100_000) -> bool:
         size = ask(server.port, "/friends", cookie, CONNECTIONS)
         port = free_port()
         plain = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.plain", place.uri, str(port), str(size)], cwd=ROOT, env=os.environ
+            [sys.executable, "-m", "tests.bench.plain", place.uri, str(port), str(size)],
+            cwd=ROOT,
+            env={**os.environ, **server.environment},
         )
         until(lambda: answers(port), 20)
-        bare_cookie = f"token={token}"
-        bare_size = ask(port, "/", bare_cookie, CONNECTIONS)
+        bare_size = ask(port, "/", cookie, CONNECTIONS)
         say(
             f"{count:,} people; ours {size} bytes, the bare page {bare_size}; {CONNECTIONS} connections, {ROUNDS} rounds"
         )
         database = place.postgres.pid()
-        figures = {name: [] for name in ("bare", *PAGES)}
+        figures = {name: [] for name in ("bare", *PAGES, *TOLD)}
         for _round in range(ROUNDS + 1):
             for name in figures:
                 pid, where, path, who = (
-                    (plain.pid, port, "/", bare_cookie)
+                    (plain.pid, port, "/", cookie)
                     if name == "bare"
-                    else (server.process.pid, server.port, PAGES[name], cookie)
+                    else (server.process.pid, server.port, (PAGES | TOLD)[name], cookie)
                 )
                 before, base, began = cpu([pid]), cpu([database]), time.perf_counter()
                 ask(where, path, who, BATCH)
@@ -115,7 +116,7 @@ def main(count: int = 100_000) -> bool:
         for name, rounds in figures.items():
             application, base, rate = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
             ratio = (application + base) / (bare[0] + bare[1])
-            good &= ratio <= MOST
+            good &= ratio <= MOST or name in TOLD
             print(
                 f"  {name:14} application {application * 1000:6.2f} ms, database {base * 1000:5.2f} ms of CPU a request,"
                 f" {rate:5.0f} requests a second  ×{ratio:.2f}{'' if ratio <= MOST else '   TOO MUCH'}"

@@ -335,6 +335,13 @@ def test_the_box_keeps_what_was_typed_as_text(two):
     assert page.select_one("#q")["value"] == '"><script>alert(1)</script>' and not page.select("#results script")
 
 
+def test_a_search_for_what_a_list_fills_in_is_only_text(two):
+    *_rest, at_alice, _at_bob = two
+    page = soup(at_alice.get("/search", query_string={"q": "bob", "x": "~id~~name~"}).text)
+    assert page.select_one("[data-user=bobby] [name=next]")["value"].endswith("x=~id~~name~")
+    assert page.select_one("[data-user=bobby] [formaction]")["formaction"] == "/u/bobby/request"
+
+
 def test_searching_counts_what_it_found(two):
     app, alice, _bob, at_alice, _at_bob = two
     crowd(app, alice, 21)
