@@ -26,13 +26,10 @@ CONNECTIONS = 8
 BATCH = 240
 ROUNDS = 9
 MOST = 1.5
-PAGES = {
-    "home": "/",
-    "friends": "/friends",
-    "search": "/search?q=anna",
-    "search, typed": "/search?q=novak",
-    "profile": "/u/zebulon_q",
-}
+PAGES = {"home": "/", "friends": "/friends", "search": "/search?q=anna", "profile": "/u/zebulon_q"}
+# Nobody's name begins so, it is the second word of many: the larger part of the search has to be asked as well. Told,
+# not judged.
+TOLD = {"search, family": "/search?q=novak"}
 
 
 def cpu(pids) -> float:
