@@ -16,10 +16,10 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 VENDOR = ROOT / "static" / "vendor"
 FRONT_END = {
-    "htmx.org/dist/htmx.min.js": "htmx.min.js",
-    "htmx.org/dist/ext/hx-sse.min.js": "hx-sse.min.js",
-    "moment/min/moment.min.js": "moment.min.js",
-    "moment/locale/ru.js": "moment-ru.js",
+    # In one file: htmx starts by itself soon after it is read, and would not wait for an extension that comes later.
+    "htmx.min.js": ("htmx.org/dist/htmx.min.js", "htmx.org/dist/ext/hx-sse.min.js"),
+    "moment.min.js": ("moment/min/moment.min.js",),
+    "moment-ru.js": ("moment/locale/ru.js",),
 }
 
 
@@ -102,13 +102,13 @@ def npm():
 
 def install_front_end():
     done = once("front-end", ROOT / "package-lock.json", Path(__file__))
-    if done is None and all((VENDOR / name).is_file() for name in FRONT_END.values()):
+    if done is None and all((VENDOR / name).is_file() for name in FRONT_END):
         return
     say("installing the front-end files")
     run(*npm(), "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     VENDOR.mkdir(parents=True, exist_ok=True)
-    for source, name in FRONT_END.items():
-        shutil.copyfile(ROOT / "node_modules" / source, VENDOR / name)
+    for name, sources in FRONT_END.items():
+        (VENDOR / name).write_bytes(b"\n".join((ROOT / "node_modules" / source).read_bytes() for source in sources))
     if done:
         done()
 

@@ -205,7 +205,7 @@ EXACT_RANK = """exact AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text >= :exactly AND search_text < :longer
     UNION SELECT search_text, id FROM {table} WHERE id IN (SELECT id FROM called)
-  ) AS called WHERE id NOT IN (SELECT id FROM unseen) {after} ORDER BY search_text LIMIT :limit
+  ) AS either WHERE id NOT IN (SELECT id FROM unseen) {after} ORDER BY search_text LIMIT :limit
 )"""
 NAME_RANK = """named AS (
   SELECT search_text, id FROM {table}
@@ -260,8 +260,8 @@ class Engine:
     """Searches one table in one database.
 
     Best first: called exactly so, then names that begin so, then with each word at the beginning of one, then inside;
-    by name within each. Pages are found by keyset, in one statement, whose cost neither the number of people nor the
-    place in the list decides.
+    by name within each. Pages are found by keyset, in one statement or two, whose cost neither the number of people nor
+    the place in the list decides.
     """
 
     WINDOW = 10_000
