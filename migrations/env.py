@@ -52,6 +52,7 @@ with db.engine.connect() as connection:
         context.configure(**options(connection))
         with context.begin_transaction():
             context.run_migrations()
+    connection.commit()
     if connection.dialect.name == "sqlite":
         connection.commit()
         connection.exec_driver_sql("PRAGMA foreign_keys = ON")

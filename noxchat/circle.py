@@ -5,7 +5,7 @@ and whatever else differs as parameters.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 
 from sqlalchemy import Integer, Text, bindparam, case, exists, func, literal, select, tuple_, union_all
@@ -14,7 +14,7 @@ from noxchat import blocks, keyset
 from noxchat.database import UTCDateTime
 from noxchat.extensions import db
 from noxchat.friendships import BLOCKED, FRIENDS, INCOMING, NONE, OUTGOING, SELF
-from noxchat.models import Event, Profile, PublicId, User, friend_requests, friends, pauses
+from noxchat.models import Event, PublicId, User, friend_requests, friends, pauses
 from noxchat.people import with_profile
 from noxchat.search import EXACT, INSIDE, Hit, Query, fits
 
@@ -73,21 +73,11 @@ FIND = (
     .join(PublicId, PublicId.user_id == User.id)
     .where(PublicId.key == bindparam("key"), User.id.not_in(blocks.out_of_sight(VIEWER, listed=False)))
 )
-FIND_BLOCKED = (
-    with_profile()
-    .join(blocks.blocks, blocks.blocks.c.blocked_id == User.id)
-    .where(Profile.public_id_key == bindparam("key"), blocks.blocks.c.blocker_id == VIEWER)
-)
 
 
 def find(viewer: User, public_id: str) -> tuple[User, str] | tuple[None, None]:
     """Return who has this Public ID, or had it and keeps it, and how they stand to the viewer, if that may see them."""
     return db.session.execute(FIND, {"viewer": viewer.id, "key": public_id.lower()}).first() or (None, None)
-
-
-def find_blocked(viewer: User, public_id: str) -> User | None:
-    """Return who has this Public ID if the viewer blocks them, whatever they do to the viewer."""
-    return db.session.scalar(FIND_BLOCKED, {"viewer": viewer.id, "key": public_id.lower()})
 
 
 @lru_cache(maxsize=128)
@@ -146,7 +136,7 @@ def page_of_requests(viewer: User, direction: str, query: Query, cursor: str | N
 
 
 def page_of_blocked(viewer: User, cursor: str | None) -> keyset.Page:
-    """Return whom somebody blocked, the latest first, as User. Also who blocks in turn: it is to be taken back."""
+    """Return whom somebody blocked, the latest first, as User."""
     return _newest_first(blocks.blocks, "blocker_id", "blocked_id", "since", viewer, Query(()), cursor)
 
 
@@ -178,9 +168,9 @@ def _moment(place) -> dict | None:
     """Return the time and number that a cursor named, if it is one of such a list."""
     try:
         moment = datetime.fromisoformat(place[0]) if place else None
-    except ValueError:
+        return {"time": moment.astimezone(UTC), "number": place[1]} if moment and moment.tzinfo else None
+    except (ValueError, OverflowError):  # no moment, or one that no other zone can name
         return None
-    return {"time": moment, "number": place[1]} if moment and moment.tzinfo else None
 
 
 @cache

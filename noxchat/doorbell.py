@@ -52,12 +52,15 @@ class Stream:
     def __init__(self, user_id: int, session_id: int, last: int, tab: str, line: socket.socket | None):
         self.user_id, self.session_id, self.last, self.tab, self.line = user_id, session_id, last, tab, line
         self.bell = threading.Event()
-        self.waiting = deque()
+        self.waiting, self.pushed = deque(), last
         self.closed = False
 
     def push(self, found: Event):
-        """Hand over an event, from another thread."""
+        """Hand over an event, from another thread. Who does not listen is hung up on, and can come back."""
+        self.pushed = found.id
         self.waiting.append(found)
+        if len(self.waiting) > AT_ONCE:
+            self.close()
         self.bell.set()
 
     def close(self):
@@ -100,9 +103,10 @@ class Doorbell:
                 cut.close()
                 own.discard(cut)
             if self.stopped or len(own) >= config["STREAMS_PER_PERSON"] or self.count() >= config["STREAMS"]:
+                self._drop_if_empty(stream.user_id)
                 return False
             own.add(stream)
-            if self.thread is None:
+            if self.thread is None or not self.thread.is_alive():
                 notified = config["SQLALCHEMY_DATABASE_URI"].startswith("postgresql")
                 work = self._listen if notified else self._wait
                 self.thread = threading.Thread(target=work, name="doorbell", daemon=True)
@@ -116,10 +120,12 @@ class Doorbell:
     def leave(self, stream: Stream):
         """Let a stream go that has ended."""
         with self.lock:
-            own = self.streams.get(stream.user_id, set())
-            own.discard(stream)
-            if not own:
-                self.streams.pop(stream.user_id, None)
+            self.streams.get(stream.user_id, set()).discard(stream)
+            self._drop_if_empty(stream.user_id)
+
+    def _drop_if_empty(self, user_id: int):
+        if not self.streams.get(user_id):
+            self.streams.pop(user_id, None)
 
     def close(self):
         """End all streams and take in no more: the server is about to stop. Safe in a signal handler."""
@@ -146,6 +152,11 @@ class Doorbell:
         with self.app.app_context():
             arguments, options = db.engine.dialect.create_connect_args(db.engine.url)
         options |= {**self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"], "autocommit": True}
+        options |= {
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        }  # a dead line
         while not self.stopped:
             try:
                 with psycopg.connect(*arguments, **options) as connection:
@@ -157,7 +168,7 @@ class Doorbell:
                             people |= set(json.loads(notice.payload))
                         if people:
                             self._deliver(people)
-            except psycopg.Error as error:
+            except (psycopg.Error, ValueError) as error:
                 log.warning("events cannot be listened for: %s", type(error).__name__)
                 time.sleep(1)
 
@@ -170,14 +181,14 @@ class Doorbell:
         try:
             found = self._read(select(Event).where(
                 Event.user_id.in_({stream.user_id for stream in streams}),
-                Event.id > min(stream.last for stream in streams),
+                Event.id > min(stream.pushed for stream in streams),
             ).order_by(Event.id))  # fmt: skip
         except SQLAlchemyError as error:  # the streams find out for themselves, at their next heartbeat
             log.warning("events cannot be read: %s", type(error).__name__)
             return
         for stream in streams:
             for new in found:
-                if new.user_id == stream.user_id:
+                if new.user_id == stream.user_id and new.id > stream.pushed:
                     stream.push(new)
 
     def _read(self, statement) -> list:

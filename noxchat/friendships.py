@@ -163,10 +163,11 @@ def remove(viewer: User, person: User, tab: str = "") -> Outcome:
 
 
 def block(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Put oneself out of somebody's sight; friendship and requests end. Raises Gone."""
+    """Put oneself out of somebody's sight; friendship and requests end. Raises Gone, and TooMany."""
     pair = meet(viewer, person)
     if pair.blocked:
         return Outcome.UNCHANGED
+    throttle.block(viewer)
     blocks.add(viewer, person)
     _part(viewer, person)
     _end_request(viewer, person)
@@ -179,10 +180,8 @@ def block(viewer: User, person: User, tab: str = "") -> Outcome:
 
 
 def unblock(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Take a block back, also from somebody who blocks in turn."""
-    if lock(viewer.id, person.id) < 2:
-        raise Gone
-    if not db.session.scalar(select(blocks.is_blocked(viewer.id, person.id))):
+    """Take a block back. Raises Gone."""
+    if not meet(viewer, person).blocked:
         return Outcome.UNCHANGED
     blocks.remove(viewer, person)
     events.tell(viewer, person, tab)
@@ -220,18 +219,19 @@ def leave(user: User):
 
     Without this, two friends who go at once, and whoever accepts one of them just then, could wait for each other.
     """
-    lock(user.id, *(concerned := _concerned(user)))
-    while _concerned(user) - concerned:  # somebody came before the lock: locking them now would be out of order
+    number, public_id = user.id, user.profile.public_id  # a rollback would forget them
+    lock(number, *(concerned := _concerned(number)))
+    while _concerned(number) - concerned:  # somebody came before the lock: locking them now would be out of order
         db.session.rollback()
         start_writing(db.session)
-        lock(user.id, *(concerned := _concerned(user)))
-    events.tell_all(_concerned(user), user.profile.public_id)
+        lock(number, *(concerned := _concerned(number)))
+    events.tell_all(_concerned(number), public_id)
 
 
-def _concerned(user: User) -> set[int]:
+def _concerned(number: int) -> set[int]:
     ids = union_all(
-        select(friends.c.friend_id).where(friends.c.user_id == user.id),
-        select(friend_requests.c.receiver_id).where(friend_requests.c.sender_id == user.id),
-        select(friend_requests.c.sender_id).where(friend_requests.c.receiver_id == user.id),
+        select(friends.c.friend_id).where(friends.c.user_id == number),
+        select(friend_requests.c.receiver_id).where(friend_requests.c.sender_id == number),
+        select(friend_requests.c.sender_id).where(friend_requests.c.receiver_id == number),
     )
     return set(db.session.scalars(ids))

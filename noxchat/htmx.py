@@ -8,7 +8,7 @@ from jinja_partials import render_partial
 
 from noxchat import circle
 
-WITHIN = "_-.~/?=&%+:@,"  # what a path on this site may hold besides letters and digits
+WITHIN = "_-.~/?=&%+:@,*!'()"  # what a path on this site may hold besides letters and digits
 
 
 def wants_fragment() -> bool:

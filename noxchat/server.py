@@ -22,10 +22,17 @@ message.MAX_REQUEST_LINE = LONGEST_ADDRESS = 100_000
 
 
 class Worker(ThreadWorker):
+    """Ends the event streams first: they would last as long as they are given, and then be cut off."""
+
     def handle_exit(self, sig, frame):
-        """End the event streams first, at TERM: they would last as long as they are given, and then be cut off."""
+        """End at TERM."""
         self.app.app.extensions["doorbell"].close()
         super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig, frame):
+        """End at Ctrl-C."""
+        self.app.app.extensions["doorbell"].close()
+        super().handle_quit(sig, frame)
 
 
 class Server(BaseApplication):

@@ -15,6 +15,7 @@ from noxchat.names import email_key
 from noxchat.refusal import TooMany
 
 MINUTES = 15
+BLOCKS_PER_HOUR = 200
 
 
 def _refuse(item, *key):
@@ -96,6 +97,11 @@ def reset_letter(email: str, address: str):
 def friend_request(sender: User):
     """Count one request to be friends. Raises TooMany."""
     count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", sender.id)
+
+
+def block(blocker: User):
+    """Count one block. Raises TooMany: each is told to whom it concerns, so nobody goes on and off for ever."""
+    count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", blocker.id)
 
 
 def notice_letter(user: User) -> bool:

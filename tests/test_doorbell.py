@@ -1,7 +1,9 @@
 """Live events over the network: told at once, across processes, resumed without a gap, ended with the session."""
 
 import contextlib
+import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -209,11 +211,22 @@ def test_beyond_the_servers_streams_is_503_and_pages_go_on(serve):
     assert people[0].open("/friends").status == 200
 
 
-def test_streams_close_first_when_the_server_ends(serve):
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_streams_close_first_when_the_server_ends(serve, sign):
     server = serve()
     listener = Listener(person(server, "Bob"))
-    assert server.stop() < 10
+    began = time.monotonic()
+    os.killpg(server.process.pid, sign)
+    server.process.wait(30)
+    assert time.monotonic() - began < 10
     assert listener.ended.wait(2)
+
+
+def test_a_stream_that_is_never_read_is_hung_up_on(app):
+    stream = doorbell.Stream(1, 1, 0, "", None)
+    for number in range(doorbell.AT_ONCE + 1):
+        stream.push(Event(id=number + 1, user_id=1, kind="friendship", about="x", tab=""))
+    assert stream.closed and stream.pushed == doorbell.AT_ONCE + 1
 
 
 def test_one_that_never_reads_slows_nobody(serve):

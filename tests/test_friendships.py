@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, func, select, update
 
-from noxchat import circle, friendships, keyset, people
+from noxchat import circle, friendships, keyset, people, throttle
 from noxchat.database import now, start_writing
 from noxchat.extensions import db
 from noxchat.friendships import Outcome
@@ -244,18 +244,22 @@ def test_unblocking_leaves_two_strangers(any_app, trio):
     assert do(friendships.send, bob, alice) is Outcome.SENT
 
 
-def test_who_blocks_each_other_can_both_take_it_back(trio):
+def test_whoever_is_blocked_cannot_block_back(trio):
+    """They do not see whom; and so no two people ever block each other."""
     alice, bob, _clara = trio
     do(friendships.block, alice, bob)
-    start_writing(db.session)
-    db.session.execute(blocks.insert().values(blocker_id=bob.id, blocked_id=alice.id, since=now()))
-    db.session.commit()
-    assert [person.id for person in circle.page_of_blocked(alice, None).items] == [bob.id]
-    assert circle.find(alice, "bob_") == (None, None)
-    assert circle.find_blocked(alice, "BOB_").id == bob.id
-    assert do(friendships.unblock, alice, bob) is Outcome.UNBLOCKED
-    with pytest.raises(Gone):
-        do(friendships.send, alice, bob)
+    for rule in (friendships.block, friendships.unblock):
+        with pytest.raises(Gone):
+            do(rule, bob, alice)
+    assert pairs(blocks) == {(alice.id, bob.id)}
+
+
+def test_blocks_in_an_hour_are_limited(trio, monkeypatch):
+    alice, bob, clara = trio
+    monkeypatch.setattr(throttle, "BLOCKS_PER_HOUR", 1)
+    do(friendships.block, alice, bob)
+    with pytest.raises(TooMany):
+        do(friendships.block, alice, clara)
 
 
 def test_a_stranger_who_is_blocked_is_not_told_and_a_friend_is(any_app, trio):

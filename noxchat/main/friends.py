@@ -121,11 +121,9 @@ def act(public_id: str, rule):
     """Do one of the things that the button does, and answer with the button as it now is."""
     start_writing(db.session)
     person, _state = circle.find(current_user, public_id)
-    if person is None and rule is friendships.unblock:
-        person = circle.find_blocked(current_user, public_id)
     if person is None:
         abort(404)
-    name, refusal, outcome = person.username, None, Outcome.UNCHANGED
+    name, number, refusal, outcome = person.username, person.id, None, Outcome.UNCHANGED
     try:
         outcome = rule(current_user, person, tab())
         db.session.commit()
@@ -134,7 +132,7 @@ def act(public_id: str, rule):
     except Refused as error:
         refusal = str(error)
         undo()
-    log.info("friendship %s: user %s and user %s", "refused" if refusal else outcome.value, current_user.id, person.id)
+    log.info("friendship %s: user %s and user %s", "refused" if refusal else outcome.value, current_user.id, number)
     person, state = circle.find(current_user, public_id)
     back = local_path(request.form.get("next"))
     if "next" not in request.form and person:

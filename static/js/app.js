@@ -75,15 +75,30 @@ const fetchAround = (path, place = "") => {
   fetchLive(path, place, source).finally(() => source.remove());
 };
 const placeOf = (button) => button.querySelector("[name=place]")?.value ?? "";
+const renewing = new Set(); // people of whom several changes come at once are fetched once
+const renewSoon = (about) => {
+  if (renewing.has(about)) return;
+  renewing.add(about);
+  setTimeout(() => { renewing.delete(about); renew(about); }, 50);
+};
 const renew = (about) => {
   const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(about)}"]`);
   buttons.forEach((button) => {
-    if (button.querySelector(":disabled")) setTimeout(renew, 300, about); // its own answer is on the way
+    if (button.querySelector(":disabled")) setTimeout(renewSoon, 300, about); // its own answer is on the way
     else fetchLive(`/u/${about}/button`, placeOf(button), button);
   });
   if (!buttons.length) fetchAround(`/u/${about}/row`, document.querySelector("[data-list]")?.dataset.list);
 };
-document.addEventListener("friendship", (event) => renew(event.detail.data));
+document.addEventListener("friendship", (event) => renewSoon(event.detail.data));
+
+// A tab that nobody looks at has no stream: a browser opens six lines to a host, and they would all be taken.
+const stream = () => document.getElementById("stream");
+document.addEventListener("htmx:before:request", (event) => {
+  if (document.hidden && event.detail.ctx.sourceElement === stream()) event.preventDefault();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "seen");
+});
 
 // Whoever cannot be seen any more leaves the page.
 document.addEventListener("htmx:response:error", (event) => {
@@ -95,7 +110,7 @@ document.addEventListener("htmx:response:error", (event) => {
   fetchAround("/counters");
 });
 
-// Without a stream the page asks, every time that it tries in vain to get one; and after a day away, too.
+// Without a stream the page asks, every time that it tries in vain to get one.
 const ask = () => {
   fetchAround("/counters");
   const buttons = document.querySelectorAll("#profile [data-friend]");
@@ -105,7 +120,7 @@ const ask = () => {
     fetchLive(location.pathname, "", document.getElementById("results"), "outerMorph");
   }
 };
-document.addEventListener("stale", ask);
+document.addEventListener("stale", () => location.reload());
 document.addEventListener("htmx:response:error", (event) => {
   if (event.detail.ctx.sourceElement?.id === "stream") ask();
 });
@@ -114,18 +129,24 @@ document.addEventListener("htmx:sse:error", (event) => {
   else setTimeout(ask, 1000); // not when the page is only being left
 });
 
-// A row that leaves its list takes the focus along; it goes on to the next one.
+// What leaves or is drawn anew takes the focus along: it goes to what is there instead, or on to the next row.
 let left = null;
 document.addEventListener("htmx:before:swap", (event) => {
-  const row = event.detail.ctx.sourceElement?.closest?.("[data-user]");
-  if (row && !event.detail.ctx.live) left = { row, list: row.parentElement, place: [...row.parentElement.children].indexOf(row) };
+  const { sourceElement, live, target } = event.detail.ctx;
+  const button = sourceElement?.closest?.("[data-friend]");
+  if (!button || (live && !target.contains(document.activeElement))) return;
+  const row = button.closest("[data-user]");
+  const list = row?.parentElement;
+  left = { about: button.dataset.friend, row, list, place: list ? [...list.children].indexOf(row) : 0 };
 });
 document.addEventListener("htmx:after:swap", () => {
-  if (!left || left.row.isConnected) return;
-  const rows = left.list.querySelectorAll(".row__link");
-  const next = rows[Math.min(left.place, rows.length - 1)] ?? document.querySelector("#main h1") ?? document.getElementById("main");
+  if (!left || document.activeElement !== document.body) return;
+  const { about, row, list, place } = left;
   left = null;
-  if (document.activeElement === document.body) next.focus();
+  const instead = document.querySelector(`[data-friend="${CSS.escape(about)}"] button`);
+  const rows = list && !row.isConnected ? list.querySelectorAll(".row__link") : [];
+  const next = instead ?? rows[Math.min(place, rows.length - 1)];
+  (next ?? document.querySelector("#main h1[tabindex]") ?? document.getElementById("main")).focus();
 });
 
 // Back to a long list: to the row from which one left, as many pages down as it takes.
@@ -133,8 +154,17 @@ document.addEventListener("click", (event) => {
   const row = event.target.closest?.(".row__link")?.closest("[data-user]");
   if (row) history.replaceState({ ...history.state, row: row.id }, "");
 });
-const MOST_PAGES = 50;
+const MOST_PAGES = 25;
+const arrived = (link) => new Promise((done) => {
+  const look = (event) => {
+    if (event.detail.ctx.sourceElement !== link && link.isConnected) return;
+    document.removeEventListener("htmx:finally:request", look);
+    done();
+  };
+  document.addEventListener("htmx:finally:request", look);
+});
 const seek = async (id) => {
+  history.replaceState({ ...history.state, row: undefined }, "");
   for (let pages = 0; pages < MOST_PAGES; pages++) {
     const row = document.getElementById(id);
     const next = document.querySelector("[data-next]");
@@ -143,10 +173,10 @@ const seek = async (id) => {
       row.querySelector("a").focus({ preventScroll: true });
     }
     if (row || !next) return;
-    await new Promise((done) => {
-      document.addEventListener("htmx:finally:request", done, { once: true });
-      htmx.trigger(next, "click");
-    });
+    const coming = arrived(next);
+    htmx.trigger(next, "click");
+    await coming;
+    if (next.isConnected) return; // it did not come, and says so
   }
 };
 
