@@ -373,3 +373,44 @@ def test_people_are_made_without_the_forms(inside):
         start_writing(db.session)
         assert people.find("mila")
         db.session.rollback()
+
+
+def test_a_hidden_tab_has_no_stream_until_it_is_seen(somebody):
+    """A browser opens six lines to a host: tabs opened in the background must not take them all."""
+    anna = somebody("Anna")
+    anna.add_init_script("Object.defineProperty(document, 'hidden', {get: () => !window.seen})")
+    asked = []
+    anna.on("request", lambda request: asked.append(request.url) if "/events" in request.url else None)
+    anna.goto("/friends")
+    anna.wait_for_timeout(500)
+    assert asked == []
+    with anna.expect_response("**/events?*"):
+        anna.evaluate("window.seen = true; document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_a_change_from_elsewhere_leaves_the_focus_somewhere(inside, somebody):
+    anna, boris, clara = somebody("Anna"), somebody("Boris"), somebody("Clara")
+    for other in (clara, boris):
+        other.goto(f"/u/{anna.id}")
+        other.click("#profile >> text=Add")
+        expect(state(other, anna.id)).to_have_attribute("data-friendship", "outgoing")
+    with anna.expect_response("**/events?*"):
+        anna.goto("/friends/incoming")
+    anna.locator(f"[data-user='{boris.id}'] >> text=Accept").focus()
+    boris.click("#profile >> text=Cancel request")
+    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(0, timeout=3000)
+    expect(anna.locator(f"[data-user='{clara.id}'] .row__link")).to_be_focused()
+
+
+def test_several_changes_at_once_put_somebody_into_the_list_once(inside, somebody):
+    anna, boris = somebody("Anna"), somebody("Boris")
+    with anna.expect_response("**/events?*"):
+        anna.goto("/friends/incoming")
+    boris.goto(f"/u/{anna.id}")
+    for press in ("Add", "Cancel request", "Add"):
+        boris.click(f"#profile >> text={press}")
+        boris.wait_for_timeout(60)
+    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1, timeout=3000)
+    anna.wait_for_timeout(700)
+    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1)
+    expect(counter(anna, "incoming")).to_have_text("1")
