@@ -105,6 +105,7 @@ document.addEventListener("htmx:response:error", (event) => {
   const { live, target, response } = event.detail.ctx;
   if (!live || response.status !== 404) return;
   const row = target.closest("[data-user]");
+  if (row?.contains(document.activeElement)) document.getElementById("main").focus();
   if (row) row.remove();
   else if (target.closest("#profile")) location.reload();
   fetchAround("/counters");
@@ -140,9 +141,10 @@ document.addEventListener("htmx:before:swap", (event) => {
   left = { about: button.dataset.friend, row, list, place: list ? [...list.children].indexOf(row) : 0 };
 });
 document.addEventListener("htmx:after:swap", () => {
-  if (!left || document.activeElement !== document.body) return;
-  const { about, row, list, place } = left;
+  const was = left;
   left = null;
+  if (!was || document.activeElement !== document.body) return;
+  const { about, row, list, place } = was;
   const instead = document.querySelector(`[data-friend="${CSS.escape(about)}"] button`);
   const rows = list && !row.isConnected ? list.querySelectorAll(".row__link") : [];
   const next = instead ?? rows[Math.min(place, rows.length - 1)];
