@@ -14,6 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from noxchat import security
 from tests.conftest import PASSWORD, Visitor, until
 
 
@@ -157,3 +158,11 @@ def test_many_sign_ins_at_once_stay_within_memory(serve):
     done.set()
     watcher.join()
     assert most < 512_000_000
+
+
+def test_our_own_origin_is_known_behind_a_proxy_that_speaks_tls(make_app):
+    """The request itself comes by plain HTTP then; every host that is answered has the scheme of BASE_URL."""
+    app = make_app(BASE_URL="https://nox.example", ALLOWED_HOSTS="other.example")
+    with app.test_request_context("/", base_url="http://other.example"):
+        assert security._is_own("https://other.example") and security._is_own("https://nox.example")
+        assert not security._is_own("http://other.example") and not security._is_own("https://evil.example")
