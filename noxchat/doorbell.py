@@ -152,11 +152,8 @@ class Doorbell:
         with self.app.app_context():
             arguments, options = db.engine.dialect.create_connect_args(db.engine.url)
         options |= {**self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"], "autocommit": True}
-        options |= {
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-        }  # a dead line
+        # Nobody speaks on this line for hours, maybe: without these, a dead one would not be noticed for as long.
+        options |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         while not self.stopped:
             try:
                 with psycopg.connect(*arguments, **options) as connection:
