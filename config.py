@@ -1,7 +1,9 @@
 """Every setting, read once from the environment and `.env`. Nonsense is refused at the start, in one sentence."""
 
 import os
+import re
 import secrets
+import ssl
 import sys
 from datetime import timedelta
 from ipaddress import ip_network
@@ -67,6 +69,7 @@ class Config:
         self.place(env)
         self.listen(env)
         self.database(env)
+        self.elasticsearch(env)
         self.mail(env)
         self.limits(env)
         self.key(env)
@@ -123,9 +126,31 @@ class Config:
             url = url.set(drivername="postgresql+psycopg")
         self.SQLALCHEMY_DATABASE_URI = url.render_as_string(hide_password=False)
         self.DATABASE_SECONDS = env.number("DATABASE_SECONDS", 10, least=1, most=600)
+
+    def elasticsearch(self, env):
+        """Where people are searched, if not in the database. No sentence repeats what may hold a password."""
         self.ELASTICSEARCH_URL = env.text("ELASTICSEARCH_URL") or None
-        if self.ELASTICSEARCH_URL and urlsplit(self.ELASTICSEARCH_URL).scheme not in {"http", "https"}:
-            raise BadSetting("ELASTICSEARCH_URL: write an address that begins with http:// or https://.")
+        self.ELASTICSEARCH_API_KEY = env.text("ELASTICSEARCH_API_KEY") or None
+        self.ELASTICSEARCH_CA = env.text("ELASTICSEARCH_CA") or None
+        self.ELASTICSEARCH_PREFIX = env.text("ELASTICSEARCH_PREFIX", "noxchat")
+        self.ELASTICSEARCH_MILLISECONDS = env.number("ELASTICSEARCH_MILLISECONDS", 800, least=50, most=10_000)
+        try:
+            parts = urlsplit(self.ELASTICSEARCH_URL or "http://unset")
+            good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment or not re.fullmatch(r"[!-\[\]-~]+", parts.netloc):
+            raise BadSetting("ELASTICSEARCH_URL: write an address, http://elastic:password@localhost:9200.")
+        if self.ELASTICSEARCH_API_KEY and parts.username:
+            raise BadSetting("ELASTICSEARCH_API_KEY: write either this or a user in ELASTICSEARCH_URL, not both.")
+        if not re.fullmatch("[a-z0-9][a-z0-9_]{0,63}", self.ELASTICSEARCH_PREFIX):
+            raise BadSetting("ELASTICSEARCH_PREFIX: write up to 64 small letters, digits and _, beginning with no _.")
+        if self.ELASTICSEARCH_CA:
+            self.ELASTICSEARCH_CA = str(ROOT / self.ELASTICSEARCH_CA)
+            try:
+                ssl.create_default_context(cafile=self.ELASTICSEARCH_CA)
+            except OSError as error:  # ssl.SSLError is one
+                raise BadSetting(f"ELASTICSEARCH_CA cannot be used ({error.strerror}): write a PEM file.") from None
 
     def mail(self, env):
         self.MAIL_SERVER = env.text("MAIL_SERVER") or None

@@ -65,7 +65,7 @@ def create_app(config) -> Flask:
     cli.init_app(app)
     app.extensions["postman"] = mailer.Postman(app)
     app.extensions["doorbell"] = doorbell.Doorbell(app)
-    search.choose(app)
+    search.init_app(app)
 
     @app.after_request
     def end_reading(response):

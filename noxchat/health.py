@@ -22,11 +22,13 @@ SECONDS = 2
 class Finding:
     """What was found about one thing.
 
-    words: a sentence, with what to do when `ok` is False. ok: None where there is nothing to judge.
+    words: a sentence, with what to do when `ok` is False. ok: None where there is nothing to judge. is_mild: whether
+    everything works all the same, so that nobody needs to be woken.
     """
 
     ok: bool | None
     words: str
+    is_mild: bool = False
 
 
 def database() -> Finding:
@@ -88,14 +90,45 @@ def mail_server(config) -> Finding:
     return Finding(True, "answers")
 
 
-def elasticsearch(config) -> Finding:
-    """Look whether Elasticsearch takes connections."""
-    if not config["ELASTICSEARCH_URL"]:
+def elasticsearch(*, thorough: bool = False) -> Finding:
+    """Look whether Elasticsearch answers, and how far it is behind. The database must be known to answer.
+
+    thorough: whether to look at the index itself as well.
+    """
+    from noxchat.search import SearchableMixin, outbox
+
+    indexer = current_app.extensions["indexer"]
+    kinds = [model.__tablename__ for model in SearchableMixin.__subclasses__()]
+    if indexer is None:
+        if any(map(outbox.is_registered, kinds)):
+            return Finding(
+                False,
+                "is not set any more, and what changes is still written down for it: see docs/search.md",
+                is_mild=True,
+            )
         return Finding(None, "is not set: the database searches")
-    url = urlsplit(config["ELASTICSEARCH_URL"])
-    if trouble := _reaches(url.hostname, url.port or 9200):
-        return Finding(False, f"{trouble}: the database searches meanwhile; check ELASTICSEARCH_URL")
-    return Finding(True, "answers")
+    from noxchat.search.elastic import TROUBLE, what_happened
+    from noxchat.search.indexer import Foreign, Missing
+
+    meanwhile = f"at {indexer.elastic.host}: the database searches meanwhile;"
+    waits = [outbox.waiting(kind) for kind in kinds]
+    db.session.commit()
+    count, refused = sum(each.count for each in waits), sum(each.refused for each in waits)
+    oldest = max(each.oldest for each in waits)
+    try:
+        indexer.elastic.client.cluster.health()
+        for model in SearchableMixin.__subclasses__() if thorough else ():
+            indexer.examine(model)
+    except TROUBLE as error:
+        return Finding(False, f"{what_happened(error)} {meanwhile} check ELASTICSEARCH_URL", is_mild=True)
+    except Missing as why:
+        return Finding(False, f"{meanwhile} its index: {why}; a running server builds it", is_mild=True)
+    except Foreign:
+        return Finding(False, f"{meanwhile} its index belongs to another place: set ELASTICSEARCH_PREFIX", is_mild=True)
+    words = f"answers; {count} changes wait, the oldest for {oldest:.0f} s"
+    if refused:
+        return Finding(False, f"{words}; {refused} rows were refused: run flask --app main search status", is_mild=True)
+    return Finding(True, words)
 
 
 def limits_store() -> Finding:

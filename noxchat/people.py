@@ -69,11 +69,6 @@ def with_profile():
     return select(User).join(User.profile).options(contains_eager(User.profile))
 
 
-def after(number: int, limit: int) -> list[User]:
-    """Return the accounts that follow a number, in the order of numbers."""
-    return list(db.session.scalars(with_profile().where(User.id > number).order_by(User.id).limit(limit)))
-
-
 def find_by_email(email: str) -> User | None:
     """Return whose e-mail address this is, whatever its case."""
     return db.session.scalar(with_profile().where(User.email_key == email_key(email)))

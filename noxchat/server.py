@@ -72,13 +72,14 @@ class Server(BaseApplication):
 
     def post_fork(self, _server, _worker):
         """Begin anew in a worker what a fork does not carry over: connections and threads."""
-        from noxchat import mailer, passwords
+        from noxchat import mailer, passwords, search
         from noxchat.extensions import db
 
         with self.app.app_context():
             db.engine.dispose(close=False)
         self.app.extensions["doorbell"].begin()
         mailer.start(self.app)
+        search.start(self.app)
         threading.Thread(target=passwords.prepare, daemon=True).start()
 
     def when_ready(self, _server):

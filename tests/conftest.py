@@ -18,6 +18,7 @@ from html import unescape
 from http.cookiejar import CookieJar
 from pathlib import Path
 from threading import Barrier, Thread
+from types import SimpleNamespace
 
 import flask_migrate
 import psycopg
@@ -28,6 +29,9 @@ from config import ROOT, Config
 from noxchat import create_app, people, sessions
 from noxchat.database import start_writing
 from noxchat.extensions import db, limiter
+from noxchat.search import SearchableMixin
+from tests import elasticsearch as elastic
+from tests.elasticsearch import faults
 
 CI = os.environ.get("CI") == "true"
 PASSWORD = "a lamp in the night 7"
@@ -146,6 +150,36 @@ def templates(tmp_path_factory):
 numbers = iter(range(10**6))
 
 
+@pytest.fixture(scope="session")
+def elasticsearch():
+    """A real Elasticsearch, for everything that runs in this process."""
+    if url := os.environ.get("ELASTICSEARCH_TEST_URL"):
+        yield SimpleNamespace(url=url, port=urllib.parse.urlsplit(url).port)
+        return
+    try:
+        server = elastic.Server(free_port())
+    except elastic.Absent as reason:
+        skip(str(reason))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def line(elasticsearch):
+    """A line to Elasticsearch that can be broken."""
+    line = faults.Line(elasticsearch.port)
+    yield line
+    line.fault = faults.PASS
+    line.close()
+
+
+def pytest_collection_modifyitems(items):
+    """Have everything that needs Elasticsearch run in one process, which starts it once."""
+    for item in items:
+        if "elasticsearch" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("elasticsearch"))
+
+
 @pytest.fixture
 def new_database(request, tmp_path, templates):
     """Return a function that makes a database with tables and gives its address."""
@@ -185,10 +219,24 @@ def make_app(tmp_path, new_database):
     yield make
     for app in made:
         app.extensions["postman"].stop()
+        if app.extensions["indexer"]:
+            app.extensions["indexer"].stop()
         with app.app_context():
             limiter.reset()
             db.session.remove()
             db.engine.dispose()
+
+
+def settle(app):
+    """Have Elasticsearch know by now what it would in two seconds."""
+    indexer = app.extensions["indexer"]
+    with app.app_context():
+        for model in SearchableMixin.__subclasses__():
+            until(lambda: indexer.step())
+            with indexer.writing(model, patience=20):
+                indexer.drain(model)
+            indexer.client.indices.refresh(index=indexer.elastic.index(model))
+    assert indexer.elastic.is_ready
 
 
 @pytest.fixture

@@ -87,7 +87,6 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(any_app):
 FAULTS = {
     "Database": {"SQLALCHEMY_DATABASE_URI": "postgresql://nobody@127.0.0.1:9/nothing"},
     "Mail server": {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": 9},
-    "Elasticsearch": {"ELASTICSEARCH_URL": "http://127.0.0.1:9"},
     "Limits": {"WORKERS": 3},
     "Address": {"BASE_URL": "http://nox.example"},
 }

@@ -5,16 +5,21 @@ import time
 
 import psycopg
 import pytest
-from sqlalchemy import inspect, select, text
+from flask import current_app
+from sqlalchemy import insert, inspect, select, text
 
 from noxchat import blocks, friendships, people, search
 from noxchat.database import start_writing
 from noxchat.extensions import db
-from noxchat.models import User
-from noxchat.search import EXACT, INSIDE, NAME_BEGINS, WORD_BEGINS, Query, fold, searchable
-from tests.conftest import make_person
+from noxchat.models import Profile, PublicId, User
+from noxchat.search import EXACT, INSIDE, NAME_BEGINS, WORD_BEGINS, Query, fold, outbox, searchable
+from noxchat.search.engines import database_engine
+from tests.conftest import make_person, numbers, settle
 
-ENGINES = ["sqlite with FTS5", "sqlite without", "postgresql with pg_trgm", "postgresql without"]
+ENGINES = [
+    *("sqlite with FTS5", "sqlite without", "sqlite with Elasticsearch"),
+    *("postgresql with pg_trgm", "postgresql without", "postgresql with Elasticsearch"),
+]
 
 
 def without_index(app):
@@ -36,12 +41,25 @@ def without_index(app):
 def engine_app(request, make_app):
     """An application on each engine in turn."""
     kind, _with, rest = request.param.partition(" with")
-    app = make_app(kind)
+    more = {}
+    if "Elasticsearch" in rest:
+        server = request.getfixturevalue("elasticsearch")
+        more = {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": f"contract{next(numbers)}"}
+    app = make_app(kind, **more)
     if rest == "out":
         without_index(app)
     with app.app_context():
-        assert (search.engine() is search.ENGINES[kind][0]) is (rest != "out")
-    return app
+        assert (database_engine() is search.ENGINES[kind][0]) is (rest != "out")
+    yield app
+    if more:
+        assert app.extensions["elasticsearch"].is_ready, "the database answered"
+
+
+def settle_once(app):
+    """Have Elasticsearch know everything, if there is something that it does not."""
+    if not app.extensions["elasticsearch"].is_ready or outbox.waiting("users").count:
+        db.session.commit()
+        settle(app)
 
 
 def hits_alone(hits):
@@ -50,6 +68,8 @@ def hits_alone(hits):
 
 def search_(viewer, typed, after, limit):
     """One page of hits."""
+    if current_app.extensions["indexer"]:
+        settle_once(current_app)
     query, about = Query.of(typed), {"unseen": blocks.UNSEARCHED, "viewer": viewer.id}
     return [search.Hit(*row) for row in User.search(query, after, limit, hits_alone, **about)]
 
@@ -246,6 +266,70 @@ def test_every_engine_finds_the_same_as_the_rules_say_whatever_the_window(engine
             assert hits == expected(texts, typed), typed
 
 
+NAUGHTY = (
+    *("%", "_", "*", "?", "~", '"', ":", "AND", "OR NOT", "/.*/", "a*", "_a", "a_", "-", ".", "'", "o'", "'b", "a'b", "\\"),
+    *("ё", "Ё", "е", "ß", "ss", "İ", "ı", "ﬁ", "fi", "æ", "Å", "ø", "ж", "жё", "@", "@a", "😀", "a😀", "\u0301", "a\u0301"),
+)
+ALPHABETS = ("abcde'-_.oé", "абвеё", "aæøßı", "xyz019")
+
+
+def generated_names(chance, count):
+    """Names of one to four words in several alphabets, with all the signs that names may hold."""
+    for number in range(count):
+        letters = chance.choice(ALPHABETS)
+        words = ["".join(chance.choices(letters, k=chance.randint(1, 7))) for _word in range(chance.randint(1, 4))]
+        name = chance.choice([" ", " ", "_", "-", "."]).join(words)[:25]
+        yield f"{name.title() if number % 3 else name} x".strip()
+
+
+def generated_queries(chance, names, count):
+    """What people type: pieces of names, in any case and order, beginnings, single letters, and naughty things."""
+    for number in range(count):
+        name = chance.choice(names)
+        place = chance.randint(0, max(0, len(name) - 1))
+        piece = name[place : place + chance.randint(1, 8)]
+        words = name.split()
+        chance.shuffle(words)
+        yield chance.choice(
+            [
+                piece,
+                piece.upper(),
+                name,
+                name[: chance.randint(1, 6)],
+                " ".join(word[: chance.randint(1, 4)] for word in words),
+                f"{piece} {chance.choice(names)[:2]}",
+                NAUGHTY[number % len(NAUGHTY)],
+            ]
+        )
+
+
+def test_two_thousand_names_and_queries_are_answered_alike_by_every_engine_to_the_last_page(engine_app):
+    """All engines are compared with one reference, and so with each other."""
+    chance = random.Random(2026)
+    names = list(generated_names(chance, 2000))
+    viewer = make_person(engine_app, "Viewer", public_id="viewer")
+    with engine_app.test_request_context():
+        start_writing(db.session)
+        rows = [
+            {"username": name, "username_key": f"{n}", "email": f"{n}@x", "email_key": f"{n}@x", "password_hash": "!",
+             "search_text": searchable(name, f"id-{n:x}")}
+            for n, name in enumerate(names)
+        ]  # fmt: skip
+        db.session.execute(insert(User), rows)
+        ids = dict(map(tuple, db.session.execute(select(User.username_key, User.id))))
+        keys = [{"key": f"id-{n:x}", "user_id": ids[str(n)]} for n in range(2000)]
+        db.session.execute(insert(PublicId), keys)
+        db.session.execute(insert(Profile), [
+            {"user_id": key["user_id"], "public_id": key["key"], "public_id_key": key["key"]} for key in keys
+        ])  # fmt: skip
+        db.session.commit()
+        texts = dict(map(tuple, db.session.execute(select(User.id, User.search_text).where(User.id != viewer.id))))
+        for typed in generated_queries(chance, names, 2000):
+            limit = chance.choice([21, 101, 401])
+            hits = [(hit.rank, hit.text, hit.id) for hit in find(viewer, typed, limit)]
+            assert hits == expected(texts, typed), typed
+
+
 def test_texts_are_kept_by_the_model(any_app):
     alice = make_person(any_app, "Алёна О’Нил", "a@nox.example", public_id="Alyona-1")
     with any_app.app_context():
@@ -289,7 +373,7 @@ def test_without_the_right_to_make_the_extension_there_is_a_clear_message_and_a_
         flask_migrate.upgrade()
         assert "CREATE EXTENSION pg_trgm" in caplog.text and "search reindex" in caplog.text
         search.choose(app)
-        assert search.engine() is search.ENGINES["postgresql"][1]
+        assert database_engine() is search.ENGINES["postgresql"][1]
     viewer = make_person(app, "Viewer")
     make_person(app, "Nika", public_id="nika")
     with app.test_request_context():
@@ -302,7 +386,7 @@ def test_without_the_right_to_make_the_extension_there_is_a_clear_message_and_a_
     assert done.exit_code == 0, done.output
     with app.test_request_context():
         assert inspect(db.engine).has_index("users", search.trigrams("users"))
-        assert search.engine() is search.ENGINES["postgresql"][0]
+        assert database_engine() is search.ENGINES["postgresql"][0]
         assert found(viewer, "ika") == ["Nika"]
         db.session.remove()
         db.engine.dispose()

@@ -23,7 +23,7 @@ def readyz():
         "status": "ok" if database.ok else "unavailable",
         "database": database.words,
         "mail": health.mail_server(current_app.config).words,
-        "elasticsearch": health.elasticsearch(current_app.config).words,
+        "elasticsearch": health.elasticsearch().words if database.ok else "unknown while the database does not answer",
         "limits": health.limits_store().words,
     }
     return jsonify(body), 200 if database.ok else 503

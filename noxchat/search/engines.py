@@ -1,162 +1,16 @@
-"""Finding people by what they are called: one folded text for each, and an engine of the database that searches it.
-
-A model names what it is searched by (`SearchableMixin.__searchable__`). That becomes one text, kept with the row, which
-every engine searches and by which every list of names is sorted:
-
-    "  anna  o'neil\t  anna_o\t  neil  oneil  o"
-
-First the words of the name, then those of the other fields, each with two spaces before it; last what else begins a
-word for a reader: the parts of `anna_o`, and `oneil` without its sign. So a text that holds "  ann" has a word that
-begins with ann, one that begins with "  anna\t" is of somebody called exactly that, and a word of one letter is, with
-its spaces, still the three characters that indexes of trigrams need.
-"""
+"""The engines of the databases themselves: each searches the folded texts in one statement or two."""
 
 import re
-import unicodedata
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from typing import NamedTuple
+from functools import lru_cache
 
 from flask import Flask, current_app
-from sqlalchemy import (
-    Integer,
-    Text,
-    and_,
-    bindparam,
-    event,
-    false,
-    inspect,
-    select,
-    text,
-)
+from sqlalchemy import Integer, Text, and_, bindparam, inspect, text
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
 
 from noxchat.extensions import db
-
-BEFORE_WORD, AFTER_FIELD, NEXT_SIGN = "  ", "\t", "\n"
-LAST_SIGN = "\U0010ffff"
-LONGEST_QUERY = 200  # folded; the longest name is 32 characters, of which a few become several
-MOST_WORDS = 8
-EXACT, NAME_BEGINS, WORD_BEGINS, INSIDE = range(4)
-SHORT = 2  # a word up to this long is looked for at the beginnings of words only
-SIGNS = "_-.'"  # what stands inside names beside letters and digits, and begins a word for a reader
-
-PARTS = re.compile(f"[{re.escape(SIGNS)}]+")
-
-# Letters that have no accent to take off, and signs that are typed for each other.
-ALIKE = str.maketrans(dict(zip("øłđħıðŋ’‘ʼ´`", "oldhidn'''''", strict=True)) | {"æ": "ae", "œ": "oe", "þ": "th"})
-
-
-def fold(words: str) -> str:
-    """Return text without case and accents (so ё is е), in which two spellings of one name are the same."""
-    bare = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", words).casefold())
-    return "".join(char for char in bare if not unicodedata.combining(char)).translate(ALIKE)
-
-
-@lru_cache(maxsize=4096)
-def fold_letter(char: str) -> str:
-    """Return what becomes of a single character."""
-    return fold(char)
-
-
-def searchable(*fields: str) -> str:
-    """Return the text by which something with these fields is found: see the top of this file."""
-    also, written = [], []
-    for field in fields:
-        words = fold(field).split()
-        written.append("".join(BEFORE_WORD + word for word in words))
-        for word in words:
-            parts = [part for part in PARTS.split(word) if part]
-            also += [part for part in (*parts, word.replace("'", "")) if part and not word.startswith(part)]
-    return AFTER_FIELD.join([*written, "".join(BEFORE_WORD + word for word in dict.fromkeys(also))])
-
-
-def is_in_names(char: str) -> bool:
-    """Tell whether a folded name can hold this character."""
-    return char.isalnum() or char in SIGNS or unicodedata.category(char).startswith("M")
-
-
-@dataclass(frozen=True)
-class Query:
-    """What somebody looks for, folded.
-
-    words: without a leading @, as Public IDs are shown with one.
-    """
-
-    words: tuple[str, ...]
-
-    @classmethod
-    def of(cls, typed: str) -> "Query":
-        """Return the query in a text of any length; whatever it holds is letters."""
-        words = fold(typed[: 10 * LONGEST_QUERY]).split()
-        return cls(tuple(word for word in (word.removeprefix("@") for word in words) if word))
-
-    def __bool__(self):
-        return bool(self.words)
-
-    @cached_property
-    def whole(self) -> str:
-        """The beginning of the text of everybody whose name begins with this."""
-        return "".join(BEFORE_WORD + word for word in self.words)
-
-    @cached_property
-    def parts(self) -> tuple[str, ...]:
-        """What the text of everybody contains who is found by this: no order, each of them somewhere."""
-        return tuple(word if len(word) > SHORT else BEFORE_WORD + word for word in self.words)
-
-    @cached_property
-    def starts(self) -> tuple[str, ...]:
-        """The same, with each word at the beginning of one."""
-        return tuple(BEFORE_WORD + word for word in self.words)
-
-    @cached_property
-    def is_short(self) -> bool:
-        """Whether this is so little that only beginnings of words are found."""
-        return max(map(len, self.words), default=0) <= SHORT
-
-    @cached_property
-    def is_possible(self) -> bool:
-        """Whether anybody can be called so: names hold no other signs, and are not that long."""
-        return (
-            0 < len(self.whole) <= LONGEST_QUERY
-            and len(self.words) <= MOST_WORDS
-            and all(is_in_names(char) for word in self.words for char in word)
-        )
-
-    @cached_property
-    def last_rank(self) -> int:
-        """The last rank that can have anybody: no index knows signs alone; short words are found where words begin."""
-        if not any(char.isalnum() for char in self.whole):
-            return NAME_BEGINS
-        return WORD_BEGINS if self.is_short else INSIDE
-
-    def pieces(self, name: str) -> list[tuple[str, bool]]:
-        """Return a name in pieces, each with whether it is what was looked for, where that can be told."""
-        folded, origin = name.lower(), range(len(name))
-        if not name.isascii():  # a letter may become several
-            letters = [fold_letter(char) for char in name]
-            folded, origin = "".join(letters), [place for place, char in enumerate(letters) for _letter in char]
-        hits = []
-        for word in self.words:
-            start = folded.find(word)
-            while start >= 0:
-                if len(word) > SHORT or not folded[start - 1 : start].isalnum():
-                    hits.append((origin[start], origin[start + len(word) - 1] + 1))
-                start = folded.find(word, start + len(word))
-        pieces, done = [], 0
-        for start, end in sorted(hits):
-            if start >= done:
-                pieces += [(name[done:start], False), (name[start:end], True)]
-                done = end
-        return [(piece, hit) for piece, hit in [*pieces, (name[done:], False)] if piece]
-
-    @cached_property
-    def values(self) -> dict[str, str]:
-        """The parameters of `fits`."""
-        return {f"part{number}": part for number, part in enumerate(self.parts)}
+from noxchat.search.texts import AFTER_FIELD, EXACT, INSIDE, LAST_SIGN, NAME_BEGINS, NEXT_SIGN, WORD_BEGINS, Hit, Query
 
 
 def fits(column, words: int):
@@ -187,14 +41,6 @@ def strpos(element, compiler, **kwargs):
 def holds(column, part):
     """Return the condition that a text contains another."""
     return position(column, part) > 0
-
-
-class Hit(NamedTuple):
-    """Something that was found. `rank` and `text` are its place in the order, and the cursor of whatever follows it."""
-
-    id: int
-    rank: int
-    text: str
 
 
 # The statement of a search. Common words are found by walking the index of texts, which is in the right order already,
@@ -282,20 +128,26 @@ class Engine:
     def make(self, connection, table: str):
         """Make what `look_up` needs. Raises DatabaseError where that may not be made."""
 
-    def parts(self, model, query: Query, after: Hit | None, unseen, viewer: int):
-        """Yield what brings the hits after a place in the order: functions of how many more are wanted.
+    def search(self, model, query: Query, after: Hit | None, limit: int, load, *, unseen, viewer: int) -> list:
+        """Return up to so many rows after a place in the order, best first.
 
-        Each returns a subquery of Hit's columns, with its parameters, to be joined to. Names that begin so come by a
-        small one, which mostly suffices while somebody types; the rest by a larger one.
-        model: a SearchableMixin. query: a possible one. unseen: what is left out, as a select of ids with a parameter
+        Names that begin so come by a small statement, which mostly suffices while somebody types; the rest by a larger
+        one.
+        model: a SearchableMixin. query: a possible one. load: returns the statement that loads rows, given a subquery
+        of Hit's columns to join to and to sort by. unseen: what is left out, as a select of ids with a parameter
         `viewer`.
         """
+        rows = []
         for first, last in ((EXACT, NAME_BEGINS), (WORD_BEGINS, query.last_rank)):
-            if last >= max(first, after.rank if after else first):
+            if len(rows) < limit and last >= max(first, after.rank if after else first):
                 here = after if after and after.rank >= first else None
-                yield partial(self._hits, model, query, here, (here.rank if here else first, last), unseen, viewer)
+                ranks = (here.rank if here else first, last)
+                hits, values = self._hits(model, query, here, ranks, unseen, viewer, limit - len(rows))
+                rows += db.session.execute(load(hits), values).all()
+        return rows
 
     def _hits(self, model, query: Query, after: Hit | None, ranks: tuple[int, int], unseen, viewer: int, limit: int):
+        """Return the hits of these ranks, from the first to the last, as a subquery with its parameters."""
         values = {"word": query.words[0] if len(query.words) == 1 else "", "viewer": viewer}
         values |= {"exactly": query.whole + AFTER_FIELD, "longer": query.whole + NEXT_SIGN}
         values |= {"whole": query.whole, "beyond": query.whole + LAST_SIGN, "limit": limit, "window": self.WINDOW}
@@ -448,7 +300,7 @@ def make_index(connection, table: str) -> str:
 
 
 def choose(app: Flask) -> Engine | None:
-    """Choose the application's engine by what its database has; None, to be asked again, while that does not answer."""
+    """Choose the database's engine by what that has; None, to be asked again, while it does not answer."""
     with app.app_context():
         try:
             with db.engine.connect() as connection:
@@ -463,67 +315,14 @@ def choose(app: Flask) -> Engine | None:
         return app.extensions["search"]
 
 
-def engine() -> Engine:
-    """Return the engine that was chosen."""
+def database_engine() -> Engine:
+    """Return the database's engine that was chosen."""
     return current_app.extensions["search"] or choose(current_app) or ENGINES[db.engine.dialect.name][1]
 
 
-class SearchableMixin:
-    """A model whose rows are found by what they are called.
-
-    __searchable__: the attributes that are searched, the name first; with a dot, those of a related row, whose model
-    has a method `found_with` that returns the row whose text it is part of. `search_text` is kept from them whenever
-    the session writes one.
-    """
-
-    __searchable__: tuple[str, ...] = ()
-
-    @declared_attr
-    def search_text(cls) -> Mapped[str]:  # noqa: N805
-        """The folded text. By code points everywhere, so that every engine has one order."""
-        by_code_points = Text().with_variant(Text(collation="C"), "postgresql")
-        return mapped_column(by_code_points, server_default="", deferred=True)
-
-    @classmethod
-    def exactly(cls, word):
-        """Return a select of ids of whoever is called exactly so by another field than the name; nobody by default."""
-        return select(cls.__table__.c.id).where(false(), cls.__table__.c.search_text == word)
-
-    @classmethod
-    def search(cls, query: Query, after: Hit | None, limit: int, load, *, unseen, viewer: int) -> list:
-        """Return up to `limit` rows after a place in the order, best first; none for a query that is impossible.
-
-        load: returns the statement that loads rows, given a subquery of Hit's columns to join to and to sort by.
-        unseen, viewer: see Engine.parts.
-        """
-        rows = []
-        for hits in engine().parts(cls, query, after, unseen, viewer) if query.is_possible else ():
-            if len(rows) < limit:
-                found, values = hits(limit - len(rows))
-                rows += db.session.execute(load(found), values).all()
-        return rows
-
-    def write_search_text(self):
-        """Compute this row's text anew."""
-        words = []
-        for path in self.__searchable__:
-            value = self
-            for name in path.split("."):
-                value = getattr(value, name) if value is not None else None
-            words.append(value or "")
-        self.search_text = searchable(*words)
-
-    def is_renamed(self) -> bool:
-        """Tell whether one of this row's own searched attributes is about to be written."""
-        attributes = inspect(self).attrs
-        return any(attributes[path].history.has_changes() for path in self.__searchable__ if "." not in path)
-
-
-@event.listens_for(Session, "before_flush")
-def keep_texts(session, _context, _instances):
-    """Keep the texts of whatever is about to be written."""
-    for row in (*session.new, *session.dirty):
-        if isinstance(row, SearchableMixin) and row.is_renamed():
-            row.write_search_text()
-        elif hasattr(row, "found_with") and session.is_modified(row):
-            row.found_with().write_search_text()
+def current_engine():
+    """Return what searches: Elasticsearch, which falls back on the database's engine, where it is set; or else that."""
+    if current_app.extensions["indexer"]:
+        current_app.extensions["indexer"].start()
+        return current_app.extensions["elasticsearch"]
+    return database_engine()

@@ -1,0 +1,507 @@
+"""Keeps the indexes of Elasticsearch true: hands over what the outbox holds, builds them, compares them, mends them.
+
+The database is the authority, and everything here can be interrupted at any moment: what was not confirmed is still in
+the outbox, and an index that is being built is only searched once it is whole. Of all processes one at a time writes.
+"""
+
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from flask import Flask
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from noxchat.extensions import db
+from noxchat.search import outbox
+from noxchat.search.elastic import LAYOUT, MAPPINGS, TROUBLE, Elasticsearch, Unusable, document, what_happened
+from noxchat.search.mixin import PATIENCE, SearchableMixin
+
+log = logging.getLogger("noxchat.search")
+
+LOOK_EVERY = 0.5  # seconds; what is changed is found within two
+LONGEST_PAUSE = 30.0
+STALE = 10.0  # seconds after which an index is too far behind to be asked
+SECONDS = 20  # for one batch
+AT_ONCE = 1000
+MANY = 5000  # rows of a batch while an index is built or compared
+MOST_TOLD = 10
+SETTINGS = {
+    "number_of_shards": 1,
+    "auto_expand_replicas": "0-1",
+    "refresh_interval": "-1",
+    "translog.durability": "async",
+}
+IN_USE = {"refresh_interval": "500ms", "translog.durability": "request"}
+TEMPORARY = {429, 500, 502, 503, 504}  # statuses of single documents that are worth another try
+LOST = {"index_not_found_exception", "alias_not_found_exception"}  # it is the index that is not there, not the row
+FINDABLE = {"exists": {"field": "text"}}  # not what is left of what was deleted
+NDJSON = {
+    "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
+    "accept": "application/vnd.elasticsearch+json; compatible-with=9",
+}
+
+
+class Busy(Exception):
+    """Another process writes the index."""
+
+
+class Foreign(Exception):
+    """The index of this name belongs to another place."""
+
+
+class Missing(Exception):
+    """There is no index, or one of another layout, or one that is not this database's any more."""
+
+
+@dataclass
+class Differences:
+    """How an index differs from the database, as numbers of rows."""
+
+    missing: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
+    left_over: list[int] = field(default_factory=list)
+
+    def numbers(self) -> list[int]:
+        """Return all of them."""
+        return sorted({*self.missing, *self.changed, *self.left_over})
+
+    def __bool__(self):
+        return bool(self.numbers())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch, by numbers of rows; the index has all others.
+
+    refused: what it never will have, with why. again: what it could not take just now.
+    """
+
+    refused: dict[int, str]
+    again: set[int]
+
+    def check(self):
+        """Raise Unusable if there is something to try again."""
+        if self.again:
+            raise Unusable(f"{len(self.again)} documents could not be taken")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How an index is. server: in words. index: its name. documents: how many can be found."""
+
+    server: str
+    index: str
+    documents: int
+
+
+class Indexer:
+    """The thread that keeps the indexes true, one in each process that serves; and what the command line does by hand.
+
+    holder: the name under which this process holds the lease.
+    """
+
+    def __init__(self, app: Flask, elastic: Elasticsearch):
+        self.app, self.elastic = app, elastic
+        self.process, self.thread = None, None
+        self.bell = threading.Event()
+        self.stopped = False
+        self.holder = secrets.token_hex(8)
+        self.pause = LOOK_EVERY
+        self.looked = 0.0
+
+    # The thread.
+
+    def start(self):
+        """Start the thread unless it already runs in this process. A fork has the object but not the thread."""
+        if self.process != os.getpid() and not self.stopped:
+            self.process, self.holder = os.getpid(), secrets.token_hex(8)
+            self.bell = threading.Event()
+            self.thread = threading.Thread(target=self._work, name="indexer", daemon=True)
+            self.thread.start()
+
+    def stop(self):
+        """End the thread, once what it is at is done."""
+        self.stopped = True
+        self.bell.set()
+        if self.thread:
+            self.thread.join()
+
+    def _work(self):
+        while not self.stopped:
+            with self.app.app_context():
+                self.pause = LOOK_EVERY if self.step() else min(2 * self.pause, LONGEST_PAUSE)
+            self.bell.wait(self.pause)
+
+    def step(self) -> bool:
+        """Bring everything one step nearer to how it should be. Returns False when that failed, and is to wait."""
+        try:
+            for model in models():
+                self._keep(model)
+        except TROUBLE as error:
+            self.elastic.fail(what_happened(error))
+            return False
+        except Foreign:
+            self.elastic.fail("its index is of another place: set ELASTICSEARCH_PREFIX, or run flask search reindex")
+            return False
+        except SQLAlchemyError as error:
+            db.session.rollback()
+            self.elastic.fail(f"the outbox cannot be read: {type(error).__name__}")
+            return False
+        except Exception:
+            db.session.rollback()
+            self.elastic.fail("the indexer broke")
+            log.exception("indexer broken")
+            return False
+        self.elastic.recover()
+        return True
+
+    def _keep(self, model):
+        """Make sure that a model's index is there and knows everything. Raises what stands in the way."""
+        kind = model.__tablename__
+        if not self.elastic.is_ready:
+            self._look(model)
+        waits = outbox.behind(kind)
+        db.session.commit()
+        if waits is None:
+            return
+        try:
+            with self.writing(model):
+                self.drain(model)
+        except Busy:
+            if waits > STALE:
+                raise Unusable("it is too far behind") from None
+
+    def _look(self, model):
+        """Find out whether a model's index can be searched; build it if there is none, or not the right one."""
+        try:
+            self.examine(model)
+        except Missing as why:
+            try:
+                with self.writing(model):
+                    log.info("index of %s: %s; building it", model.__tablename__, why)
+                    self.build(model)
+            except Busy:
+                raise Unusable("its index is being built") from None
+
+    def examine(self, model):
+        """Raise Missing or Foreign if a model's index cannot be searched."""
+        place = outbox.register(model.__tablename__)
+        found = self.indexes(model)
+        live = next((about for about in found.values() if self.elastic.index(model) in about["aliases"]), None)
+        if live is None:
+            raise Missing("there is none")
+        meta = live["mappings"].get("_meta", {})
+        if meta.get("place") != place:
+            raise Foreign
+        if meta.get("layout") != LAYOUT:
+            raise Missing("it has another layout")
+        known = outbox.known(model.__tablename__)
+        self.client.indices.refresh(index=self.elastic.index(model))
+        newest = self._newest(self.elastic.index(model))
+        last = outbox.last_version()
+        db.session.commit()
+        if newest < known:
+            raise Missing("it has lost changes that it had")
+        if newest > last:
+            raise Missing("it knows of changes that the database does not, which was put back from a copy, then")
+
+    @contextmanager
+    def writing(self, model, patience: float = 0.0):
+        """Be the one who writes a model's index, in a with statement. Raises Busy after so many seconds of waiting."""
+        kind, end = model.__tablename__, time.monotonic() + patience
+        outbox.register(kind)
+        while not outbox.take(kind, self.holder):
+            if time.monotonic() >= end:
+                raise Busy
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            outbox.give_back(kind, self.holder)
+
+    # What is in Elasticsearch.
+
+    def indexes(self, model) -> dict:
+        """Return the indexes of a model by name, each with its aliases and mappings: the one in use, and unfinished."""
+        alias = self.elastic.index(model)
+        found = self.client.indices.get(index=f"{alias}-*", expand_wildcards="all", features=["aliases", "mappings"])
+        return {
+            name: about for name, about in found.body.items() if len(name.removeprefix(f"{alias}-").split("-")) == 1
+        }
+
+    @property
+    def client(self):
+        """The client, with more patience than a search has."""
+        return self.elastic.client.options(request_timeout=SECONDS)
+
+    def _newest(self, index: str) -> int:
+        """Return the newest version that can be found in an index."""
+        order = [{"version": "desc"}]
+        answer = self.client.search(index=index, size=1, sort=order, source=False, track_total_hits=False)
+        try:
+            return max((int(hit["sort"][0]) for hit in answer.body["hits"]["hits"]), default=0)
+        except (LookupError, TypeError, ValueError) as error:
+            raise Unusable("no answer to a search") from error
+
+    def count(self, model) -> int:
+        """Return how many documents can be found."""
+        return self.client.count(index=self.elastic.index(model), query=FINDABLE)["count"]
+
+    def status(self, model) -> Status:
+        """Return how a model's index is, having asked Elasticsearch. Raises Missing and Foreign as `examine` does."""
+        self.examine(model)
+        health = self.client.cluster.health()
+        alias = self.elastic.index(model)
+        name = next(name for name, about in self.indexes(model).items() if alias in about["aliases"])
+        server = f"{health['cluster_name']}, {health['status']}, nodes: {health['number_of_nodes']}"
+        return Status(server, name, self.count(model))
+
+    # Handing over what changed.
+
+    def drain(self, model, also: str | None = None) -> int:
+        """Hand over everything that waits; return how many rows that was. Only for whoever is `writing`.
+
+        also: an index that is being built, and is to know as well.
+        """
+        kind, handed = model.__tablename__, 0
+        targets = [self.elastic.index(model), also] if also else [self.elastic.index(model)]
+        while rows := outbox.next_changes(model, AT_ONCE):
+            outcome = self._send(targets, rows)
+            versions = {row.row_id: row.id for row in rows if row.row_id not in outcome.again}
+            refused = {versions.pop(number): why for number, why in outcome.refused.items()}
+            outbox.done(kind, list(versions.values()), refused)
+            self._tell(kind, outcome.refused)
+            outcome.check()
+            handed += len(rows)
+            if self.stopped or not outbox.take(kind, self.holder):
+                raise Busy
+        return handed
+
+    def _send(self, targets: list[str], rows) -> Outcome:
+        """Write rows of version, number and text into indexes, each by its alias."""
+        lines = []
+        for version, number, words in rows:
+            # What is gone leaves a document with nothing but its version, so that no older write can bring it back:
+            # Elasticsearch itself remembers a deletion for a minute. The next index that is built has none of them.
+            about = {"id": number, "version": version} if words is None else document(number, version, words)
+            for target in targets:
+                action = {"_index": target, "_id": str(number), "version": version, "version_type": "external"}
+                lines += [{"index": action}, about]
+        body = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+        # Without an alias of that name it makes no index by itself, of a layout that it guesses.
+        about = {"require_alias": "true", "filter_path": "items.*.status,items.*.error.type,items.*.error.reason"}
+        answer = self.client.perform_request("POST", "/_bulk", params=about, headers=NDJSON, body=body.encode())
+        return outcome(answer.body, rows, len(targets))
+
+    def _tell(self, kind: str, refused: dict[int, str]):
+        """Say in the log what was refused."""
+        for number, why in list(refused.items())[:MOST_TOLD]:
+            log.error("index of %s: row %s was refused: %s", kind, number, why)
+
+    # Building.
+
+    def build(self, model, progress: Callable[[int], None] = lambda _count: None, *, take_over: bool = False):
+        """Build a model's index beside the one in use, and use it instead once it knows all. Only for who is `writing`.
+
+        progress: is called with how many rows more were read. take_over: whether to replace one of another place.
+        Raises Foreign where that is not wanted, Busy where another process has taken over, and TROUBLE.
+        """
+        kind, alias = model.__tablename__, self.elastic.index(model)
+        place, found = outbox.register(kind), self.indexes(model)
+        live = next((name for name, about in found.items() if alias in about["aliases"]), None)
+        if live and not take_over and found[live]["mappings"].get("_meta", {}).get("place") != place:
+            raise Foreign
+        same = live and found[live]["mappings"].get("_meta") == {"place": place, "layout": LAYOUT}
+        for name in found:
+            if name != live and found[name]["mappings"].get("_meta", {}).get("place") == place:
+                self.client.indices.delete(index=name)  # somebody was stopped before it was whole
+        name = f"{alias}-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}{secrets.token_hex(4)}"
+        writing = f"{name}-writing"  # an alias that nobody else, stopped long ago and waking up, writes to
+        self.client.indices.create(
+            index=name,
+            settings={"index": SETTINGS},
+            mappings={**MAPPINGS, "_meta": {"place": place, "layout": LAYOUT}},
+            aliases={writing: {}},
+        )
+        try:
+            drained = time.monotonic()
+            for rows in batches(model):
+                outcome = self._send([writing], [(0, number, words) for number, words in rows])
+                outcome.check()
+                for number, why in outcome.refused.items():
+                    outbox.add(kind, [number], why)
+                self._tell(kind, outcome.refused)
+                progress(len(rows))
+                if self.stopped or not outbox.take(kind, self.holder):
+                    raise Busy
+                if same and time.monotonic() > drained + LOOK_EVERY:
+                    self.drain(model, writing)
+                    drained = time.monotonic()
+            self.client.indices.put_settings(index=name, settings={"index": IN_USE})
+            self.client.indices.refresh(index=name)
+            newest = self._newest(name)
+            actions = [{"remove": {"index": name, "alias": writing}}, {"add": {"index": name, "alias": alias}}]
+            if live:
+                actions.append({"remove_index": {"index": live}})
+            self.client.indices.update_aliases(actions=actions)
+        except BaseException:
+            with suppress(*TROUBLE):  # whoever builds the next one removes it
+                self.client.indices.delete(index=name)
+            raise
+        outbox.built(kind, newest)
+        log.info("index of %s: built", kind)
+        self.drain(model)
+
+    def remove(self, model):
+        """Remove a model's indexes, and have nothing more be written down for them. Only for who is `writing`."""
+        place = outbox.register(model.__tablename__)
+        for name, about in self.indexes(model).items():
+            if about["mappings"].get("_meta", {}).get("place") == place:
+                self.client.indices.delete(index=name)
+        outbox.unregister(model.__tablename__)
+
+    # Comparing.
+
+    def sync(self, model) -> int:
+        """Hand over everything that waits, and have it found from then on. Only for who is `writing`."""
+        handed = self.drain(model)
+        self.client.indices.refresh(index=self.elastic.index(model))
+        return handed
+
+    def check(
+        self, model, repair: bool, progress: Callable[[int], None] = lambda _count: None
+    ) -> tuple[Differences, Differences]:
+        """Return how a model's index differs from the database once all that waits is handed over, and what is left.
+
+        repair: whether to mend what differs. Raises Busy and TROUBLE.
+        """
+        with self.writing(model, PATIENCE):
+            self.sync(model)
+        found = self.compare(model, progress)
+        if not found:
+            return found, found
+        # Whatever was changed while it was compared differs no more once that is handed over as well.
+        with self.writing(model, PATIENCE):
+            self.sync(model)
+            found = self.compare_some(model, found.numbers())
+            if not found or not repair:
+                return found, found
+            outbox.add(model.__tablename__, found.numbers())
+            self.sync(model)
+            return found, self.compare_some(model, found.numbers())
+
+    def compare(self, model, progress: Callable[[int], None] = lambda _count: None) -> Differences:
+        """Return how a model's index differs from the database, where everything stands still.
+
+        progress: is called with how many rows more were read.
+        """
+        found = Differences()
+        documents = self._documents(model)
+        number, words = next(documents)
+        for rows in batches(model):
+            for there, text in rows:
+                while number is not None and number < there:
+                    found.left_over.append(number)
+                    number, words = next(documents)
+                if number != there:
+                    found.missing.append(there)
+                    continue
+                if words != text:
+                    found.changed.append(there)
+                number, words = next(documents)
+            progress(len(rows))
+        while number is not None:
+            found.left_over.append(number)
+            number, words = next(documents)
+        return found
+
+    def compare_some(self, model, numbers: list[int]) -> Differences:
+        """Return how the index differs in these rows, but for what is in the outbox. Only for who is `writing`."""
+        found, table = Differences(), model.__table__.c
+        for place in range(0, len(numbers), MANY):
+            some = numbers[place : place + MANY]
+            answer = self.client.search(
+                index=self.elastic.index(model),
+                size=len(some),
+                query={"bool": {"filter": [FINDABLE, {"ids": {"values": [str(number) for number in some]}}]}},
+                sort=[{"id": "asc"}, {"text": "asc"}],
+                source=False,
+            )
+            documents = dict(hit["sort"] for hit in answer["hits"]["hits"])
+            texts = dict(map(tuple, db.session.execute(select(table.id, table.search_text).where(table.id.in_(some)))))
+            waiting = outbox.waiting_of(model.__tablename__, some)
+            db.session.commit()
+            for number in set(some) - waiting:
+                if number not in documents and number in texts:
+                    found.missing.append(number)
+                elif number in documents and number not in texts:
+                    found.left_over.append(number)
+                elif documents.get(number) != texts.get(number):
+                    found.changed.append(number)
+        return found
+
+    def _documents(self, model) -> Iterator[tuple[int | None, str | None]]:
+        """Yield number and text of each document in the order of numbers, and then for ever None."""
+        after, more = None, True
+        while more:
+            answer = self.client.search(
+                index=self.elastic.index(model),
+                size=MANY,
+                query=FINDABLE,
+                sort=[{"id": "asc"}, {"text": "asc"}],
+                search_after=after,
+                source=False,
+                track_total_hits=False,
+                filter_path="hits.hits.sort",
+            )
+            hits = answer.body.get("hits", {}).get("hits", [])
+            yield from (tuple(hit["sort"]) for hit in hits)
+            if more := bool(hits):
+                after = hits[-1]["sort"]
+        while True:
+            yield None, None
+
+
+def models() -> list[type[SearchableMixin]]:
+    """Return the models that are searched."""
+    return SearchableMixin.__subclasses__()
+
+
+def batches(model) -> Iterator[list]:
+    """Yield all rows as number and text, in the order of numbers, some thousands at a time."""
+    table, last = model.__table__.c, 0
+    while rows := db.session.execute(
+        select(table.id, table.search_text).where(table.id > last).order_by(table.id).limit(MANY)
+    ).all():
+        db.session.commit()
+        yield rows
+        last = rows[-1].id
+    db.session.commit()
+
+
+def outcome(answer, rows, each: int) -> Outcome:
+    """Return what an answer to a bulk request says of each row, which was written `each` times."""
+    try:
+        items = [next(iter(item.values())) for item in answer["items"]]
+        statuses = [(item["status"], item.get("error", {})) for item in items]
+    except (AttributeError, LookupError, TypeError, StopIteration) as error:
+        raise Unusable("no answer to a bulk") from error
+    if len(items) != each * len(rows):
+        raise Unusable("an answer to another bulk")
+    refused, again = {}, set()
+    for place, (_version, number, _words) in enumerate(rows):
+        mine = statuses[place * each : (place + 1) * each]
+        # 409: it has a later version already.
+        bad = [(status, error) for status, error in mine if status >= 300 and status != 409]
+        if any(status in TEMPORARY or error.get("type") in LOST for status, error in bad):
+            again.add(number)
+        elif bad:
+            refused[number] = f"{bad[0][1].get('type')}: {bad[0][1].get('reason')}"
+    return Outcome(refused, again)
