@@ -77,7 +77,9 @@ def engine_options(uri: str, seconds: int) -> dict:
     """
     shared = {"hide_parameters": True}  # or letters, names and hashes end up in the log with a traceback
     if uri.startswith("sqlite"):
-        return {**shared, "connect_args": {"timeout": 5, "check_same_thread": False}}
+        # As many as there are threads: a connection costs little to keep and much to open, with all it has learnt.
+        pool = {"pool_size": 64, "pool_use_lifo": True}
+        return {**shared, **pool, "connect_args": {"timeout": 5, "check_same_thread": False}}
     return {
         **shared,
         "pool_pre_ping": True,  # after a restart of the server not one request fails

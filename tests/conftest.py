@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -151,7 +152,7 @@ numbers = iter(range(10**6))
 
 
 @pytest.fixture(scope="session")
-def elasticsearch():
+def elasticsearch_server():
     """A real Elasticsearch, for everything that runs in this process."""
     if url := os.environ.get("ELASTICSEARCH_TEST_URL"):
         yield SimpleNamespace(url=url, port=urllib.parse.urlsplit(url).port)
@@ -162,6 +163,14 @@ def elasticsearch():
         skip(str(reason))
     yield server
     server.close()
+
+
+@pytest.fixture
+def elasticsearch(elasticsearch_server):
+    """A real Elasticsearch, alive for the next test whatever this one did to it."""
+    yield elasticsearch_server
+    if isinstance(elasticsearch_server, elastic.Server):
+        elasticsearch_server.revive()
 
 
 @pytest.fixture
@@ -176,7 +185,7 @@ def line(elasticsearch):
 def pytest_collection_modifyitems(items):
     """Have everything that needs Elasticsearch run in one process, which starts it once."""
     for item in items:
-        if "elasticsearch" in item.fixturenames:
+        if "elasticsearch" in item.fixturenames or "Elasticsearch" in item.name:
             item.add_marker(pytest.mark.xdist_group("elasticsearch"))
 
 
@@ -221,10 +230,19 @@ def make_app(tmp_path, new_database):
         app.extensions["postman"].stop()
         if app.extensions["indexer"]:
             app.extensions["indexer"].stop()
+            app.extensions["elasticsearch"].close()
         with app.app_context():
             limiter.reset()
             db.session.remove()
             db.engine.dispose()
+
+
+RUN = secrets.token_hex(4)
+
+
+def prefix():
+    """Return what the names of one application's indexes begin with, on a server that others use as well."""
+    return f"test_{RUN}_{next(numbers)}"
 
 
 def settle(app):

@@ -26,6 +26,7 @@ from noxchat.search.engines import database_engine
 from noxchat.search.texts import AFTER_FIELD, BEFORE_WORD, EXACT, INSIDE, NAME_BEGINS, SHORT, WORD_BEGINS, Hit, Query
 
 log = logging.getLogger("noxchat.search")
+logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)  # what there is to say of it is said here, once
 
 USUAL_PORT = 9200
 SPARE = 4  # hits more than are wanted, since some may not be seen: oneself, say
@@ -212,6 +213,14 @@ class Elasticsearch:
         """The threads of this process that wait for answers."""
         self._in_this_process()
         return self._askers
+
+    def close(self):
+        """Let go of connections and threads; they are made again when they are wanted."""
+        with self.lock:
+            if self.process == os.getpid():
+                self._client.close()
+                self._askers.shutdown(wait=False)
+                self.process = None
 
     def index(self, model) -> str:
         """Return the name by which a model's index is searched: an alias."""

@@ -135,6 +135,13 @@ class Server:
         """Let it go on."""
         self.send(signal.SIGCONT)
 
+    def revive(self):
+        """Have it answer again, whatever was done to it."""
+        if self.process.poll() is None:
+            self.thaw()
+        else:
+            self.start()
+
     def close(self):
         """End it, and forget its indexes."""
         self.kill()

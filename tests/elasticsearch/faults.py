@@ -37,12 +37,12 @@ ANSWERS = {
 class Line:
     """Passes everything on to a server, or does one of FAULTS, to every request from then on.
 
-    fault: what it does. seen: how many requests came.
+    fault: what it does. requests: what came, as bytes. tls: a context, to speak TLS with.
     """
 
-    def __init__(self, port: int):
-        self.target = port
-        self.fault, self.seen, self.closed = PASS, 0, False
+    def __init__(self, port: int, tls=None):
+        self.target, self.tls = port, tls
+        self.fault, self.requests, self.closed = PASS, [], False
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -64,12 +64,24 @@ class Line:
             else:
                 threading.Thread(target=self._serve, args=(there,), daemon=True).start()
 
+    @property
+    def seen(self) -> int:
+        """How many requests came."""
+        return len(self.requests)
+
     def _serve(self, there):
         """Answer one connection's requests, one after the other."""
-        with there, socket.create_connection(("127.0.0.1", self.target)) as server:
+        try:
+            if self.tls:
+                there = self.tls.wrap_socket(there, server_side=True)
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            there.close()
+            return
+        with there, server:
             try:
                 while request := read_message(there):
-                    self.seen += 1
+                    self.requests.append(request)
                     if self.fault == "hang":
                         while self.fault == "hang" and not self.closed:
                             time.sleep(0.05)
