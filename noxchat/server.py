@@ -26,13 +26,20 @@ class Worker(ThreadWorker):
 
     def handle_exit(self, sig, frame):
         """End at TERM."""
-        self.app.app.extensions["doorbell"].close()
+        self.let_go()
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig, frame):
         """End at Ctrl-C."""
-        self.app.app.extensions["doorbell"].close()
+        self.let_go()
         super().handle_quit(sig, frame)
+
+    def let_go(self):
+        """End what would last."""
+        from noxchat import search
+
+        self.app.app.extensions["doorbell"].close()
+        search.end(self.app.app)
 
 
 class Server(BaseApplication):

@@ -24,6 +24,7 @@ from types import SimpleNamespace
 import flask_migrate
 import psycopg
 import pytest
+from flask import current_app
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
@@ -109,8 +110,40 @@ def postgres():
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
+# With `bin/test --elasticsearch`: what every application gets that says nothing about it.
+EVERYWHERE = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--elasticsearch", action="store_true", help="have every application search by Elasticsearch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def everywhere(request):
+    """With --elasticsearch, have it searched by everybody, and know at each search what it would in two seconds."""
+    if not request.config.getoption("elasticsearch"):
+        yield
+        return
+    from noxchat.search.elastic import Elasticsearch
+
+    search = Elasticsearch.search
+
+    def settled(self, *args, **kwargs):
+        if current_app.extensions["indexer"].process:  # not where a test does by hand what a thread would
+            db.session.commit()
+            settle(current_app)
+        return search(self, *args, **kwargs)
+
+    Elasticsearch.search = settled
+    EVERYWHERE["ELASTICSEARCH_URL"] = request.getfixturevalue("elasticsearch_server").url
+    yield
+    Elasticsearch.search = search
+
+
 def settings(folder, uri, **more):
     """Return the environment of an application whose files lie in a folder."""
+    if EVERYWHERE:
+        more = {**EVERYWHERE, "ELASTICSEARCH_PREFIX": prefix(), **more}
     return {
         "SECRET_KEY": "tests have a key of thirty-two characters",
         "DATA_DIR": str(folder / "data"),

@@ -195,6 +195,29 @@ def test_twenty_who_search_at_once_when_it_fails_are_all_answered_in_time(app, l
     assert all(found == NIKAS and took < SECONDS for found, took in results), results
 
 
+def test_the_longer_it_fails_the_longer_it_is_left_alone(app, monkeypatch):
+    elastic, clock = app.extensions["elasticsearch"], [1000.0]
+    monkeypatch.setattr("noxchat.search.elastic.time.monotonic", lambda: clock[0])
+    pauses = []
+    for _failure in range(7):
+        elastic.fail("it broke")
+        elastic.fail("it broke, says another who waited for it")
+        assert elastic.is_resting
+        pauses.append(elastic.rested - clock[0])
+        clock[0] = elastic.rested + 0.1
+        assert not elastic.is_resting
+    assert pauses == [1, 2, 4, 8, 15, 15, 15]
+    elastic.recover()
+    clock[0] += 30
+    elastic.fail("again, soon")
+    assert elastic.rested - clock[0] == 15
+    clock[0] += 20
+    elastic.recover()
+    clock[0] += 3600
+    elastic.fail("after an hour")
+    assert elastic.rested - clock[0] == 1
+
+
 def test_a_name_that_cannot_be_looked_up_is_not_waited_for(app, monkeypatch):
     """Nothing limits how long a system takes to find out an address."""
     import socket
@@ -298,7 +321,7 @@ def test_no_row_is_forgotten_that_changed_while_it_was_handed_over(app):
         rows = outbox.next_changes(User, 10)
         answer = late([app.index], rows)
         assert not answer.refused
-        outbox.done("users", [row.id for row in rows], {})
+        assert outbox.done("users", indexer.holder, [row.id for row in rows], {})
     assert list(versions(app)) == [nika]
     settle(app)
     assert names_found(app, "veronica")[0] == ["Veronica"] and is_right(app)
@@ -400,20 +423,69 @@ def test_a_server_that_cannot_take_a_document_just_now_is_given_it_again(app, li
 
 def test_one_process_writes_at_a_time_and_another_takes_over_from_one_that_died(app):
     with app.app_context():
-        assert outbox.take("users", "one") and outbox.take("users", "one")
-        assert not outbox.take("users", "other")
+        assert outbox.take("users", "one") is False and outbox.take("users", "one") is False
+        assert outbox.take("users", "other") is None
         with pytest.raises(Busy), indexer_of(app).writing(User):
             pass
         outbox.give_back("users", "other")
-        assert not outbox.take("users", "other"), "nobody gives back what is not theirs"
+        assert outbox.take("users", "other") is None, "nobody gives back what is not theirs"
         start_writing(db.session)
         past = now() - outbox.LEASE
         db.session.execute(update(outbox.search_indexes).values(held_until=past))
         db.session.commit()
-        assert outbox.take("users", "other") and not outbox.take("users", "one")
+        assert outbox.take("users", "other") is True and outbox.take("users", "one") is None
         outbox.give_back("users", "other")
     results = at_once(app, 8, lambda number: outbox.take("users", f"holder {number}"))
-    assert results.count(True) == 1 and results.count(False) == 7, results
+    assert results.count(False) == 1 and results.count(None) == 7, results
+
+
+def test_who_was_frozen_while_another_took_over_forgets_nothing_and_swaps_nothing(app):
+    """The other may be building an index which does not know of it, or have handed over what the frozen one's lacks."""
+    nika = rename(app, "Nika", "Veronika")
+    indexer, other = indexer_of(app), type(indexer_of(app))(app, app.extensions["elasticsearch"])
+
+    def expire():
+        start_writing(db.session)
+        db.session.execute(update(outbox.search_indexes).values(held_until=now() - outbox.LEASE))
+        db.session.commit()
+
+    send = indexer._send
+
+    def frozen(targets, rows):
+        answer = send(targets, rows)
+        expire()
+        assert outbox.take("users", "other") is True
+        return answer
+
+    indexer._send = frozen
+    with app.app_context():
+        with pytest.raises(Busy), indexer.writing(User):
+            indexer.drain(User)
+        assert list(versions(app)) == [nika]
+        indexer._send = send
+        outbox.give_back("users", "other")
+
+    def while_it_builds(_count):
+        expire()
+        with other.writing(User):
+            other.drain(User)
+
+    before = set(indexer.indexes(User))
+    with app.app_context(), pytest.raises((Busy, *TROUBLE)), indexer.writing(User):
+        indexer.build(User, while_it_builds)
+    assert set(indexer.indexes(User)) == before
+    settle(app)
+    assert is_right(app) and names_found(app, "veronika")[0] == ["Veronika"]
+
+
+def test_an_index_of_a_newer_version_is_not_asked_and_not_built_anew(app, monkeypatch):
+    """While machines are brought up to date one after the other."""
+    before = set(indexer_of(app).indexes(User))
+    monkeypatch.setattr("noxchat.search.indexer.LAYOUT", LAYOUT - 1)
+    app.extensions["elasticsearch"].is_ready = False
+    with app.app_context():
+        assert not indexer_of(app).step()
+    assert names_found(app)[0] == NIKAS and set(indexer_of(app).indexes(User)) == before
 
 
 def test_a_missing_index_is_built_by_one_process(app, elasticsearch, monkeypatch):
@@ -527,7 +599,7 @@ def test_an_index_that_falls_too_far_behind_is_not_asked(app):
     """Somebody else writes it, and does not get on."""
     rename(app, "Nika", "Veronika")
     with app.app_context():
-        assert outbox.take("users", "somebody")
+        assert outbox.take("users", "somebody") is False
         assert indexer_of(app).step() and app.extensions["elasticsearch"].is_ready
         start_writing(db.session)
         db.session.execute(update(outbox.search_outbox).values(created_at=now() - 2 * outbox.LEASE))
@@ -622,6 +694,32 @@ def test_a_page_is_full_although_many_of_its_hits_may_not_be_seen(app):
         rest = circle.search(app.viewer, Query.of("anna"), page.next)
         assert [person.username for person, _state in rest.items] == [f"Anna {n:03}" for n in range(80, 100)]
         assert app.extensions["elasticsearch"].is_ready
+
+
+def test_where_elasticsearch_fails_in_the_middle_of_a_page_the_database_goes_on(app, line, monkeypatch):
+    with app.app_context():
+        start_writing(db.session)
+        annas = [people.register(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(60)]
+        db.session.commit()
+    settle(app)
+    elastic, asked = app.extensions["elasticsearch"], []
+    ask = elastic._ask
+
+    def failing(*args):
+        asked.append(args)
+        line.fault = "cut" if len(asked) > 1 else PASS
+        return ask(*args)
+
+    monkeypatch.setattr(elastic, "_ask", failing)
+    with app.test_request_context():
+        for anna in annas[5:35]:
+            start_writing(db.session)
+            friendships.block(app.viewer, anna)
+            db.session.commit()
+        page = circle.search(app.viewer, Query.of("anna"), None)
+    assert len(asked) == 2 and not elastic.is_ready
+    left = [number for number in range(60) if not 5 <= number < 35]
+    assert [person.username for person, _state in page.items] == [f"Anna {number:03}" for number in left[:20]]
 
 
 def test_who_was_deleted_is_not_shown_although_the_index_still_knows_them(app):

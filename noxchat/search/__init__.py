@@ -22,6 +22,7 @@ __all__ = [
     "Query",
     "SearchableMixin",
     "choose",
+    "end",
     "fits",
     "fold",
     "init_app",
@@ -49,3 +50,9 @@ def start(app: Flask):
     """Start to keep the index true, from this process, if there is to be one."""
     if app.extensions["indexer"]:
         app.extensions["indexer"].start()
+
+
+def end(app: Flask):
+    """Have this process let go of the index, for whoever comes after it."""
+    if app.extensions["indexer"]:
+        app.extensions["indexer"].end()

@@ -31,6 +31,8 @@ logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)  # what there 
 USUAL_PORT = 9200
 SPARE = 4  # hits more than are wanted, since some may not be seen: oneself, say
 MOST_HITS = 1000
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds for which a server that failed is left alone
+CALM = 60  # seconds without failure, after which the next one is the first again
 LARGEST_ANSWER = 20_000_000
 CHUNK = 65_536
 
@@ -61,7 +63,9 @@ TROUBLE = (elasticsearch.TransportError, elasticsearch.ApiError, Unusable)
 
 
 def what_happened(error: Exception) -> str:
-    """Return an error's kind for people: never its text, which may hold addresses with passwords."""
+    """Return what is wrong for people; of an error that is not ours its kind only: the text may hold an address."""
+    if isinstance(error, Unusable):
+        return str(error)
     status = getattr(getattr(error, "meta", None), "status", None)
     return f"{type(error).__name__} {status}" if status else type(error).__name__
 
@@ -189,9 +193,9 @@ class Elasticsearch:
         if config["ELASTICSEARCH_CA"]:
             self.options["ca_certs"] = config["ELASTICSEARCH_CA"]
         self.threads = config["THREADS"]
-        self.is_ready = False
         self.lock = threading.Lock()
-        self.told = None
+        self.is_ready, self.told = False, None
+        self.pause = self.rested = self.recovered = 0.0
         self.process = None
 
     def _in_this_process(self):
@@ -227,17 +231,31 @@ class Elasticsearch:
         return f"{self.prefix}-{model.__tablename__}"
 
     def fail(self, why: str):
-        """Leave Elasticsearch alone until the indexer has seen that it is well. Said once in the log."""
+        """Leave Elasticsearch alone for a while, which grows as it fails again; said once in the log.
+
+        The indexer then sees whether it is well.
+        """
         with self.lock:
+            moment = time.monotonic()
+            if self.is_ready or not self.is_resting:  # or many who waited for it would each make that longer
+                calm = self.is_ready and moment - self.recovered > CALM
+                self.pause = FIRST_PAUSE if calm or not self.pause else min(2 * self.pause, LONGEST_PAUSE)
+                self.rested = moment + self.pause
             self.is_ready = False
             if self.told != "failed":
                 self.told = "failed"
                 log.warning("the database searches: Elasticsearch at %s: %s", self.host, why)
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether it is to be left alone yet."""
+        return not self.is_ready and time.monotonic() < self.rested
+
     def recover(self):
         """Search by Elasticsearch from now on."""
         with self.lock:
-            self.is_ready = True
+            if not self.is_ready:
+                self.is_ready, self.recovered = True, time.monotonic()
             if self.told != "ready":
                 self.told = "ready"
                 log.info("Elasticsearch at %s searches", self.host)

@@ -26,7 +26,6 @@ from noxchat.search.mixin import PATIENCE, SearchableMixin
 log = logging.getLogger("noxchat.search")
 
 LOOK_EVERY = 0.5  # seconds; what is changed is found within two
-LONGEST_PAUSE = 30.0
 STALE = 10.0  # seconds after which an index is too far behind to be asked
 SECONDS = 20  # for one batch
 AT_ONCE = 1000
@@ -113,8 +112,6 @@ class Indexer:
         self.bell = threading.Event()
         self.stopped = False
         self.holder = secrets.token_hex(8)
-        self.pause = LOOK_EVERY
-        self.looked = 0.0
 
     # The thread.
 
@@ -126,21 +123,26 @@ class Indexer:
             self.thread = threading.Thread(target=self._work, name="indexer", daemon=True)
             self.thread.start()
 
-    def stop(self):
-        """End the thread, once what it is at is done."""
+    def end(self):
+        """Have the thread end at its next step, and let go of the index."""
         self.stopped = True
         self.bell.set()
+
+    def stop(self):
+        """End the thread, and wait until it has ended."""
+        self.end()
         if self.thread:
             self.thread.join()
 
     def _work(self):
         while not self.stopped:
-            with self.app.app_context():
-                self.pause = LOOK_EVERY if self.step() else min(2 * self.pause, LONGEST_PAUSE)
-            self.bell.wait(self.pause)
+            if not self.elastic.is_resting:
+                with self.app.app_context():
+                    self.step()
+            self.bell.wait(LOOK_EVERY)
 
     def step(self) -> bool:
-        """Bring everything one step nearer to how it should be. Returns False when that failed, and is to wait."""
+        """Bring everything one step nearer to how it should be. Returns whether Elasticsearch can be asked now."""
         try:
             for model in models():
                 self._keep(model)
@@ -191,20 +193,22 @@ class Indexer:
                 raise Unusable("its index is being built") from None
 
     def examine(self, model):
-        """Raise Missing or Foreign if a model's index cannot be searched."""
-        place = outbox.register(model.__tablename__)
-        found = self.indexes(model)
-        live = next((about for about in found.values() if self.elastic.index(model) in about["aliases"]), None)
+        """Raise Missing, Foreign or TROUBLE if a model's index cannot be searched. No more patient than people are."""
+        place, known = outbox.register(model.__tablename__), outbox.known(model.__tablename__)
+        db.session.commit()
+        client, alias = self.elastic.client, self.elastic.index(model)
+        live = next((about for about in self.indexes(model, client).values() if alias in about["aliases"]), None)
         if live is None:
             raise Missing("there is none")
         meta = live["mappings"].get("_meta", {})
         if meta.get("place") != place:
             raise Foreign
-        if meta.get("layout") != LAYOUT:
-            raise Missing("it has another layout")
-        known = outbox.known(model.__tablename__)
-        self.client.indices.refresh(index=self.elastic.index(model))
-        newest = self._newest(self.elastic.index(model))
+        if meta.get("layout", 0) > LAYOUT:
+            raise Unusable("its index is of a newer version of NoxChat")
+        if meta.get("layout", 0) < LAYOUT:
+            raise Missing("it has an older layout")
+        client.indices.refresh(index=alias)
+        newest = newest_in(alias, client)
         last = outbox.last_version()
         db.session.commit()
         if newest < known:
@@ -217,38 +221,36 @@ class Indexer:
         """Be the one who writes a model's index, in a with statement. Raises Busy after so many seconds of waiting."""
         kind, end = model.__tablename__, time.monotonic() + patience
         outbox.register(kind)
-        while not outbox.take(kind, self.holder):
+        while (left := outbox.take(kind, self.holder)) is None:
             if time.monotonic() >= end:
                 raise Busy
             time.sleep(0.2)
         try:
+            if left:
+                self._tidy(model)
             yield
         finally:
             outbox.give_back(kind, self.holder)
 
     # What is in Elasticsearch.
 
-    def indexes(self, model) -> dict:
-        """Return the indexes of a model by name, each with its aliases and mappings: the one in use, and unfinished."""
-        alias = self.elastic.index(model)
-        found = self.client.indices.get(index=f"{alias}-*", expand_wildcards="all", features=["aliases", "mappings"])
-        return {
-            name: about for name, about in found.body.items() if len(name.removeprefix(f"{alias}-").split("-")) == 1
-        }
+    def indexes(self, model, client=None) -> dict:
+        """Return the indexes of a model by name, each with its aliases and mappings: the one in use, and unfinished.
+
+        client: by default the patient one. Raises Unusable where the answer is something else.
+        """
+        alias, client = self.elastic.index(model), client or self.client
+        found = client.indices.get(index=f"{alias}-*", expand_wildcards="all", features=["aliases", "mappings"])
+        if not isinstance(found.body, dict) or not all(
+            isinstance(about, dict) and {"aliases", "mappings"} <= set(about) for about in found.body.values()
+        ):
+            raise Unusable("no answer to a question for indexes")
+        return found.body
 
     @property
     def client(self):
         """The client, with more patience than a search has."""
         return self.elastic.client.options(request_timeout=SECONDS)
-
-    def _newest(self, index: str) -> int:
-        """Return the newest version that can be found in an index."""
-        order = [{"version": "desc"}]
-        answer = self.client.search(index=index, size=1, sort=order, source=False, track_total_hits=False)
-        try:
-            return max((int(hit["sort"][0]) for hit in answer.body["hits"]["hits"]), default=0)
-        except (LookupError, TypeError, ValueError) as error:
-            raise Unusable("no answer to a search") from error
 
     def count(self, model) -> int:
         """Return how many documents can be found."""
@@ -276,12 +278,12 @@ class Indexer:
             outcome = self._send(targets, rows)
             versions = {row.row_id: row.id for row in rows if row.row_id not in outcome.again}
             refused = {versions.pop(number): why for number, why in outcome.refused.items()}
-            outbox.done(kind, list(versions.values()), refused)
+            still = outbox.done(kind, self.holder, list(versions.values()), refused)
             self._tell(kind, outcome.refused)
             outcome.check()
-            handed += len(rows)
-            if self.stopped or not outbox.take(kind, self.holder):
+            if self.stopped or not still:
                 raise Busy
+            handed += len(rows)
         return handed
 
     def _send(self, targets: list[str], rows) -> Outcome:
@@ -319,9 +321,7 @@ class Indexer:
         if live and not take_over and found[live]["mappings"].get("_meta", {}).get("place") != place:
             raise Foreign
         same = live and found[live]["mappings"].get("_meta") == {"place": place, "layout": LAYOUT}
-        for name in found:
-            if name != live and found[name]["mappings"].get("_meta", {}).get("place") == place:
-                self.client.indices.delete(index=name)  # somebody was stopped before it was whole
+        self._tidy(model)
         name = f"{alias}-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}{secrets.token_hex(4)}"
         writing = f"{name}-writing"  # an alias that nobody else, stopped long ago and waking up, writes to
         self.client.indices.create(
@@ -339,14 +339,16 @@ class Indexer:
                     outbox.add(kind, [number], why)
                 self._tell(kind, outcome.refused)
                 progress(len(rows))
-                if self.stopped or not outbox.take(kind, self.holder):
+                if self.stopped or outbox.take(kind, self.holder) is None:
                     raise Busy
                 if same and time.monotonic() > drained + LOOK_EVERY:
                     self.drain(model, writing)
                     drained = time.monotonic()
             self.client.indices.put_settings(index=name, settings={"index": IN_USE})
             self.client.indices.refresh(index=name)
-            newest = self._newest(name)
+            newest = newest_in(name, self.client)
+            if outbox.take(kind, self.holder) is None:
+                raise Busy
             actions = [{"remove": {"index": name, "alias": writing}}, {"add": {"index": name, "alias": alias}}]
             if live:
                 actions.append({"remove_index": {"index": live}})
@@ -358,6 +360,13 @@ class Indexer:
         outbox.built(kind, newest)
         log.info("index of %s: built", kind)
         self.drain(model)
+
+    def _tidy(self, model):
+        """Remove what somebody began to build and did not finish, who may have died, or may wake up and go on."""
+        place, alias = outbox.register(model.__tablename__), self.elastic.index(model)
+        for name, about in self.indexes(model).items():
+            if alias not in about["aliases"] and about["mappings"].get("_meta", {}).get("place") == place:
+                self.client.indices.delete(index=name)
 
     def remove(self, model):
         """Remove a model's indexes, and have nothing more be written down for them. Only for who is `writing`."""
@@ -484,6 +493,15 @@ def batches(model) -> Iterator[list]:
         yield rows
         last = rows[-1].id
     db.session.commit()
+
+
+def newest_in(index: str, client) -> int:
+    """Return the newest version that can be found in an index."""
+    answer = client.search(index=index, size=1, sort=[{"version": "desc"}], source=False, track_total_hits=False)
+    try:
+        return max((int(hit["sort"][0]) for hit in answer.body["hits"]["hits"]), default=0)
+    except (LookupError, TypeError, ValueError) as error:
+        raise Unusable("no answer to a search") from error
 
 
 def outcome(answer, rows, each: int) -> Outcome:

@@ -67,8 +67,8 @@ class SearchableMixin:
                 for number, text, *values in rows
                 if (right := searchable(*(value or "" for value in values))) != text
             ]
-            start_writing(db.session)
             if texts:
+                start_writing(db.session)
                 # Not what was changed in the meantime, which is right by itself.
                 same = cls.__table__.c.id == bindparam("number"), cls.__table__.c.search_text == bindparam("old")
                 db.session.connection().execute(

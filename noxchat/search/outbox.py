@@ -23,7 +23,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    or_,
     select,
     text,
     update,
@@ -135,16 +134,21 @@ def unregister(kind: str):
     db.session.commit()
 
 
-def take(kind: str, holder: str) -> bool:
-    """Be the one who writes the index for LEASE, if nobody else is; or go on being it. Commits."""
+def take(kind: str, holder: str) -> bool | None:
+    """Be the one who writes the index for LEASE, if nobody else is; or go on being it. Commits.
+
+    Returns None if another is. Else whether it was left behind by one who did not give it back, and may have died.
+    """
     start_writing(db.session)
     lease, moment = search_indexes.c, now()
-    free = or_(lease.holder.is_(None), lease.holder == holder, lease.held_until < moment)
-    taken = db.session.execute(
-        update(search_indexes).where(lease.kind == kind, free).values(holder=holder, held_until=moment + LEASE)
-    )
+    mine = select(lease.holder, lease.held_until).where(lease.kind == kind).with_for_update()
+    before, until = db.session.execute(mine).one()
+    free = before in (None, holder) or until < moment
+    if free:
+        values = {"holder": holder, "held_until": moment + LEASE}
+        db.session.execute(update(search_indexes).where(lease.kind == kind).values(**values))
     db.session.commit()
-    return taken.rowcount == 1
+    return before not in (None, holder) if free else None
 
 
 def give_back(kind: str, holder: str):
@@ -230,19 +234,27 @@ def next_changes(model, limit: int) -> list:
     return rows
 
 
-def done(kind: str, versions: list[int], refused: dict[int, str]):
-    """Forget what the index has, and set aside what it refused, with why. What has changed since stays; commits."""
+def done(kind: str, holder: str, versions: list[int], refused: dict[int, str]) -> bool:
+    """Forget what the index has, and set aside what it refused, with why; go on being who writes the index. Commits.
+
+    What has changed since stays. Returns False, having forgotten nothing, if another writes the index by now: one that
+    they are building may not know of it.
+    """
     start_writing(db.session)
     row, index = search_outbox.c, search_indexes.c
-    newer = and_(index.kind == kind, index.known < max(versions, default=0))
-    db.session.execute(update(search_indexes).where(newer).values(known=max(versions, default=0)))
-    # Never waits for whoever changes such a row right now, who might wait for this in turn.
-    mine = select(row.id).where(row.id.in_(versions)).with_for_update(skip_locked=True)
-    db.session.execute(delete(search_outbox).where(row.id.in_(mine)))
-    for version, why in refused.items():
-        theirs = select(row.id).where(row.id == version).with_for_update(skip_locked=True)
-        db.session.execute(update(search_outbox).where(row.id.in_(theirs)).values(refused=why))
+    newest = max(versions, default=0)
+    mine = and_(index.kind == kind, index.holder == holder)
+    values = {"known": case((index.known < newest, newest), else_=index.known), "held_until": now() + LEASE}
+    still = db.session.execute(update(search_indexes).where(mine).values(**values)).rowcount == 1
+    if still:
+        # Never waits for whoever changes such a row right now, who might wait for this in turn.
+        theirs = select(row.id).where(row.id.in_(versions)).with_for_update(skip_locked=True)
+        db.session.execute(delete(search_outbox).where(row.id.in_(theirs)))
+        for version, why in refused.items():
+            theirs = select(row.id).where(row.id == version).with_for_update(skip_locked=True)
+            db.session.execute(update(search_outbox).where(row.id.in_(theirs)).values(refused=why))
     db.session.commit()
+    return still
 
 
 # Both databases understand this; what is written down already stays as it is.

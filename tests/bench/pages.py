@@ -45,6 +45,19 @@ def cpu(pids) -> float:
     return total
 
 
+def cookie_of(app, number: int) -> str:
+    """Sign in the person with this number, and return the cookie that says so."""
+    with app.app_context():
+        start_writing(db.session)
+        lasting = app.config["REMEMBER_COOKIE_DURATION"]
+        token = sessions.begin(db.session.get(User, number), "bench", lasting).session_token
+        db.session.commit()
+        signer = app.session_interface.get_signing_serializer(app)
+        db.session.remove()
+        db.engine.dispose()
+        return f"session={signer.dumps({'_user_id': token, '_fresh': True, 'csrf_token': 'x' * 40})}"
+
+
 def ask(port: int, path: str, cookie: str, count: int):
     """Send so many requests over CONNECTIONS lines; every answer must be good."""
 
@@ -73,17 +86,7 @@ def main(count: int = 100_000) -> bool:
     good, plain = True, None
     server = Server(place.folder, place.uri)
     try:
-        app = place.app()
-        with app.app_context():
-            start_writing(db.session)
-            token = sessions.begin(
-                db.session.get(User, 1), "bench", app.config["REMEMBER_COOKIE_DURATION"]
-            ).session_token
-            db.session.commit()
-            signer = app.session_interface.get_signing_serializer(app)
-            cookie = f"session={signer.dumps({'_user_id': token, '_fresh': True, 'csrf_token': 'x' * 40})}"
-            db.session.remove()
-            db.engine.dispose()
+        cookie = cookie_of(place.app(), 1)
         size = ask(server.port, "/friends", cookie, CONNECTIONS)
         port = free_port()
         plain = subprocess.Popen(

@@ -77,6 +77,6 @@ class Place:
 
 def forget():
     """Remove all crowds."""
-    for pid in CACHE.glob("*/pg/data/postmaster.pid"):
+    for pid in (*CACHE.glob("*/pg/data/postmaster.pid"), *CACHE.glob("elasticsearch/pid")):
         subprocess.run(["kill", pid.read_text().split()[0]], check=False)
     shutil.rmtree(CACHE, ignore_errors=True)

@@ -9,7 +9,8 @@ from sqlalchemy import select
 from noxchat import blocks, circle, keyset, people, sessions
 from noxchat.extensions import db
 from noxchat.models import User
-from noxchat.search import Hit, Query, engine
+from noxchat.search import Hit, Query
+from noxchat.search.engines import database_engine
 from tests.bench.places import Place, say
 
 QUERIES = {
@@ -126,7 +127,7 @@ def measure(kind: str, count: int) -> bool:
     try:
         app = place.app()
         with app.app_context():
-            say(f"{kind}, {count:,} people, {engine().name}: milliseconds in the database, median of {TIMES}")
+            say(f"{kind}, {count:,} people, {database_engine().name}: milliseconds in the database, median of {TIMES}")
             scans = sequential_scans() if kind == "postgresql" else 0
             for what, typed in QUERIES.items():
                 found = len(page(typed))
