@@ -162,8 +162,11 @@ def test_a_server_starts_and_answers_while_elasticsearch_hangs(serve, line):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alone(app, line, fault, caplog):
+def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alone(
+    app, line, fault, caplog, monkeypatch
+):
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr("noxchat.search.elastic.FIRST_PAUSE", 0.1)
     assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready
     asked = line.seen
     line.fault = fault
@@ -216,6 +219,13 @@ def test_the_longer_it_fails_the_longer_it_is_left_alone(app, monkeypatch):
     clock[0] += 3600
     elastic.fail("after an hour")
     assert elastic.rested - clock[0] == 1
+
+
+def test_who_was_found_failing_meanwhile_is_not_taken_for_well(app, monkeypatch):
+    elastic = app.extensions["elasticsearch"]
+    monkeypatch.setattr(outbox, "behind", lambda _kind: elastic.fail("a search failed just now"))
+    with app.app_context():
+        assert elastic.is_ready and not indexer_of(app).step() and not elastic.is_ready
 
 
 def test_a_name_that_cannot_be_looked_up_is_not_waited_for(app, monkeypatch):

@@ -311,9 +311,14 @@ def hits_in(answer) -> list[Hit]:
         hits = [Hit(int(hit["_id"]), INSIDE + 1 - int(hit["sort"][0]), hit["sort"][1]) for hit in found]
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unusable("no answer to a search") from error
-    if not all(EXACT <= hit.rank <= INSIDE and isinstance(hit.text, str) for hit in hits):
+    if not all(0 < hit.id < 2**31 and EXACT <= hit.rank <= INSIDE and is_word(hit.text) for hit in hits):
         raise Unusable("hits that were not asked for")
     return hits
+
+
+def is_word(text) -> bool:
+    """Tell whether this is text that a database takes."""
+    return isinstance(text, str) and "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 @lru_cache(maxsize=16)

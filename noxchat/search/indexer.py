@@ -143,9 +143,10 @@ class Indexer:
 
     def step(self) -> bool:
         """Bring everything one step nearer to how it should be. Returns whether Elasticsearch can be asked now."""
+        was_ready = self.elastic.is_ready
         try:
             for model in models():
-                self._keep(model)
+                self._keep(model, look=not was_ready)
         except TROUBLE as error:
             self.elastic.fail(what_happened(error))
             return False
@@ -161,13 +162,14 @@ class Indexer:
             self.elastic.fail("the indexer broke")
             log.exception("indexer broken")
             return False
-        self.elastic.recover()
-        return True
+        if not was_ready:  # who was found failing by somebody meanwhile is looked at the next time
+            self.elastic.recover()
+        return self.elastic.is_ready
 
-    def _keep(self, model):
-        """Make sure that a model's index is there and knows everything. Raises what stands in the way."""
+    def _keep(self, model, *, look: bool):
+        """Make sure that a model's index knows everything and, to look, that it is there. Raises what is in the way."""
         kind = model.__tablename__
-        if not self.elastic.is_ready:
+        if look:
             self._look(model)
         waits = outbox.behind(kind)
         db.session.commit()

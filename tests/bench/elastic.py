@@ -410,6 +410,7 @@ def breaker(count: int = 100_000) -> bool:
     return away - alone <= 2
 
 
-def main(*counts: int) -> bool:
-    """Measure everything. Returns whether all of it was good enough."""
-    return all([*(compare(count) for count in counts or (100_000, 1_000_000)), breaker(), outages(), kills()])
+def compare_all(*counts: int) -> bool:
+    """Compare with a hundred thousand people and with a million. Returns whether all of it was good enough."""
+    results = [compare(count) for count in counts or (100_000, 1_000_000)]
+    return all(results)

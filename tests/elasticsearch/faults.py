@@ -8,7 +8,7 @@ PASS = "pass"
 FAULTS = [
     *("refuse", "hang", "slow", "drip", "endless", "cut", "close"),
     *("401", "403", "429", "500", "503", "404"),
-    *("noise", "html", "json", "list", "wrong", "partial"),
+    *("noise", "html", "json", "list", "wrong", "partial", "odd", "foreign"),
 ]
 JSON = b"content-type: application/vnd.elasticsearch+json;compatible-with=9\r\nx-elastic-product: Elasticsearch\r\n"
 
@@ -29,6 +29,12 @@ ANSWERS = {
     "json": answer("200 OK", b'{"hits": {"hits": [{"_id": "x", "sort": "y"}]}, "timed_out": false, "items": 3}'),
     "list": answer("200 OK", b"[1, 2, 3]"),
     "wrong": answer("200 OK", b'{"timed_out": false, "hits": {"hits": [{"_id": "1", "sort": [99, null]}]}}'),
+    "odd": answer(
+        "200 OK", b'{"timed_out": false, "hits": {"hits": [{"_id": "1", "sort": [4.0, "a\\u0000\\ud800"]}]}}'
+    ),
+    "foreign": answer(
+        "200 OK", b'{"timed_out": false, "hits": {"hits": [{"_id": "99999999999", "sort": [4.0, "a"]}]}}'
+    ),
     "partial": answer("200 OK", b'{"timed_out": true}'),
     "close": b"",
 }
