@@ -30,6 +30,17 @@ def test_one_driver_however_the_address_is_spelled(form):
     assert settings.SQLALCHEMY_DATABASE_URI == "postgresql+psycopg://me:p%40ss@db/nox"
 
 
+def test_no_sentence_repeats_a_password():
+    for more in (
+        {"ELASTICSEARCH_URL": "http://elastic:s3cret@host:port"},
+        {"ELASTICSEARCH_URL": "ftp://elastic:s3cret@host"},
+        {"ELASTICSEARCH_URL": "http://elastic:s3cret@host", "ELASTICSEARCH_API_KEY": "s3cret"},
+    ):
+        with pytest.raises(BadSetting) as refused:
+            config(**more)
+        assert "s3cret" not in str(refused.value) and "ELASTICSEARCH_" in str(refused.value)
+
+
 def test_https_makes_cookies_secure_and_bound_to_the_host():
     settings = config(BASE_URL="https://nox.example/")
     assert settings.SESSION_COOKIE_SECURE and settings.REMEMBER_COOKIE_SECURE
@@ -44,7 +55,21 @@ NONSENSE = {
     "RESET_MINUTES": ["0", "61", "soon"],
     "BASE_URL": ["nox.example", "ftp://nox.example", "https://", "https://nox.example/path", "https://nox:port"],
     "SQLALCHEMY_DATABASE_URI": ["mysql://x", "nonsense", "postgresql:/", "://"],
-    "ELASTICSEARCH_URL": ["localhost:9200", "file:///x"],
+    "ELASTICSEARCH_URL": [
+        *(
+            "localhost:9200",
+            "file:///x",
+            "http://",
+            "http://:9200",
+            "http://host:port",
+            "http://host:99999",
+            "http://h:0",
+        ),
+        *("http://ho st:9200", "http://host:9200?pretty", "http://host/#x", "http://[::1", "http://хост:9200"),
+    ],
+    "ELASTICSEARCH_PREFIX": ["Nox", "_nox", "nox-two", "x" * 65, "ёж", "a/b", "*"],
+    "ELASTICSEARCH_MILLISECONDS": ["0", "soon", "0.8"],
+    "ELASTICSEARCH_CA": ["nowhere.pem", "README.md"],
     "MAIL_USE_TLS": ["maybe"],
     "TRUSTED_PROXIES": ["everybody", "10.0.0.0/99"],
     "MAIL_DEFAULT_SENDER": ["nobody", "a@x\r\nBcc: b@y"],
