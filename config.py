@@ -136,15 +136,19 @@ class Config:
         self.ELASTICSEARCH_MILLISECONDS = env.number("ELASTICSEARCH_MILLISECONDS", 800, least=50, most=10_000)
         try:
             parts = urlsplit(self.ELASTICSEARCH_URL or "http://unset")
-            good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+            good = parts.scheme in {"http", "https"} and all((parts.hostname or "").split(".")) and parts.port != 0
         except ValueError:
             good = False
         if not good or parts.query or parts.fragment or not re.fullmatch(r"[!-\[\]-~]+", parts.netloc):
             raise BadSetting("ELASTICSEARCH_URL: write an address, http://elastic:password@localhost:9200.")
         if self.ELASTICSEARCH_API_KEY and parts.username:
             raise BadSetting("ELASTICSEARCH_API_KEY: write either this or a user in ELASTICSEARCH_URL, not both.")
+        if not (self.ELASTICSEARCH_API_KEY or "").isascii():
+            raise BadSetting("ELASTICSEARCH_API_KEY: write it as Elasticsearch shows it, in letters from a to z.")
         if not re.fullmatch("[a-z0-9][a-z0-9_]{0,63}", self.ELASTICSEARCH_PREFIX):
             raise BadSetting("ELASTICSEARCH_PREFIX: write up to 64 small letters, digits and _, beginning with no _.")
+        if self.ELASTICSEARCH_CA and parts.scheme != "https":
+            raise BadSetting("ELASTICSEARCH_CA: it is for an ELASTICSEARCH_URL that begins with https://.")
         if self.ELASTICSEARCH_CA:
             self.ELASTICSEARCH_CA = str(ROOT / self.ELASTICSEARCH_CA)
             try:

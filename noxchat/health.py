@@ -95,10 +95,10 @@ def elasticsearch(*, thorough: bool = False) -> Finding:
 
     thorough: whether to look at the index itself as well.
     """
-    from noxchat.search import SearchableMixin, outbox
+    from noxchat.search import models, outbox
 
     indexer = current_app.extensions["indexer"]
-    kinds = [model.__tablename__ for model in SearchableMixin.__subclasses__()]
+    kinds = [model.__tablename__ for model in models()]
     if indexer is None:
         if any(map(outbox.is_registered, kinds)):
             return Finding(
@@ -107,7 +107,7 @@ def elasticsearch(*, thorough: bool = False) -> Finding:
                 is_mild=True,
             )
         return Finding(None, "is not set: the database searches")
-    from noxchat.search.elastic import TROUBLE, what_happened
+    from noxchat.search.elastic import what_happened
     from noxchat.search.indexer import Foreign, Missing
 
     meanwhile = f"at {indexer.elastic.host}: the database searches meanwhile;"
@@ -116,15 +116,15 @@ def elasticsearch(*, thorough: bool = False) -> Finding:
     count, refused = sum(each.count for each in waits), sum(each.refused for each in waits)
     oldest = max(each.oldest for each in waits)
     try:
-        indexer.elastic.client.cluster.health()
-        for model in SearchableMixin.__subclasses__() if thorough else ():
+        indexer.elastic.promptly(indexer.elastic.client.cluster.health)
+        for model in models() if thorough else ():
             indexer.examine(model)
-    except TROUBLE as error:
-        return Finding(False, f"{what_happened(error)} {meanwhile} check ELASTICSEARCH_URL", is_mild=True)
     except Missing as why:
         return Finding(False, f"{meanwhile} its index: {why}; a running server builds it", is_mild=True)
     except Foreign:
         return Finding(False, f"{meanwhile} its index belongs to another place: set ELASTICSEARCH_PREFIX", is_mild=True)
+    except Exception as error:  # noqa: BLE001  of which nothing else may depend on this
+        return Finding(False, f"{what_happened(error)} {meanwhile} check ELASTICSEARCH_URL", is_mild=True)
     words = f"answers; {count} changes wait, the oldest for {oldest:.0f} s"
     if refused:
         return Finding(False, f"{words}; {refused} rows were refused: run flask --app main search status", is_mild=True)

@@ -30,6 +30,12 @@ def test_one_driver_however_the_address_is_spelled(form):
     assert settings.SQLALCHEMY_DATABASE_URI == "postgresql+psycopg://me:p%40ss@db/nox"
 
 
+@pytest.mark.parametrize("file", ["nowhere.pem", "README.md"])
+def test_a_certificate_authority_is_a_file_with_certificates(file):
+    with pytest.raises(BadSetting, match="ELASTICSEARCH_CA"):
+        config(ELASTICSEARCH_URL="https://elastic:9200", ELASTICSEARCH_CA=file)
+
+
 def test_no_sentence_repeats_a_password():
     for more in (
         {"ELASTICSEARCH_URL": "http://elastic:s3cret@host:port"},
@@ -65,11 +71,19 @@ NONSENSE = {
             "http://host:99999",
             "http://h:0",
         ),
-        *("http://ho st:9200", "http://host:9200?pretty", "http://host/#x", "http://[::1", "http://хост:9200"),
+        *(
+            "http://ho st:9200",
+            "http://host:9200?pretty",
+            "http://host/#x",
+            "http://[::1",
+            "http://хост:9200",
+            "http://a..b:9200",
+        ),
     ],
     "ELASTICSEARCH_PREFIX": ["Nox", "_nox", "nox-two", "x" * 65, "ёж", "a/b", "*"],
     "ELASTICSEARCH_MILLISECONDS": ["0", "soon", "0.8"],
-    "ELASTICSEARCH_CA": ["nowhere.pem", "README.md"],
+    "ELASTICSEARCH_API_KEY": ["ключ"],
+    "ELASTICSEARCH_CA": ["README.md"],  # which is for https only
     "MAIL_USE_TLS": ["maybe"],
     "TRUSTED_PROXIES": ["everybody", "10.0.0.0/99"],
     "MAIL_DEFAULT_SENDER": ["nobody", "a@x\r\nBcc: b@y"],

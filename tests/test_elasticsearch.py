@@ -84,6 +84,11 @@ def waiting(app):
         return outbox.waiting("users")
 
 
+def half_a_minute_later(app):
+    """Have a look at the index be due again, which nobody has found failing."""
+    indexer_of(app).looked = -1e9
+
+
 def handed_over(app):
     """Wait until nothing waits any more, and what was handed over is found."""
     until(lambda: waiting(app).count == 0)
@@ -198,6 +203,17 @@ def test_twenty_who_search_at_once_when_it_fails_are_all_answered_in_time(app, l
     assert all(found == NIKAS and took < SECONDS for found, took in results), results
 
 
+@pytest.mark.parametrize("fault", ["drip", "endless", "hang", "cut"])
+def test_no_connection_is_lost_with_an_answer_that_is_given_up(app, line, fault):
+    elastic = app.extensions["elasticsearch"]
+    for _time in range(app.config["THREADS"] + 8):
+        line.fault = fault
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            elastic.client.options(request_timeout=0.05).cluster.health()
+    line.fault = PASS
+    assert elastic.client.cluster.health()["status"]
+
+
 def test_the_longer_it_fails_the_longer_it_is_left_alone(app, monkeypatch):
     elastic, clock = app.extensions["elasticsearch"], [1000.0]
     monkeypatch.setattr("noxchat.search.elastic.time.monotonic", lambda: clock[0])
@@ -266,7 +282,7 @@ def test_readyz_and_doctor_tell_and_never_fail_because_of_it(app, line):
     assert "ok" in doctor()[1] and doctor()[0] == 0
     ready = app.test_client().get("/readyz")
     assert ready.status_code == 200 and "answers" in ready.json["elasticsearch"]
-    for fault in ("refuse", "hang", "401", "noise"):
+    for fault in ("refuse", "hang", "drip", "endless", "401", "noise", "deep"):
         line.fault = fault
         began = time.monotonic()
         ready = app.test_client().get("/readyz")
@@ -351,7 +367,7 @@ def test_a_late_older_write_does_not_win_neither_over_a_newer_nor_over_a_deletio
         db.session.commit()
     settle(app)
     with app.app_context():
-        assert not indexer._send([app.index], [old, (0, nika, "  nika")][:1]).refused
+        assert not indexer._send([app.index], [old]).refused
         indexer._send([app.index], [(0, nika, "  nika")])
     indexer.client.indices.refresh(index=app.index)
     assert is_right(app) and "Veronika" not in names_found(app)[0]
@@ -378,6 +394,56 @@ def test_a_change_is_found_within_two_seconds(serve, elasticsearch, tmp_path, ho
             time.sleep(0.02)
         assert app.extensions["elasticsearch"].is_ready
     server.stop()
+
+
+@pytest.mark.parametrize("block", ["index.blocks.write", "index.blocks.read_only"])
+def test_an_index_that_may_not_be_written_is_no_fault_of_the_rows(app, block):
+    [name] = indexer_of(app).indexes(User)
+    indexer_of(app).client.indices.put_settings(index=name, settings={block: True})
+    rename(app, "Nika", "Veronika")
+    with app.app_context():
+        assert not indexer_of(app).step()
+    assert waiting(app).count == 1 and waiting(app).refused == 0
+    assert names_found(app, "veronika")[0] == ["Veronika"], "by the database"
+    indexer_of(app).client.indices.put_settings(index=name, settings={block: False})
+    settle(app)
+    assert is_right(app) and names_found(app, "veronika")[0] == ["Veronika"]
+
+
+def test_who_drains_a_long_outbox_does_not_ask_an_index_that_is_behind(app, monkeypatch):
+    monkeypatch.setattr("noxchat.search.indexer.AT_ONCE", 1)
+    rename(app, "Nika", "Veronika")
+    rename(app, "Alice", "Alicia")
+    found, send = [], indexer_of(app)._send
+
+    def sending(targets, rows):
+        found.append(names_found(app, "alicia")[0])
+        return send(targets, rows)
+
+    monkeypatch.setattr(indexer_of(app), "_send", sending)
+    with app.app_context():
+        start_writing(db.session)
+        db.session.execute(update(outbox.search_outbox).values(created_at=now() - 2 * outbox.LEASE))
+        db.session.commit()
+        indexer_of(app).step()
+    assert found == [["Alicia"], ["Alicia"]] and waiting(app).count == 0
+
+
+def test_a_row_that_somebody_holds_for_long_holds_up_nobody_else(make_app, line):
+    app = elastic_app(make_app, line.url, "postgresql")
+    app.extensions["indexer"].start = lambda: None
+    settle(app)
+    rename(app, "Nika", "Veronika")
+    with app.app_context(), db.engine.connect() as other:
+        other.execute(update(User).where(User.username == "Veronika").values(search_text="  held"))
+        rename(app, "Alice", "Alicia")
+        began, before = time.monotonic(), line.seen
+        assert indexer_of(app).step()
+        assert time.monotonic() - began < 1 and line.seen - before < 6, "and nobody spins"
+        assert waiting(app).count == 1
+        other.rollback()
+    settle(app)
+    assert names_found(app, "veronika")[0] == ["Veronika"] and names_found(app, "alicia")[0] == ["Alicia"]
 
 
 def test_what_the_index_refuses_is_set_aside_told_and_stops_nobody_else(app, caplog):
@@ -492,14 +558,14 @@ def test_an_index_of_a_newer_version_is_not_asked_and_not_built_anew(app, monkey
     """While machines are brought up to date one after the other."""
     before = set(indexer_of(app).indexes(User))
     monkeypatch.setattr("noxchat.search.indexer.LAYOUT", LAYOUT - 1)
-    app.extensions["elasticsearch"].is_ready = False
+    half_a_minute_later(app)
     with app.app_context():
         assert not indexer_of(app).step()
     assert names_found(app)[0] == NIKAS and set(indexer_of(app).indexes(User)) == before
 
 
 def test_a_missing_index_is_built_by_one_process(app, elasticsearch, monkeypatch):
-    uri, built = app.config["SQLALCHEMY_DATABASE_URI"], []
+    built = []
     wipe(app)
     assert names_found(app)[0] == NIKAS and not app.extensions["elasticsearch"].is_ready
     indexer = indexer_of(app)
@@ -513,10 +579,18 @@ def test_a_missing_index_is_built_by_one_process(app, elasticsearch, monkeypatch
     monkeypatch.setattr(type(indexer), "build", counted)
     others = [type(indexer)(app, app.extensions["elasticsearch"]) for _process in range(5)]
     at_once(app, 5, lambda number: others[number].step())
-    assert len(built) == 1 and uri
+    assert len(built) == 1
     with app.app_context():
         until(others[0].step)
     assert app.extensions["elasticsearch"].is_ready and names_found(app)[0] == NIKAS and is_right(app)
+
+
+def test_two_threads_of_one_process_do_not_write_together(app):
+    wipe(app)
+    app.extensions["elasticsearch"].is_ready = False
+    at_once(app, 6, lambda _number: indexer_of(app).step())
+    settle(app)
+    assert len(indexer_of(app).indexes(User)) == 1 and names_found(app)[0] == NIKAS and is_right(app)
 
 
 def layouts(app):
@@ -526,9 +600,9 @@ def layouts(app):
 
 def test_an_index_of_an_older_layout_is_built_anew(app, monkeypatch):
     monkeypatch.setattr("noxchat.search.indexer.LAYOUT", LAYOUT + 1)
-    app.extensions["elasticsearch"].is_ready = False
     with app.app_context(), pytest.raises(Missing):
         indexer_of(app).examine(User)
+    half_a_minute_later(app)
     assert names_found(app)[0] == NIKAS
     settle(app)
     assert layouts(app) == [LAYOUT + 1] and names_found(app)[0] == NIKAS and is_right(app)
@@ -554,7 +628,13 @@ def test_documents_hold_nothing_but_what_is_searched():
     }
 
 
-@pytest.mark.parametrize("what", ["wiped", "older copy of the index", "older copy of the database", "alias gone"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("wiped", "older copy of the index", "alias gone", "another index under its name", "two of them"),
+        *("older copy of the database", "older copy of the database, changed since"),
+    ],
+)
 def test_after_a_loss_everything_becomes_right_by_itself(app, what):
     indexer = indexer_of(app)
     rename(app, "Nika", "Veronika")
@@ -570,22 +650,45 @@ def test_after_a_loss_everything_becomes_right_by_itself(app, what):
             [name] = indexer.indexes(User)
             indexer.client.delete(index=name, id=str(number))
             indexer.client.index(index=name, id=str(number), document=document(number, 0, "  nika\t"))
+        elif what == "two of them":
+            meta = {"place": outbox.register("users"), "layout": LAYOUT}
+            indexer.client.indices.create(
+                index=f"{app.index}-2", mappings={**MAPPINGS, "_meta": meta}, aliases={app.index: {}}
+            )
+        elif what == "another index under its name":
+            [old] = indexer.indexes(User)
+            with indexer.writing(User):
+                indexer.build(User)
+            [new] = indexer.indexes(User)
+            client = indexer.client.indices
+            meta = {"place": outbox.register("users"), "layout": LAYOUT}
+            aliases = {app.index: {}, f"{old}-writing": {}}
+            client.delete(index=new)
+            client.create(index=old, mappings={**MAPPINGS, "_meta": meta}, aliases=aliases)
         else:
-            sequence = {
-                "postgresql": "SELECT setval('search_outbox_id_seq', 1, false)",
-                "sqlite": "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'search_outbox'",
-            }
-            start_writing(db.session)
-            db.session.execute(text(sequence[db.engine.dialect.name]))
-            db.session.execute(update(outbox.search_indexes).values(known=0))
-            db.session.commit()
-            start_writing(db.session)
-            db.session.execute(update(User).where(User.username == "Alice").values(search_text="  alicia"))
-            db.session.commit()
-    app.extensions["elasticsearch"].is_ready = False  # as after every outage
+            put_back(app)
+            if "since" in what:
+                for number in range(5):
+                    start_writing(db.session)
+                    change = update(User).where(User.username == "Alice").values(search_text=f"  alicia {number}")
+                    db.session.execute(change)
+                    db.session.commit()
+    half_a_minute_later(app)
     settle(app)
     assert is_right(app) and names_found(app, "veronika")[0] == ["Veronika"]
     assert app.extensions["elasticsearch"].is_ready
+
+
+def put_back(app):
+    """Have the database be as it was before the last change: its numbers begin again where they were."""
+    sequence = {
+        "postgresql": "SELECT setval('search_outbox_id_seq', 1, false)",
+        "sqlite": "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'search_outbox'",
+    }
+    start_writing(db.session)
+    db.session.execute(text(sequence[db.engine.dialect.name]))
+    db.session.execute(update(outbox.search_indexes).values(known=0))
+    db.session.commit()
 
 
 def test_a_server_that_dies_freezes_and_comes_back_is_not_noticed(at_work, line, elasticsearch):
@@ -642,7 +745,7 @@ def test_the_index_of_another_place_is_left_alone_until_it_is_taken_over(app, ma
     settle(other)
     assert names_found(other, "nikita")[0] == ["Nikita"] and other.extensions["elasticsearch"].is_ready
     # Whose index it was is answered by the database, and asks no index that knows other people.
-    app.extensions["elasticsearch"].is_ready = False
+    half_a_minute_later(app)
     with app.app_context():
         assert not indexer_of(app).step()
     assert names_found(app)[0] == NIKAS

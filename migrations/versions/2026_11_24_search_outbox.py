@@ -26,6 +26,7 @@ def upgrade():
     op.create_table('search_indexes',
     sa.Column('kind', sa.String(length=64), nullable=False),
     sa.Column('place', sa.String(length=32), nullable=False),
+    sa.Column('name', sa.String(length=255), nullable=True),
     sa.Column('known', number, server_default='0', nullable=False),
     sa.Column('holder', sa.String(length=32), nullable=True),
     sa.Column('held_until', sa.DateTime(timezone=True), nullable=True),

@@ -8,7 +8,7 @@ from flask import Flask
 
 from noxchat.search import outbox  # noqa: F401  its tables
 from noxchat.search.engines import ENGINES, Engine, choose, fits, is_index, make_index, trigrams
-from noxchat.search.mixin import SearchableMixin
+from noxchat.search.mixin import SearchableMixin, models
 from noxchat.search.texts import EXACT, INSIDE, NAME_BEGINS, WORD_BEGINS, Hit, Query, fold, searchable
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "init_app",
     "is_index",
     "make_index",
+    "models",
     "searchable",
     "start",
     "trigrams",
@@ -53,6 +54,6 @@ def start(app: Flask):
 
 
 def end(app: Flask):
-    """Have this process let go of the index, for whoever comes after it."""
+    """Have this process let go of the index after what it is at, for whoever comes after it."""
     if app.extensions["indexer"]:
         app.extensions["indexer"].end()

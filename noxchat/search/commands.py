@@ -7,18 +7,14 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from noxchat.extensions import db
 from noxchat.search import outbox
 from noxchat.search.engines import database_engine
-from noxchat.search.mixin import SearchableMixin
+from noxchat.search.mixin import models
 
 group = AppGroup("search", help="What people are found by: its engine, and the index of Elasticsearch.")
-
-
-def models():
-    """Return the models that are searched."""
-    return SearchableMixin.__subclasses__()
 
 
 def rows_of(model) -> int:
@@ -55,6 +51,8 @@ def said():
         raise click.ClickException(
             f"The index cannot be searched: {why}. A server builds it by itself; or run search reindex."
         ) from None
+    except SQLAlchemyError as error:
+        raise click.ClickException(f"The database did not answer in time: {type(error).__name__}.") from None
     except TROUBLE as error:
         where = current_app.extensions["elasticsearch"].host
         raise click.ClickException(f"Elasticsearch at {where}: {what_happened(error)}.") from None
@@ -132,6 +130,8 @@ def check(repair):
                 more = " …" if len(numbers) > 20 else ""
                 click.echo(f"{len(numbers)} {what}: {' '.join(map(str, numbers[:20]))}{more}")
         click.echo(f"{kind}: {len(found.numbers())} differences" + (f", {len(left.numbers())} left" if repair else "."))
+        if repair and left:
+            click.echo("What is left needs search reindex.")
         differs = differs or bool(left if repair else found)
     raise SystemExit(1 if differs else 0)
 

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import SimpleNamespace
@@ -123,7 +124,7 @@ def score(rank: int) -> float:
 
 
 class BoundedNode(Urllib3HttpNode):
-    """Connections to Elasticsearch that end with an answer which takes too long as a whole, or has no end.
+    """Connections to Elasticsearch that end with an answer whose body takes too long as a whole, or has no end.
 
     urllib3's time limit is one for each piece of it.
     """
@@ -143,7 +144,8 @@ class BoundedPool:
         """Return the status, the headers and the whole data of an answer. Raises what urllib3 raises."""
         seconds = timeout if timeout is not None else self.pool.timeout.total
         deadline = time.monotonic() + seconds
-        response = self.pool.urlopen(method, target, timeout=seconds, preload_content=False, **options)
+        limits = {"timeout": seconds, "pool_timeout": seconds}
+        response = self.pool.urlopen(method, target, preload_content=False, **limits, **options)
         try:
             data = bytearray()
             while chunk := response.read1(CHUNK):
@@ -155,7 +157,8 @@ class BoundedPool:
         except BaseException:
             response.close()
             raise
-        response.release_conn()
+        finally:
+            response.release_conn()
         return SimpleNamespace(status=response.status, headers=response.headers, data=bytes(data))
 
     def close(self):
@@ -177,9 +180,10 @@ class Elasticsearch:
         self.prefix = config["ELASTICSEARCH_PREFIX"]
         url = urlsplit(config["ELASTICSEARCH_URL"])
         self.port = url.port or USUAL_PORT
+        path = url.path.rstrip("/")
         self.host = f"{url.scheme}://{url.hostname}:{self.port}"
         self.options = {
-            "hosts": [{"scheme": url.scheme, "host": url.hostname, "port": self.port, "path_prefix": url.path}],
+            "hosts": [{"scheme": url.scheme, "host": url.hostname, "port": self.port, "path_prefix": path}],
             "node_class": BoundedNode,
             "request_timeout": self.seconds,
             "max_retries": 0,
@@ -261,9 +265,13 @@ class Elasticsearch:
                 log.info("Elasticsearch at %s searches", self.host)
 
     def search(self, model, query: Query, after: Hit | None, limit: int, load, *, unseen, viewer: int) -> list:
-        """Return rows as Engine.search does. Where Elasticsearch stops to answer, the database goes on from there."""
+        """Return rows as Engine.search does. Where Elasticsearch stops to answer, the database goes on from there.
+
+        Ends the transaction at hand, so not for the middle of writing.
+        """
         rows, place, size = [], after, limit + SPARE
         deadline = time.monotonic() + self.seconds
+        db.session.commit()  # or a connection is held for as long as Elasticsearch takes, and there are few
         while len(rows) < limit:
             hits = self._ask(model, query, place, size) if self.is_ready and time.monotonic() < deadline else None
             if hits is None:
@@ -292,14 +300,20 @@ class Elasticsearch:
         about = {"index": self.index(model), "allow_partial_search_results": False, "body": body}
         about["filter_path"] = "timed_out,hits.hits._id,hits.hits.sort"
         try:
-            # In a thread, since much can take time that has no limit of its own: finding out an address, for one.
-            asked = self.askers.submit(self.client.search, **about)
-            return hits_in(asked.result(self.seconds).body)
-        except TimeoutError:
-            self.fail(f"no answer in {self.seconds} s")
-        except TROUBLE as error:
+            return hits_in(self.promptly(self.client.search, **about).body)
+        except Exception as error:  # noqa: BLE001  whatever a server can send, the person gets an answer
             self.fail(what_happened(error))
-        return None
+            return None
+
+    def promptly(self, ask: Callable, **about):
+        """Return what a method of the client returns, in the time of a search. Raises Unusable when that is over.
+
+        In another thread, since much can take time that has no limit of its own: finding out an address, for one.
+        """
+        try:
+            return self.askers.submit(ask, **about).result(self.seconds)
+        except TimeoutError:
+            raise Unusable(f"no answer in {self.seconds} s") from None
 
 
 def hits_in(answer) -> list[Hit]:
@@ -309,7 +323,7 @@ def hits_in(answer) -> list[Hit]:
             raise Unusable("only a part was searched")
         found = answer.get("hits", {}).get("hits", [])
         hits = [Hit(int(hit["_id"]), INSIDE + 1 - int(hit["sort"][0]), hit["sort"][1]) for hit in found]
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise Unusable("no answer to a search") from error
     if not all(0 < hit.id < 2**31 and EXACT <= hit.rank <= INSIDE and is_word(hit.text) for hit in hits):
         raise Unusable("hits that were not asked for")

@@ -21,15 +21,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from noxchat.extensions import db
 from noxchat.search import outbox
 from noxchat.search.elastic import LAYOUT, MAPPINGS, TROUBLE, Elasticsearch, Unusable, document, what_happened
-from noxchat.search.mixin import PATIENCE, SearchableMixin
+from noxchat.search.mixin import MANY, PATIENCE, models
 
 log = logging.getLogger("noxchat.search")
 
 LOOK_EVERY = 0.5  # seconds; what is changed is found within two
+LOOK_AGAIN = 30  # seconds, at an index that seems to be well
 STALE = 10.0  # seconds after which an index is too far behind to be asked
-SECONDS = 20  # for one batch
+SECONDS = 8  # for one batch, in less than outbox.LEASE
 AT_ONCE = 1000
-MANY = 5000  # rows of a batch while an index is built or compared
 MOST_TOLD = 10
 SETTINGS = {
     "number_of_shards": 1,
@@ -38,8 +38,7 @@ SETTINGS = {
     "translog.durability": "async",
 }
 IN_USE = {"refresh_interval": "500ms", "translog.durability": "request"}
-TEMPORARY = {429, 500, 502, 503, 504}  # statuses of single documents that are worth another try
-LOST = {"index_not_found_exception", "alias_not_found_exception"}  # it is the index that is not there, not the row
+CLOSED = "index_closed_exception"  # what has the status of a bad document, and is none
 FINDABLE = {"exists": {"field": "text"}}  # not what is left of what was deleted
 NDJSON = {
     "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
@@ -112,16 +111,22 @@ class Indexer:
         self.bell = threading.Event()
         self.stopped = False
         self.holder = secrets.token_hex(8)
+        self.lock, self.turn = threading.Lock(), threading.Lock()
+        self.looked = 0.0
+        self.untidy = set()
 
     # The thread.
 
     def start(self):
         """Start the thread unless it already runs in this process. A fork has the object but not the thread."""
-        if self.process != os.getpid() and not self.stopped:
-            self.process, self.holder = os.getpid(), secrets.token_hex(8)
-            self.bell = threading.Event()
-            self.thread = threading.Thread(target=self._work, name="indexer", daemon=True)
-            self.thread.start()
+        if self.process == os.getpid() or self.stopped:
+            return
+        with self.lock:
+            if self.process != os.getpid():
+                self.process, self.holder = os.getpid(), secrets.token_hex(8)
+                self.bell = threading.Event()
+                self.thread = threading.Thread(target=self._work, name="indexer", daemon=True)
+                self.thread.start()
 
     def end(self):
         """Have the thread end at its next step, and let go of the index."""
@@ -143,10 +148,14 @@ class Indexer:
 
     def step(self) -> bool:
         """Bring everything one step nearer to how it should be. Returns whether Elasticsearch can be asked now."""
-        was_ready = self.elastic.is_ready
+        was_ready, moment = self.elastic.is_ready, time.monotonic()
+        look = not was_ready or moment - self.looked > LOOK_AGAIN
         try:
             for model in models():
-                self._keep(model, look=not was_ready)
+                self._keep(model, look=look)
+        except Missing as why:
+            self.elastic.fail(f"its index: {why}")
+            return False
         except TROUBLE as error:
             self.elastic.fail(what_happened(error))
             return False
@@ -162,6 +171,8 @@ class Indexer:
             self.elastic.fail("the indexer broke")
             log.exception("indexer broken")
             return False
+        if look:
+            self.looked = moment
         if not was_ready:  # who was found failing by somebody meanwhile is looked at the next time
             self.elastic.recover()
         return self.elastic.is_ready
@@ -186,53 +197,83 @@ class Indexer:
         """Find out whether a model's index can be searched; build it if there is none, or not the right one."""
         try:
             self.examine(model)
-        except Missing as why:
+        except Missing:
             try:
                 with self.writing(model):
-                    log.info("index of %s: %s; building it", model.__tablename__, why)
-                    self.build(model)
+                    self._build_if_missing(model)
             except Busy:
                 raise Unusable("its index is being built") from None
 
+    def _build_if_missing(self, model):
+        try:
+            self.examine(model)  # another may have built it meanwhile
+        except Missing as why:
+            log.info("index of %s: %s; building it", model.__tablename__, why)
+            self.build(model)
+
     def examine(self, model):
         """Raise Missing, Foreign or TROUBLE if a model's index cannot be searched. No more patient than people are."""
-        place, known = outbox.register(model.__tablename__), outbox.known(model.__tablename__)
+        kind, alias, client = model.__tablename__, self.elastic.index(model), self.elastic.client
+        live = self.live(model, client)
+        name, known = outbox.last_built(kind)
         db.session.commit()
-        client, alias = self.elastic.client, self.elastic.index(model)
-        live = next((about for about in self.indexes(model, client).values() if alias in about["aliases"]), None)
-        if live is None:
-            raise Missing("there is none")
-        meta = live["mappings"].get("_meta", {})
+        if live != name:
+            raise Missing("it is another than was built last")
+        client.indices.refresh(index=alias)
+        newest = versions_from(max(known, 1), alias, client)
+        if known and not newest:
+            raise Missing("it has lost changes that it had")
+        explained = outbox.explains(kind, newest)
+        db.session.commit()
+        if not explained:
+            raise Missing("it knows of changes that the database does not, which was put back from a copy, then")
+
+    def live(self, model, client=None) -> str:
+        """Return the name of a model's index that is in use. Raises Missing, Foreign, and TROUBLE.
+
+        client: see `indexes`.
+        """
+        place, alias = outbox.register(model.__tablename__), self.elastic.index(model)
+        found = self.indexes(model, client)
+        name, *others = [name for name, about in found.items() if alias in about["aliases"]] or [None]
+        if name is None or others:
+            raise Missing("there are several" if others else "there is none")
+        meta = found[name]["mappings"].get("_meta", {})
         if meta.get("place") != place:
             raise Foreign
         if meta.get("layout", 0) > LAYOUT:
             raise Unusable("its index is of a newer version of NoxChat")
         if meta.get("layout", 0) < LAYOUT:
             raise Missing("it has an older layout")
-        client.indices.refresh(index=alias)
-        newest = newest_in(alias, client)
-        last = outbox.last_version()
-        db.session.commit()
-        if newest < known:
-            raise Missing("it has lost changes that it had")
-        if newest > last:
-            raise Missing("it knows of changes that the database does not, which was put back from a copy, then")
+        return name
 
     @contextmanager
     def writing(self, model, patience: float = 0.0):
         """Be the one who writes a model's index, in a with statement. Raises Busy after so many seconds of waiting."""
         kind, end = model.__tablename__, time.monotonic() + patience
         outbox.register(kind)
-        while (left := outbox.take(kind, self.holder)) is None:
-            if time.monotonic() >= end:
-                raise Busy
-            time.sleep(0.2)
+        if not self.turn.acquire(timeout=patience):  # the lease is the process's, and this is for its threads
+            raise Busy
         try:
-            if left:
+            while (left := outbox.take(kind, self.holder)) is None:
+                if time.monotonic() >= end:
+                    raise Busy
+                time.sleep(0.2)
+            if left or kind in self.untidy:  # and where that fails, nobody else may begin before it is done
+                self.untidy.add(kind)
                 self._tidy(model)
-            yield
+                self.untidy.discard(kind)
+            try:
+                yield
+            finally:
+                outbox.give_back(kind, self.holder)
         finally:
-            outbox.give_back(kind, self.holder)
+            self.turn.release()
+
+    def _go_on(self, model):
+        """Go on being the one who writes a model's index. Raises Busy where that is another by now, or when to end."""
+        if self.stopped or not outbox.renew(model.__tablename__, self.holder):
+            raise Busy
 
     # What is in Elasticsearch.
 
@@ -262,10 +303,8 @@ class Indexer:
         """Return how a model's index is, having asked Elasticsearch. Raises Missing and Foreign as `examine` does."""
         self.examine(model)
         health = self.client.cluster.health()
-        alias = self.elastic.index(model)
-        name = next(name for name, about in self.indexes(model).items() if alias in about["aliases"])
         server = f"{health['cluster_name']}, {health['status']}, nodes: {health['number_of_nodes']}"
-        return Status(server, name, self.count(model))
+        return Status(server, self.live(model), self.count(model))
 
     # Handing over what changed.
 
@@ -274,9 +313,12 @@ class Indexer:
 
         also: an index that is being built, and is to know as well.
         """
-        kind, handed = model.__tablename__, 0
-        targets = [self.elastic.index(model), also] if also else [self.elastic.index(model)]
-        while rows := outbox.next_changes(model, AT_ONCE):
+        kind, handed, last = model.__tablename__, 0, 0
+        # By a name that goes with the index: who is stopped here, and wakes up when there is another, writes nothing.
+        targets = [writing_to(self.live(model)), *([also] if also else [])]
+        while rows := outbox.next_changes(model, AT_ONCE, last):
+            if self.elastic.is_ready and (outbox.behind(kind) or 0) > STALE:
+                self.elastic.fail("it is too far behind")
             outcome = self._send(targets, rows)
             versions = {row.row_id: row.id for row in rows if row.row_id not in outcome.again}
             refused = {versions.pop(number): why for number, why in outcome.refused.items()}
@@ -285,7 +327,7 @@ class Indexer:
             outcome.check()
             if self.stopped or not still:
                 raise Busy
-            handed += len(rows)
+            handed, last = handed + len(rows), rows[-1].id
         return handed
 
     def _send(self, targets: list[str], rows) -> Outcome:
@@ -319,48 +361,49 @@ class Indexer:
         """
         kind, alias = model.__tablename__, self.elastic.index(model)
         place, found = outbox.register(kind), self.indexes(model)
-        live = next((name for name, about in found.items() if alias in about["aliases"]), None)
-        if live and not take_over and found[live]["mappings"].get("_meta", {}).get("place") != place:
+        meta = {"place": place, "layout": LAYOUT}
+        old = {name: about["mappings"].get("_meta", {}) for name, about in found.items() if alias in about["aliases"]}
+        if not take_over and any(theirs.get("place") != place for theirs in old.values()):
             raise Foreign
-        same = live and found[live]["mappings"].get("_meta") == {"place": place, "layout": LAYOUT}
+        same = list(old.values()) == [meta]
         self._tidy(model)
         name = f"{alias}-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}{secrets.token_hex(4)}"
-        writing = f"{name}-writing"  # an alias that nobody else, stopped long ago and waking up, writes to
-        self.client.indices.create(
-            index=name,
-            settings={"index": SETTINGS},
-            mappings={**MAPPINGS, "_meta": {"place": place, "layout": LAYOUT}},
-            aliases={writing: {}},
-        )
+        self._go_on(model)
         try:
+            self.client.indices.create(
+                index=name,
+                settings={"index": SETTINGS},
+                mappings={**MAPPINGS, "_meta": meta},
+                aliases={writing_to(name): {}},
+            )
             drained = time.monotonic()
             for rows in batches(model):
-                outcome = self._send([writing], [(0, number, words) for number, words in rows])
+                self._go_on(model)
+                outcome = self._send([writing_to(name)], [(0, number, words) for number, words in rows])
                 outcome.check()
                 for number, why in outcome.refused.items():
                     outbox.add(kind, [number], why)
                 self._tell(kind, outcome.refused)
                 progress(len(rows))
-                if self.stopped or outbox.take(kind, self.holder) is None:
-                    raise Busy
                 if same and time.monotonic() > drained + LOOK_EVERY:
-                    self.drain(model, writing)
+                    self._go_on(model)
+                    self.drain(model, writing_to(name))
                     drained = time.monotonic()
+            self._go_on(model)
             self.client.indices.put_settings(index=name, settings={"index": IN_USE})
+            self._go_on(model)
             self.client.indices.refresh(index=name)
-            newest = newest_in(name, self.client)
-            if outbox.take(kind, self.holder) is None:
-                raise Busy
-            actions = [{"remove": {"index": name, "alias": writing}}, {"add": {"index": name, "alias": alias}}]
-            if live:
-                actions.append({"remove_index": {"index": live}})
-            self.client.indices.update_aliases(actions=actions)
+            newest = max(versions_from(1, name, self.client).values(), default=0)
+            self._go_on(model)
         except BaseException:
             with suppress(*TROUBLE):  # whoever builds the next one removes it
                 self.client.indices.delete(index=name)
             raise
-        outbox.built(kind, newest)
+        outbox.built(kind, name, newest)
+        removed = [{"remove_index": {"index": each}} for each in old]
+        self.client.indices.update_aliases(actions=[{"add": {"index": name, "alias": alias}}, *removed])
         log.info("index of %s: built", kind)
+        outbox.retry(kind)
         self.drain(model)
 
     def _tidy(self, model):
@@ -404,6 +447,7 @@ class Indexer:
             found = self.compare_some(model, found.numbers())
             if not found or not repair:
                 return found, found
+            outbox.retry(model.__tablename__)
             outbox.add(model.__tablename__, found.numbers())
             self.sync(model)
             return found, self.compare_some(model, found.numbers())
@@ -480,9 +524,9 @@ class Indexer:
             yield None, None
 
 
-def models() -> list[type[SearchableMixin]]:
-    """Return the models that are searched."""
-    return SearchableMixin.__subclasses__()
+def writing_to(name: str) -> str:
+    """Return the alias by which an index is written: it goes with the index, and nothing is made under its name."""
+    return f"{name}-writing"
 
 
 def batches(model) -> Iterator[list]:
@@ -497,11 +541,19 @@ def batches(model) -> Iterator[list]:
     db.session.commit()
 
 
-def newest_in(index: str, client) -> int:
-    """Return the newest version that can be found in an index."""
-    answer = client.search(index=index, size=1, sort=[{"version": "desc"}], source=False, track_total_hits=False)
+def versions_from(version: int, index: str, client) -> dict[int, int]:
+    """Return the newest versions in an index from this one on, by numbers of rows; at most some thousands."""
+    answer = client.search(
+        index=index,
+        size=MANY,
+        query={"range": {"version": {"gte": version}}},
+        sort=[{"version": "desc"}, {"id": "desc"}],
+        source=False,
+        track_total_hits=False,
+    )
     try:
-        return max((int(hit["sort"][0]) for hit in answer.body["hits"]["hits"]), default=0)
+        found = [hit["sort"] for hit in answer.body["hits"]["hits"]]
+        return {int(number): int(version) for version, number in found if version > 0}
     except (LookupError, TypeError, ValueError) as error:
         raise Unusable("no answer to a search") from error
 
@@ -520,7 +572,8 @@ def outcome(answer, rows, each: int) -> Outcome:
         mine = statuses[place * each : (place + 1) * each]
         # 409: it has a later version already.
         bad = [(status, error) for status, error in mine if status >= 300 and status != 409]
-        if any(status in TEMPORARY or error.get("type") in LOST for status, error in bad):
+        # Only what is wrong with the document itself: not that the index is gone, closed, full, or not ours to write.
+        if any(status != 400 or error.get("type") == CLOSED for status, error in bad):
             again.add(number)
         elif bad:
             refused[number] = f"{bad[0][1].get('type')}: {bad[0][1].get('reason')}"

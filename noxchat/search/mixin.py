@@ -12,7 +12,7 @@ from noxchat.search.engines import choose, current_engine, make_index
 from noxchat.search.texts import Hit, Query, searchable
 
 MANY = 5000  # rows at a time
-PATIENCE = 60  # seconds that reindex waits for another process to let go of the index
+PATIENCE = 600  # seconds that reindex waits for another process to let go of the index
 
 
 class SearchableMixin:
@@ -109,6 +109,11 @@ class SearchableMixin:
         """Tell whether one of this row's own searched attributes is about to be written."""
         attributes = inspect(self).attrs
         return any(attributes[path].history.has_changes() for path in self.__searchable__ if "." not in path)
+
+
+def models() -> list[type[SearchableMixin]]:
+    """Return the models that are searched."""
+    return SearchableMixin.__subclasses__()
 
 
 @event.listens_for(Session, "before_flush")

@@ -32,7 +32,7 @@ from noxchat.database import UTCDateTime, now, start_writing
 from noxchat.extensions import db
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
-LEASE = timedelta(seconds=15)
+LEASE = timedelta(seconds=10)
 
 search_outbox = Table(
     "search_outbox",
@@ -46,13 +46,14 @@ search_outbox = Table(
     sqlite_autoincrement=True,
 )
 
-# The indexes that there are, or are to be. place: whose they are; no index of another place is touched. known: the
-# newest version that the index has taken. holder: who writes it until `held_until`.
+# The indexes that there are, or are to be. place: whose they are; no index of another place is touched. name: the one
+# that was built last. known: the newest version that it has taken. holder: who writes it until `held_until`.
 search_indexes = Table(
     "search_indexes",
     db.metadata,
     Column("kind", String(64), primary_key=True),
     Column("place", String(32), nullable=False),
+    Column("name", String(255)),
     Column("known", NUMBER, nullable=False, server_default="0"),
     Column("holder", String(32)),
     Column("held_until", UTCDateTime),
@@ -117,8 +118,8 @@ def register(kind: str) -> str:
         start_writing(db.session)
         if db.engine.dialect.name == "postgresql":
             # A change that has begun by now would not be written down, and might end after it was read for the index.
-            db.session.execute(text("SET LOCAL lock_timeout = '2s'"))
-            db.session.execute(text(f"LOCK TABLE {kind} IN SHARE MODE"))
+            db.session.execute(text("SET LOCAL lock_timeout = '300ms'"))  # everybody else who writes waits behind it
+            db.session.execute(text(f"LOCK TABLE {kind} IN SHARE ROW EXCLUSIVE MODE"))
         if not db.session.scalar(known):
             db.session.execute(insert(search_indexes).values(kind=kind, place=secrets.token_hex(8)))
         place = db.session.scalar(known)
@@ -149,6 +150,15 @@ def take(kind: str, holder: str) -> bool | None:
         db.session.execute(update(search_indexes).where(lease.kind == kind).values(**values))
     db.session.commit()
     return before not in (None, holder) if free else None
+
+
+def renew(kind: str, holder: str) -> bool:
+    """Go on being the one who writes the index; returns False if another was or is meanwhile. Commits."""
+    start_writing(db.session)
+    mine = and_(search_indexes.c.kind == kind, search_indexes.c.holder == holder)
+    renewed = db.session.execute(update(search_indexes).where(mine).values(held_until=now() + LEASE)).rowcount
+    db.session.commit()
+    return renewed == 1
 
 
 def give_back(kind: str, holder: str):
@@ -219,14 +229,17 @@ def waiting_of(kind: str, numbers: list[int]) -> set[int]:
     return set(rows)
 
 
-def next_changes(model, limit: int) -> list:
-    """Return what comes next, as rows of version, number and text; the text of what is deleted is None."""
+def next_changes(model, limit: int, after: int = 0) -> list:
+    """Return what comes next, as rows of version, number and text; the text of what is deleted is None.
+
+    after: the version that was handed over last.
+    """
     row, found = search_outbox.c, model.__table__.c
     # In one statement, hence from one moment: the text is the one that the version tells of.
     rows = db.session.execute(
         select(row.id, row.row_id, found.search_text)
         .select_from(search_outbox.outerjoin(model.__table__, found.id == row.row_id))
-        .where(row.kind == model.__tablename__, row.refused.is_(None))
+        .where(row.kind == model.__tablename__, row.refused.is_(None), row.id > after)
         .order_by(row.id)
         .limit(limit)
     ).all()
@@ -273,22 +286,31 @@ def add(kind: str, numbers: list[int], refused: str | None = None):
     db.session.commit()
 
 
-def known(kind: str) -> int:
-    """Return the newest version that the index has taken."""
-    return db.session.scalar(select(search_indexes.c.known).where(search_indexes.c.kind == kind)) or 0
-
-
-def built(kind: str, newest: int):
-    """Write down that there is a new index, and the newest version in it; commits."""
+def retry(kind: str):
+    """Have all that was refused be tried again; commits."""
     start_writing(db.session)
-    db.session.execute(update(search_indexes).where(search_indexes.c.kind == kind).values(known=newest))
+    db.session.execute(update(search_outbox).where(search_outbox.c.kind == kind).values(refused=None))
     db.session.commit()
 
 
-def last_version() -> int:
-    """Return a number that no version so far exceeds."""
-    sequence = {
-        "postgresql": "SELECT last_value FROM search_outbox_id_seq",
-        "sqlite": "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'search_outbox'",
-    }[db.engine.dialect.name]
-    return db.session.scalar(text(sequence))
+def last_built(kind: str) -> tuple[str | None, int]:
+    """Return the name of the index that was built last, and the newest version that it has taken."""
+    index = search_indexes.c
+    found = db.session.execute(select(index.name, index.known).where(index.kind == kind)).first()
+    return tuple(found) if found else (None, 0)
+
+
+def built(kind: str, name: str, newest: int):
+    """Write down which index is used from now on, and the newest version in it; commits."""
+    start_writing(db.session)
+    mine = search_indexes.c.kind == kind
+    db.session.execute(update(search_indexes).where(mine).values(name=name, known=newest))
+    db.session.commit()
+
+
+def explains(kind: str, documents: dict[int, int]) -> bool:
+    """Tell whether these versions, by numbers of rows, are on their way by the outbox, or known to have been taken."""
+    row, (_name, known) = search_outbox.c, last_built(kind)
+    mine = select(row.row_id, row.id).where(row.kind == kind, row.row_id.in_(documents))
+    coming = dict(map(tuple, db.session.execute(mine)))
+    return all(version <= known or version <= coming.get(number, 0) for number, version in documents.items())

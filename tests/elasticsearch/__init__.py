@@ -64,8 +64,10 @@ def fetch():
     if brought.returncode:
         shutil.rmtree(unfinished)
         raise Absent(f"Maven could not bring Elasticsearch: {brought.stdout.strip().splitlines()[:1]}")
-    if not LIB.is_dir():
+    try:
         unfinished.rename(LIB)
+    except OSError:  # another was sooner
+        shutil.rmtree(unfinished)
 
 
 class Server:

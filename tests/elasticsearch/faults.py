@@ -8,7 +8,7 @@ PASS = "pass"
 FAULTS = [
     *("refuse", "hang", "slow", "drip", "endless", "cut", "close"),
     *("401", "403", "429", "500", "503", "404"),
-    *("noise", "html", "json", "list", "wrong", "partial", "odd", "foreign"),
+    *("noise", "html", "json", "list", "wrong", "partial", "odd", "foreign", "deep", "infinite"),
 ]
 JSON = b"content-type: application/vnd.elasticsearch+json;compatible-with=9\r\nx-elastic-product: Elasticsearch\r\n"
 
@@ -35,6 +35,8 @@ ANSWERS = {
     "foreign": answer(
         "200 OK", b'{"timed_out": false, "hits": {"hits": [{"_id": "99999999999", "sort": [4.0, "a"]}]}}'
     ),
+    "deep": answer("200 OK", b"[" * 200_000),
+    "infinite": answer("200 OK", b'{"timed_out": false, "hits": {"hits": [{"_id": "1", "sort": [1e999, "a"]}]}}'),
     "partial": answer("200 OK", b'{"timed_out": true}'),
     "close": b"",
 }
