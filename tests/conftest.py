@@ -1,5 +1,6 @@
 """What tests share: real databases, an application on each, people, and browsers that behave like one."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -31,7 +32,7 @@ from config import ROOT, Config
 from noxchat import create_app, people, sessions
 from noxchat.database import start_writing
 from noxchat.extensions import db, limiter
-from noxchat.search import SearchableMixin
+from noxchat.search import models
 from tests import elasticsearch as elastic
 from tests.elasticsearch import faults
 
@@ -129,9 +130,11 @@ def everywhere(request):
     search = Elasticsearch.search
 
     def settled(self, *args, **kwargs):
-        if current_app.extensions["indexer"].process:  # not where a test does by hand what a thread would
-            db.session.commit()
-            settle(current_app)
+        db.session.commit()
+        # In a thread of its own, so that a test that counts statements counts none of these.
+        thread = Thread(target=settle, args=(current_app._get_current_object(),))
+        thread.start()
+        thread.join()
         return search(self, *args, **kwargs)
 
     Elasticsearch.search = settled
@@ -143,7 +146,8 @@ def everywhere(request):
 def settings(folder, uri, **more):
     """Return the environment of an application whose files lie in a folder."""
     if EVERYWHERE:
-        more = {**EVERYWHERE, "ELASTICSEARCH_PREFIX": prefix(), **more}
+        database = hashlib.sha256(str(uri).encode()).hexdigest()[:8]
+        more = {**EVERYWHERE, "ELASTICSEARCH_PREFIX": f"test_{RUN}_{database}", **more}
     return {
         "SECRET_KEY": "tests have a key of thirty-two characters",
         "DATA_DIR": str(folder / "data"),
@@ -215,8 +219,10 @@ def line(elasticsearch):
     line.close()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Have everything that needs Elasticsearch run in one process, which starts it once."""
+    if config.getoption("elasticsearch"):  # what is about Elasticsearch itself chooses where it is
+        items[:] = [item for item in items if item.path.name not in ("test_elasticsearch.py", "test_search.py")]
     for item in items:
         if "elasticsearch" in item.fixturenames or "Elasticsearch" in item.name:
             item.add_marker(pytest.mark.xdist_group("elasticsearch"))
@@ -282,8 +288,8 @@ def settle(app):
     """Have Elasticsearch know by now what it would in two seconds."""
     indexer = app.extensions["indexer"]
     with app.app_context():
-        for model in SearchableMixin.__subclasses__():
-            until(lambda: indexer.step())
+        for model in models():
+            until(indexer.step)
             with indexer.writing(model, patience=20):
                 indexer.drain(model)
             indexer.client.indices.refresh(index=indexer.elastic.index(model))
@@ -369,7 +375,9 @@ def make_person(app, username, email=None, public_id=None, **more):
         if public_id:
             people.edit(people.locked(user), username=username, public_id=public_id, bio=more.get("bio", ""))
         db.session.commit()
-        return user
+    if EVERYWHERE:
+        settle(app)
+    return user
 
 
 @pytest.fixture
