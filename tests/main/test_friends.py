@@ -308,7 +308,7 @@ def test_a_page_costs_at_most_four_statements_however_long(two, path, htmx):
     crowd(app, alice, 25)
     at_alice.get("/")
     asked = statements(app, lambda: at_alice.get(path, htmx=htmx))
-    assert 1 < len(asked) <= 4, asked
+    assert 0 < len(asked) <= 4, asked
     more = soup(at_alice.get(path, htmx=htmx).text).select_one("[data-next]")
     if more:
         assert len(statements(app, lambda: at_alice.get(more["href"], htmx=htmx))) <= 4
