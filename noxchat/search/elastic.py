@@ -172,18 +172,16 @@ class Elasticsearch:
     It is the indexer that finds out that (`is_ready`); whoever searches only ever finds out the opposite, once.
     """
 
-    name = "Elasticsearch"
-
     def __init__(self, app: Flask):
         config = app.config
         self.seconds = config["ELASTICSEARCH_MILLISECONDS"] / 1000
         self.prefix = config["ELASTICSEARCH_PREFIX"]
         url = urlsplit(config["ELASTICSEARCH_URL"])
-        self.port = url.port or USUAL_PORT
+        port = url.port or USUAL_PORT
         path = url.path.rstrip("/")
-        self.host = f"{url.scheme}://{url.hostname}:{self.port}"
+        self.host = f"{url.scheme}://{url.hostname}:{port}"
         self.options = {
-            "hosts": [{"scheme": url.scheme, "host": url.hostname, "port": self.port, "path_prefix": path}],
+            "hosts": [{"scheme": url.scheme, "host": url.hostname, "port": port, "path_prefix": path}],
             "node_class": BoundedNode,
             "request_timeout": self.seconds,
             "max_retries": 0,

@@ -34,10 +34,9 @@ MOST_TOLD = 10
 SETTINGS = {
     "number_of_shards": 1,
     "auto_expand_replicas": "0-1",
-    "refresh_interval": "-1",
-    "translog.durability": "async",
+    "refresh_interval": "-1",  # while it is built
 }
-IN_USE = {"refresh_interval": "500ms", "translog.durability": "request"}
+IN_USE = {"refresh_interval": "500ms"}
 CLOSED = "index_closed_exception"  # what has the status of a bad document, and is none
 FINDABLE = {"exists": {"field": "text"}}  # not what is left of what was deleted
 NDJSON = {
@@ -153,23 +152,22 @@ class Indexer:
         try:
             for model in models():
                 self._keep(model, look=look)
-        except Missing as why:
-            self.elastic.fail(f"its index: {why}")
-            return False
-        except TROUBLE as error:
-            self.elastic.fail(what_happened(error))
-            return False
         except Foreign:
-            self.elastic.fail("its index is of another place: set ELASTICSEARCH_PREFIX, or run flask search reindex")
-            return False
+            trouble = "its index is of another place: set ELASTICSEARCH_PREFIX, or run flask search reindex"
+        except Missing as why:
+            trouble = f"its index: {why}"
+        except TROUBLE as error:
+            trouble = what_happened(error)
         except SQLAlchemyError as error:
-            db.session.rollback()
-            self.elastic.fail(f"the outbox cannot be read: {type(error).__name__}")
-            return False
-        except Exception:
-            db.session.rollback()
-            self.elastic.fail("the indexer broke")
+            trouble = f"the outbox cannot be read: {type(error).__name__}"
+        except Exception:  # the thread lives on, whatever this was
+            trouble = "the indexer broke"
             log.exception("indexer broken")
+        else:
+            trouble = ""
+        if trouble:
+            db.session.rollback()
+            self.elastic.fail(trouble)
             return False
         if look:
             self.looked = moment
@@ -406,19 +404,20 @@ class Indexer:
         outbox.retry(kind)
         self.drain(model)
 
-    def _tidy(self, model):
-        """Remove what somebody began to build and did not finish, who may have died, or may wake up and go on."""
+    def _tidy(self, model, *, all_of_them: bool = False):
+        """Remove what somebody began to build and did not finish, who may have died, or may wake up and go on.
+
+        all_of_them: whether to remove the index in use as well.
+        """
         place, alias = outbox.register(model.__tablename__), self.elastic.index(model)
         for name, about in self.indexes(model).items():
-            if alias not in about["aliases"] and about["mappings"].get("_meta", {}).get("place") == place:
+            is_ours = about["mappings"].get("_meta", {}).get("place") == place
+            if is_ours and (all_of_them or alias not in about["aliases"]):
                 self.client.indices.delete(index=name)
 
     def remove(self, model):
         """Remove a model's indexes, and have nothing more be written down for them. Only for who is `writing`."""
-        place = outbox.register(model.__tablename__)
-        for name, about in self.indexes(model).items():
-            if about["mappings"].get("_meta", {}).get("place") == place:
-                self.client.indices.delete(index=name)
+        self._tidy(model, all_of_them=True)
         outbox.unregister(model.__tablename__)
 
     # Comparing.

@@ -47,8 +47,8 @@ class SearchableMixin:
         return current_engine().search(cls, query, after, limit, load, unseen=unseen, viewer=viewer)
 
     @classmethod
-    def rewrite_texts(cls, progress: Callable[[int], None] = lambda _count: None) -> int:
-        """Compute the texts of all rows anew, as after a change of the folding; return how many were wrong. Commits.
+    def rewrite_texts(cls, progress: Callable[[int], None] = lambda _count: None):
+        """Compute the texts of all rows anew, as after a change of the folding. Commits.
 
         progress: is called with how many rows more were looked at.
         """
@@ -60,7 +60,7 @@ class SearchableMixin:
             owner = getattr(cls, related).property.mapper.class_ if related else cls
             fields.append(getattr(owner, name))
         everything = joined.add_columns(cls.search_text, *fields).order_by(cls.id).limit(MANY)
-        last = wrong = 0
+        last = 0
         while rows := db.session.execute(everything.where(cls.id > last)).all():
             texts = [
                 {"number": number, "text": right, "old": text}
@@ -75,9 +75,8 @@ class SearchableMixin:
                     update(cls.__table__).where(*same).values(search_text=bindparam("text")), texts
                 )
             db.session.commit()
-            wrong, last = wrong + len(texts), rows[-1].id
+            last = rows[-1].id
             progress(len(rows))
-        return wrong
 
     @classmethod
     def reindex(cls, progress: Callable[[int], None] = lambda _count: None, *, take_over: bool = False) -> str:

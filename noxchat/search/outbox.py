@@ -310,7 +310,8 @@ def built(kind: str, name: str, newest: int):
 
 def explains(kind: str, documents: dict[int, int]) -> bool:
     """Tell whether these versions, by numbers of rows, are on their way by the outbox, or known to have been taken."""
-    row, (_name, known) = search_outbox.c, last_built(kind)
+    row = search_outbox.c
     mine = select(row.row_id, row.id).where(row.kind == kind, row.row_id.in_(documents))
     coming = dict(map(tuple, db.session.execute(mine)))
+    _name, known = last_built(kind)  # after that: what leaves the outbox meanwhile is known by then
     return all(version <= known or version <= coming.get(number, 0) for number, version in documents.items())
