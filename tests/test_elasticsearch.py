@@ -708,6 +708,19 @@ def test_a_server_that_dies_freezes_and_comes_back_is_not_noticed(at_work, line,
         assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready and is_right(app)
 
 
+def test_an_index_that_was_just_built_is_whole_after_a_power_cut(app, elasticsearch):
+    """Nothing in it has a version yet by which a loss could be told."""
+    if not hasattr(elasticsearch, "kill"):
+        pytest.skip("ELASTICSEARCH_TEST_URL is not the tests' own to kill")
+    with app.app_context(), indexer_of(app).writing(User):
+        indexer_of(app).build(User)
+    built = set(indexer_of(app).indexes(User))
+    elasticsearch.kill()
+    elasticsearch.start()
+    until(lambda: is_right(app))  # its first answers take longer than a search waits
+    assert set(indexer_of(app).indexes(User)) == built
+
+
 def test_an_index_that_falls_too_far_behind_is_not_asked(app):
     """Somebody else writes it, and does not get on."""
     rename(app, "Nika", "Veronika")
