@@ -1,7 +1,7 @@
-"""What bin/run, bin/test and bin/lint need before they can start, with nothing but Python's standard library.
+"""Installs what the commands in bin/ need, with nothing but Python's standard library.
 
-Every step leaves a stamp (the hash of what it installed from) and is skipped while that has not changed, so that a
-second start costs milliseconds.
+Each step leaves a stamp (the hash of what it installed from) and is skipped while that has not changed, so that a
+second start takes milliseconds.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 VENDOR = ROOT / "static" / "vendor"
 FRONT_END = {
-    # In one file: htmx starts by itself soon after it is read, and would not wait for an extension that comes later.
+    # In one file: htmx starts as soon as it is loaded, and would not wait for an extension in another file.
     "htmx.min.js": ("htmx.org/dist/htmx.min.js", "htmx.org/dist/ext/hx-sse.min.js"),
     "moment.min.js": ("moment/min/moment.min.js",),
     "moment-ru.js": ("moment/locale/ru.js",),
@@ -28,7 +28,7 @@ def say(text):
 
 
 def run(*command, **kwargs):
-    """Run a command whose output only matters when it fails; then show it and stop."""
+    """Run a command and return its output; exit with it if the command fails."""
     done = subprocess.run(
         [str(part) for part in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
     )
@@ -38,7 +38,7 @@ def run(*command, **kwargs):
 
 
 def once(name, *sources):
-    """Return None when the step `name` was done from these very sources, else a function that remembers it as done."""
+    """Return None when a step was done from these sources already, else a function that records it as done."""
     stamp = VENV / f".{name}.stamp"
     digest = hashlib.sha256(sys.version.encode())
     for source in sources:
@@ -49,7 +49,7 @@ def once(name, *sources):
 
 
 def pip_install(lock):
-    """Install a lock with hashes into the virtual environment, whether or not it has a pip of its own."""
+    """Install a lock file with hashes into the virtual environment, which may have no pip of its own."""
     options = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes", "-r", lock]
     if (VENV / "has-pip").exists():
         run(PYTHON, "-m", "pip", *options)
@@ -62,25 +62,25 @@ def make_venv():
         sys.exit(f"NoxChat needs Python 3.11 or newer; this is {sys.version.split()[0]}.")
     if PYTHON.exists() and subprocess.run([PYTHON, "-c", "import sys"], check=False).returncode == 0:
         return
-    say("making .venv")
+    say("creating .venv")
     shutil.rmtree(VENV, ignore_errors=True)
     made = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, check=False)
     if made.returncode == 0:
         (VENV / "has-pip").touch()
         return
-    # Debian's Python comes without ensurepip; its pip, where installed, can fill another environment.
+    # Debian's Python lacks ensurepip; its pip, if installed, can install into another environment.
     shutil.rmtree(VENV, ignore_errors=True)
     bare = subprocess.run([sys.executable, "-m", "venv", "--without-pip", VENV], capture_output=True, check=False)
     pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)
     if bare.returncode or pip.returncode:
         shutil.rmtree(VENV, ignore_errors=True)
-        sys.exit("This Python cannot make virtual environments. On Debian: apt-get install python3-venv")
+        sys.exit("This Python cannot create virtual environments. On Debian: apt-get install python3-venv")
 
 
 def install_python_packages(*, tests):
     lock = ROOT / ("requirements-test.txt" if tests else "requirements.txt")
     done = once(lock.stem, lock)
-    # The tests' lock holds all of the application's, at the same versions.
+    # The tests' lock file contains all packages of the application, at the same versions.
     if done is None or (not tests and once("requirements-test", ROOT / "requirements-test.txt") is None):
         return
     say(f"installing {lock.name}")
@@ -89,7 +89,7 @@ def install_python_packages(*, tests):
 
 
 def npm():
-    """The npm to call: the machine's own, or one from PyPI inside the virtual environment."""
+    """Return the command for npm: the machine's own, or one from PyPI inside the virtual environment."""
     if shutil.which("npm") and shutil.which("node"):
         return [shutil.which("npm")]
     lock = ROOT / "requirements-node.txt"
@@ -114,10 +114,7 @@ def install_front_end():
 
 
 def ensure(*, tests=False):
-    """Make sure that everything is installed.
-
-    tests: install what the tests and the linters need as well.
-    """
+    """Install whatever is missing. tests: also what the tests and the linters need."""
     os.chdir(ROOT)
     make_venv()
     install_python_packages(tests=tests)

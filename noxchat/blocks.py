@@ -1,4 +1,4 @@
-"""Who is out of whose sight: a blocked person sees nothing of whoever blocked them, and is not told."""
+"""Blocks: a blocked person cannot see the person who blocked them, and is not told."""
 
 from sqlalchemy import Integer, bindparam, delete, exists, insert, select, union_all
 
@@ -7,34 +7,34 @@ from noxchat.extensions import db
 from noxchat.models import User, blocks
 
 
-def out_of_sight(viewer, *, listed: bool = True, searched: bool = False):
-    """Return a select of the ids of people whom somebody may not see. Every look-up of people leaves these out.
+def hidden_from(viewer, *, include_blocked: bool = True, include_self: bool = False):
+    """Return a select of the ids of people whom a viewer does not see. Every look-up of people excludes them.
 
-    viewer: whose eyes, as an id or a parameter. listed: also those whom the viewer blocked, who are in no list either,
-    though their profile opens, to take the block back. searched: also the viewer, whom nobody needs to look for.
+    viewer: an id, or a parameter that stands for one. include_blocked: also those whom the viewer blocked: they are in
+    no list, though their profile opens, so that they can be unblocked. include_self: also the viewer.
     """
     hidden = [select(blocks.c.blocker_id).where(blocks.c.blocked_id == viewer)]
-    if listed:
+    if include_blocked:
         hidden.append(select(blocks.c.blocked_id).where(blocks.c.blocker_id == viewer))
-    if searched:
+    if include_self:
         hidden.append(select(viewer))
     return union_all(*hidden)
 
 
-# For every search the same, so that its statement is made once: the viewer is a parameter.
-UNSEARCHED = out_of_sight(bindparam("viewer", type_=Integer), searched=True)
+# Whom a search leaves out. One object for all searches, so that each statement is compiled once.
+HIDDEN_FROM_SEARCH = hidden_from(bindparam("viewer", type_=Integer), include_self=True)
 
 
-def is_blocked(blocker_id: int, blocked_id: int):
-    """Return the condition that one person blocks another."""
-    return exists().where(blocks.c.blocker_id == blocker_id, blocks.c.blocked_id == blocked_id)
+def is_blocked(blocker, blocked):
+    """Return the condition that one person blocks another. Both: ids, parameters or columns."""
+    return exists().where(blocks.c.blocker_id == blocker, blocks.c.blocked_id == blocked)
 
 
 def add(blocker: User, blocked: User):
-    """Write a block down that is not there yet. What else it ends is friendships.block's to do."""
+    """Insert a block. Ending friendship and requests is up to friendships.block."""
     db.session.execute(insert(blocks).values(blocker_id=blocker.id, blocked_id=blocked.id, since=now()))
 
 
 def remove(blocker: User, blocked: User):
-    """Take a block back."""
+    """Delete a block."""
     db.session.execute(delete(blocks).where(blocks.c.blocker_id == blocker.id, blocks.c.blocked_id == blocked.id))

@@ -1,4 +1,4 @@
-"""How the application talks to its databases: the tables' base, times in UTC, transactions, and time limits."""
+"""How the application talks to its databases: the base of all tables, UTC, transactions, and time limits."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class Base(DeclarativeBase):
-    # Every constraint has a name, so that migrations can drop it and rules can tell which one refused.
+    # Every constraint has a name, so that migrations can drop it and rules can tell which one failed.
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class UTCDateTime(TypeDecorator):
-    """A moment in UTC, aware in Python whatever the database hands back; naive datetimes are refused."""
+    """A time in UTC, always timezone-aware in Python. Naive datetimes are refused with a ValueError."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -38,7 +38,7 @@ class UTCDateTime(TypeDecorator):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime has no place in the database")
+            raise ValueError("naive datetime")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -49,56 +49,59 @@ class UTCDateTime(TypeDecorator):
 
 
 def now():
-    """Return the present moment, aware, in UTC."""
+    """Return the current time, timezone-aware, in UTC."""
     return datetime.now(UTC)
 
 
-def violates(error: IntegrityError, column: str) -> bool:
-    """Tell whether a constraint on this column refused. SQLite names the column, PostgreSQL the constraint."""
-    return column in str(error.orig)
+def violates_constraint(error: IntegrityError, name: str) -> bool:
+    """Tell whether a constraint failed whose name or columns contain this name.
+
+    SQLite's message names the table and column, PostgreSQL's the constraint.
+    """
+    return name in str(error.orig)
 
 
-def start_writing(session):
-    """End the reading transaction and begin one that may write.
+def begin_write(session):
+    """Commit the transaction at hand and begin one that may write.
 
-    SQLite lets one connection write at a time, and one that has read already cannot become the writer after another
-    has written: it would fail at once, however long it is told to wait. So the wait happens here, before any read.
-    What the session holds stays loaded and may be outdated: look up again whatever the decision depends on.
+    SQLite lets one connection write at a time. A transaction that has read something already cannot become the writer
+    once another has written: it would fail at once, whatever its timeout. So the wait has to happen here, before any
+    read. Loaded objects stay loaded and may be outdated: read again whatever a decision depends on.
     """
     session.commit()
     session.connection(execution_options={"begin": "IMMEDIATE"})
 
 
 def engine_options(uri: str, seconds: int) -> dict:
-    """Return the options of create_engine for this database address.
+    """Return the options of create_engine for a database.
 
-    uri: an address that begins with sqlite or postgresql+psycopg.
-    seconds: how long a statement may take on PostgreSQL before it is given up.
+    uri: begins with sqlite or postgresql+psycopg.
+    seconds: the statement timeout on PostgreSQL.
     """
-    shared = {"hide_parameters": True}  # or letters, names and hashes end up in the log with a traceback
+    shared = {"hide_parameters": True}  # or e-mail addresses, names and hashes end up in logged tracebacks
     if uri.startswith("sqlite"):
-        # As many as there are threads: a connection costs little to keep and much to open, with all it has learnt.
+        # As many as there are threads: a connection costs little to keep, but much to open with cold caches.
         pool = {"pool_size": 64, "pool_use_lifo": True}
         return {**shared, **pool, "connect_args": {"timeout": 5, "check_same_thread": False}}
     return {
         **shared,
-        "pool_pre_ping": True,  # after a restart of the server not one request fails
+        "pool_pre_ping": True,  # so that no request fails after a restart of the database server
         "pool_size": 10,
         "max_overflow": 20,
         "pool_timeout": 4,
         "connect_args": {
             "connect_timeout": 3,
             "client_encoding": "utf8",
-            # Which plan is good depends on no parameter here, so none is made anew for each.
+            # No query here needs a plan that depends on its parameters, so planning each anew is wasted work.
             "options": f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c plan_cache_mode=force_generic_plan",
         },
     }
 
 
-class ImpatientConnection(psycopg.Connection):
-    """A connection that gives up on a server that says nothing any more: stopped, frozen, or behind a dead line.
+class DeadlineConnection(psycopg.Connection):
+    """A connection that gives up on a server that no longer answers: stopped, frozen, or cut off.
 
-    The server's own statement_timeout cannot help there, and libpq waits for ever.
+    The server's statement_timeout cannot help there, and libpq waits for ever.
     """
 
     seconds = 8.0
@@ -107,7 +110,7 @@ class ImpatientConnection(psycopg.Connection):
         return super().wait(self._until(time.monotonic() + self.seconds, gen), *args, **kwargs)
 
     def _until(self, deadline: float, gen: Generator) -> Generator:
-        """Pass on what psycopg's wait protocol exchanges, until the deadline goes by with nothing to read."""
+        """Pass psycopg's wait protocol through, until the deadline passes with nothing to read."""
         ready = None
         while True:
             try:
@@ -117,40 +120,41 @@ class ImpatientConnection(psycopg.Connection):
             ready = yield wanted
             if not ready and time.monotonic() > deadline:
                 gen.close()
-                self.close()  # in the middle of an answer it is of no use to anybody else
+                self.close()  # it is in the middle of an answer, so nobody can use it again
                 raise psycopg.OperationalError("the database server does not answer")
 
 
 @contextmanager
-def unhurried(connection):
-    """Let a connection's statements take as long as they take: making an index for a million people is no page."""
+def without_statement_timeout(connection):
+    """Lift the time limits of a connection in a with statement, for migrations and for building indexes."""
     if connection.dialect.name != "postgresql":
         yield
         return
-    line = connection.connection.driver_connection
-    usual = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
-    line.seconds = math.inf
+    driver_connection = connection.connection.driver_connection
+    timeout = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
+    driver_connection.seconds = math.inf
     connection.exec_driver_sql("SET statement_timeout = 0")
     try:
         yield
     finally:
-        line.seconds = ImpatientConnection.seconds
-        if not connection.closed and not line.closed and line.info.transaction_status != TransactionStatus.INERROR:
-            connection.exec_driver_sql(f"SET statement_timeout = '{usual}'")
+        driver_connection.seconds = DeadlineConnection.seconds
+        usable = not connection.closed and not driver_connection.closed
+        if usable and driver_connection.info.transaction_status != TransactionStatus.INERROR:
+            connection.exec_driver_sql(f"SET statement_timeout = '{timeout}'")
 
 
-def listen_to(engine: Engine):
-    """Set up each connection of the engine as this application needs it."""
+def configure_engine(engine: Engine):
+    """Set up every connection that the engine opens."""
     if engine.dialect.name == "postgresql":
 
         @event.listens_for(engine, "do_connect")
         def connect(_dialect, _record, arguments, options):
-            return ImpatientConnection.connect(*arguments, **options)
+            return DeadlineConnection.connect(*arguments, **options)
 
         return
 
     @event.listens_for(engine, "connect")
-    def set_up(connection, _record):
+    def set_pragmas(connection, _record):
         connection.isolation_level = None  # or the driver begins transactions by rules of its own
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")

@@ -1,4 +1,4 @@
-"""People to look at on an empty database: names, bios, drawn pictures, friendships and open requests."""
+"""Demo data for an empty database: people with names, bios, drawn pictures, friendships and open requests."""
 
 import math
 import os
@@ -13,10 +13,9 @@ from flask import current_app
 from PIL import Image, ImageDraw
 from sqlalchemy import exists, insert, select
 
-from noxchat import passwords, people
-from noxchat.database import now, start_writing
+from noxchat import accounts, avatars, passwords
+from noxchat.database import begin_write, now
 from noxchat.extensions import db
-from noxchat.main import avatar_utils
 from noxchat.models import Profile, PublicId, User, friend_requests, friends
 from noxchat.names import skeleton
 
@@ -54,52 +53,53 @@ class Login:
     password: str
 
 
-def _kept() -> Path:
+def _password_file() -> Path:
     return current_app.config["DATA_DIR"] / "demo-password"
 
 
 def login() -> Login | None:
-    """Return the demo login if there still is one."""
-    if not _kept().is_file() or people.find_by_email(DEMO_EMAIL) is None:
+    """Return the demo login if it still exists."""
+    if not _password_file().is_file() or accounts.find_by_email(DEMO_EMAIL) is None:
         return None
-    return Login(DEMO_EMAIL, _kept().read_text().strip())
+    return Login(DEMO_EMAIL, _password_file().read_text().strip())
 
 
 def fill(count: int = 60) -> Login | None:
-    """Fill an empty database with people; the first of them can be signed in to, with a password made up just now.
+    """Fill an empty database with people, the first of whom can log in with a random password. Commits.
 
     count: how many people, 2 to 60.
-    Returns the login, or None when there is anybody already.
+    Returns the login, or None when there are accounts already.
     """
     if db.session.scalar(select(exists().where(User.id.is_not(None)))):
         return None
     chance = random.Random(1969)
     password = "-".join(secrets.choice(["moon", "owl", "star", "tide", "pine", "lamp", "moth", "fern"]) for _ in "abc")
     password += f"-{secrets.randbelow(9000) + 1000}"
-    with avatar_utils.change() as files:
-        start_writing(db.session)
-        made = [_person(name, chance, files) for name in NAMES[: max(2, min(count, len(NAMES)))]]
-        made[0].password_hash = passwords.hashed(password)
-        made[0].email = made[0].email_key = DEMO_EMAIL
-        db.session.flush()
-        _befriend(made, chance)
-        db.session.commit()
-    with open(os.open(_kept(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    begin_write(db.session)
+    people = [_create_person(name, chance) for name in NAMES[: max(2, min(count, len(NAMES)))]]
+    people[0].password_hash = passwords.hash_password(password)
+    people[0].email = people[0].email_key = DEMO_EMAIL
+    db.session.flush()
+    _create_relations(people, chance)
+    for person in people:
+        if chance.random() < 0.8:
+            avatars.update(person, person.profile.public_id, draw(chance))
+    db.session.commit()
+    with open(os.open(_password_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(password)
     return Login(DEMO_EMAIL, password)
 
 
-def _person(name: str, chance: random.Random, files: avatar_utils.Change) -> User:
+def _create_person(name: str, chance: random.Random) -> User:
     key = "".join(LATIN.get(char, char) for char in name.lower())
     email = f"{key}@demo.example"
-    came = now() - timedelta(days=chance.randint(3, 900))
     user = User(
         username=name,
         username_key=skeleton(name),
         email=email,
         email_key=email,
-        password_hash="!",  # nobody signs in to these
-        created_at=came,
+        password_hash="!",  # nobody can log in to these accounts
+        created_at=now() - timedelta(days=chance.randint(3, 900)),
         last_seen_at=now() - timedelta(minutes=chance.choice([1, 2, 3, 30, 200, 1500, 4000, 20000])),
     )
     public_id = key if len(key) >= 3 else f"{key}_{chance.randint(10, 99)}"
@@ -107,48 +107,56 @@ def _person(name: str, chance: random.Random, files: avatar_utils.Change) -> Use
     db.session.flush()
     db.session.add(PublicId(key=public_id, user_id=user.id))
     db.session.flush()
-    profile = Profile(user=user, public_id=public_id, public_id_key=public_id, bio=chance.choice(BIOS))
-    if chance.random() < 0.8:
-        profile.avatar = files.put(public_id, draw(chance))
-    db.session.add(profile)
+    db.session.add(Profile(user=user, public_id=public_id, public_id_key=public_id, bio=chance.choice(BIOS)))
     db.session.flush()
     return user
 
 
-def _befriend(made: list[User], chance: random.Random):
-    pairs = set()
-    for user in made:
-        others = chance.sample(made, k=min(len(made), 7 if user is not made[0] else 20))
-        pairs |= {tuple(sorted((user.id, other.id))) for other in others if other is not user}
-    # Whoever looks around as the first of them has three requests to answer, and two that wait.
-    own = [pair for pair in sorted(pairs) if made[0].id in pair][:5]
-    others = [pair for pair in sorted(pairs) if made[0].id not in pair]
-    asking = [*own, *others[:: max(2, len(pairs) // 40)]]
-    befriended = sorted(pairs - set(asking))
+def _create_relations(people: list[User], chance: random.Random):
+    """Make random friendships and requests; the first person has three requests to answer, and two that wait."""
+    first, pairs = people[0], set()
+    for person in people:
+        others = chance.sample(people, k=min(len(people), 7 if person is not first else 20))
+        pairs |= {tuple(sorted((person.id, other.id))) for other in others if other is not person}
+    own = [pair for pair in sorted(pairs) if first.id in pair][:5]
+    others = [pair for pair in sorted(pairs) if first.id not in pair]
+    requested = [*own, *others[:: max(2, len(pairs) // 40)]]
     since = {pair: now() - timedelta(hours=chance.randint(1, 2000)) for pair in pairs}
-    if befriended:
-        rows = [(one, other, pair) for pair in befriended for one, other in (pair, pair[::-1])]
-        db.session.execute(
-            insert(friends), [{"user_id": one, "friend_id": other, "since": since[pair]} for one, other, pair in rows]
-        )
-    turned = [number < 3 if pair in own else chance.random() < 0.5 for number, pair in enumerate(asking)]
-    rows = [(pair, pair[::-1] if turn else pair) for pair, turn in zip(asking, turned, strict=True)]
+    _insert_friends(sorted(pairs - set(requested)), since)
+    reversed_ = [index < 3 if pair in own else chance.random() < 0.5 for index, pair in enumerate(requested)]
+    senders = [(pair, pair[::-1] if reverse else pair) for pair, reverse in zip(requested, reversed_, strict=True)]
+    _insert_requests(senders, since)
+
+
+def _insert_friends(pairs: list[tuple[int, int]], since: dict):
+    rows = [
+        {"user_id": one, "friend_id": other, "since": since[pair]}
+        for pair in pairs
+        for one, other in (pair, pair[::-1])
+    ]
     if rows:
-        db.session.execute(
-            insert(friend_requests),
-            [{"sender_id": one, "receiver_id": other, "created_at": since[pair]} for pair, (one, other) in rows],
-        )
+        db.session.execute(insert(friends), rows)
+
+
+def _insert_requests(requests: list, since: dict):
+    """requests: pairs as in `since`, each with the sender and the receiver."""
+    rows = [
+        {"sender_id": sender, "receiver_id": receiver, "created_at": since[pair]}
+        for pair, (sender, receiver) in requests
+    ]
+    if rows:
+        db.session.execute(insert(friend_requests), rows)
 
 
 def draw(chance: random.Random, side: int = 256) -> bytes:
-    """Return a drawn night as WebP: a sky, a moon, stars, hills. Every throw of the dice looks different."""
+    """Return a randomly drawn night sky with moon, stars and hills, as WebP. side: in pixels."""
     hue = chance.random()
 
     def colour(light: float, shift: float = 0.0) -> tuple[int, ...]:
         turn = (hue + shift) * 2 * math.pi
         return tuple(round(255 * light * (0.72 + 0.28 * math.cos(turn + part * 2.1))) for part in range(3))
 
-    big = side * 2  # drawn at double size: Pillow's shapes have rough edges
+    big = side * 2  # drawn at double size, since Pillow does not smooth the edges of shapes
     image = Image.new("RGB", (big, big))
     pen = ImageDraw.Draw(image)
     for y in range(big):

@@ -1,56 +1,55 @@
-"""What happened to whom, to be told at once.
+"""Durable events: rows that tell a person's open pages that something changed.
 
-An event is a doorbell: it names with whom something changed, and the page fetches its parts anew by their ordinary
-routes, which decide what may be seen. Events are rows, so that a stream that was away goes on where it ended. Whoever
-writes one for somebody holds that person's row (friendships.lock), so each person's events become visible in the order
-of their ids, and "later than the last one" misses none.
+An event names its kind and an id, and the page fetches the changed fragment by its ordinary route, which checks
+permissions. Events are rows, so that an interrupted stream can resume. Each feature names its own kinds.
+
+A stream resumes after the last id it has seen, so a person's events must become visible in the order of their ids.
+On SQLite there is only one writer. On PostgreSQL whoever publishes holds an advisory lock for each recipient, which
+nothing else uses, from before the ids are drawn until the commit.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import ARRAY, Integer, bindparam, delete, func, insert, select, text
 
 from noxchat.database import now
 from noxchat.extensions import db
-from noxchat.models import Event, User
+from noxchat.models import Event
 
-FRIENDSHIP = "friendship"
-KEPT = timedelta(days=1)
+KEPT_FOR = timedelta(days=1)
 CHANNEL = "noxchat_events"  # of PostgreSQL's NOTIFY
-NOTICE_IDS = 500  # in one notice, whose payload PostgreSQL limits to 8000 bytes
+IDS_PER_NOTIFY = 500  # PostgreSQL limits a payload to 8000 bytes
+LOCK_CLASS = 0x6E6F78  # the first key of the advisory locks, to keep them apart from other uses
+# Recipients share this many locks, since PostgreSQL's lock table is small and a person may have thousands of friends.
+LOCKS = 1024
+ACQUIRE_LOCKS = text("SELECT pg_advisory_xact_lock(:class, slot) FROM unnest(:slots) AS slot").bindparams(
+    bindparam("class", LOCK_CLASS), bindparam("slots", type_=ARRAY(Integer))
+)
 
 
-def tell(person: User, about: User, tab: str = ""):
-    """Tell somebody that something changed between them and another. tab: the one that needs not be told."""
-    _tell([(person.id, about.profile.public_id)], tab)
+def publish(kind: str, recipients: Sequence[tuple[int, str]], tab: str = ""):
+    """Publish an event to people, delivered once the transaction is committed.
 
+    kind: the name of the server-sent event. recipients: user ids, each with the event's data (up to 64 characters).
+    tab: the browser tab that made the change, and therefore is not told.
 
-def tell_both(one: User, other: User, tab: str = ""):
-    """Tell two people that something changed between them. tab: the one that needs not be told."""
-    _tell([(one.id, other.profile.public_id), (other.id, one.profile.public_id)], tab)
-
-
-def tell_all(people: Iterable[int], about: str):
-    """Tell many people that something changed between each of them and whoever has, or had, this Public ID."""
-    _tell([(person, about) for person in people], "")
-
-
-def _tell(whom: list[tuple[int, str]], tab: str):
-    if not whom:
+    Call it once in a transaction, after all other locks are taken and before users are deleted: see the lock order.
+    """
+    if not recipients:
         return
-    ids = [person for person, _about in whom]
-    db.session.execute(delete(Event).where(Event.user_id.in_(ids), Event.created_at < now() - KEPT))
-    db.session.execute(
-        insert(Event),
-        [
-            {"user_id": person, "kind": FRIENDSHIP, "about": about, "tab": tab, "created_at": now()}
-            for person, about in whom
-        ],
-    )
-    if db.engine.dialect.name == "postgresql":
-        for start in range(0, len(ids), NOTICE_IDS):
-            db.session.execute(select(func.pg_notify(CHANNEL, json.dumps(ids[start : start + NOTICE_IDS]))))
+    user_ids = sorted({user_id for user_id, _data in recipients})
+    on_postgresql = db.engine.dialect.name == "postgresql"
+    if on_postgresql:
+        # In one statement and in ascending order, so that two transactions never wait for each other.
+        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({user_id % LOCKS for user_id in user_ids})})
+    db.session.execute(delete(Event).where(Event.user_id.in_(user_ids), Event.created_at < now() - KEPT_FOR))
+    event = {"kind": kind, "tab": tab, "created_at": now()}
+    db.session.execute(insert(Event), [{"user_id": user_id, "data": data, **event} for user_id, data in recipients])
+    if on_postgresql:
+        for start in range(0, len(user_ids), IDS_PER_NOTIFY):
+            payload = json.dumps(user_ids[start : start + IDS_PER_NOTIFY])
+            db.session.execute(select(func.pg_notify(CHANNEL, payload)))
     else:
-        db.session.info.setdefault("told", set()).update(ids)
+        db.session.info.setdefault("event_recipients", set()).update(user_ids)

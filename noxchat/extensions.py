@@ -1,4 +1,4 @@
-"""The extensions that the application uses, made once and bound to it in create_app."""
+"""The Flask extensions, created once and bound to the application in create_app."""
 
 from flask_babel import Babel
 from flask_compress import Compress
@@ -11,7 +11,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 
 from noxchat.database import Base
-from noxchat.smtp import Mail
+from noxchat.mail.smtp import Mail
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 migrate = Migrate(render_as_batch=True)

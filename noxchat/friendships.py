@@ -1,30 +1,30 @@
-"""Who asks whom, and who is friends: send, accept, decline, cancel, remove, block.
+"""Friendships and friend requests: send, accept, decline, cancel, remove, block.
 
-Each of these may come twice, late, or at the same moment as another: it does what still can be done, and says with an
-Outcome what that was. The rows of both people are locked first, in the order of their ids, so two of them about the
-same person follow each other; whoever deletes an account locks all who are concerned in that order too.
+Each action may arrive twice, late, or at the same time as another. It does what can still be done and returns what
+that was. The rows of both people are locked first, in the order of their ids, so that two actions on the same person
+follow each other; deleting an account locks everybody affected in the same order.
 """
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 
 from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, union_all
+from sqlalchemy import and_, delete, func, insert, or_, select, union_all
 
 from noxchat import blocks, events, throttle
-from noxchat.database import now, start_writing
+from noxchat.database import now
+from noxchat.exceptions import Conflict, NotFound
 from noxchat.extensions import db
-from noxchat.models import User, friend_requests, friends, pauses
-from noxchat.refusal import Gone, Refused
+from noxchat.models import User, friend_requests, friends, request_cooldowns
+from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, NONE, OUTGOING, Relationship, get_relationship
 
-SELF, NONE, OUTGOING, INCOMING, FRIENDS, BLOCKED = "self", "none", "outgoing", "incoming", "friends", "blocked"
+EVENT = "friendship"  # its data is the Public ID of the person with whom something changed
 
 
-class Outcome(Enum):
-    """What really happened; UNCHANGED when things already were, or no longer are, as they would have to be."""
+class FriendshipChange(Enum):
+    """What an action changed. UNCHANGED: its result was there already, or it is no longer possible."""
 
     SENT = "sent"
     ACCEPTED = "accepted"
@@ -36,202 +36,182 @@ class Outcome(Enum):
     UNCHANGED = "unchanged"
 
 
-@dataclass(frozen=True)
-class Between:
-    """How two people stand to each other, from the first one's side."""
-
-    friends: bool
-    outgoing: bool
-    incoming: bool
-    blocked: bool
-    paused_until: datetime | None
-
-    @property
-    def state(self) -> str:
-        """One of the states of the button."""
-        for state in (BLOCKED, FRIENDS, OUTGOING, INCOMING):
-            if getattr(self, state):
-                return state
-        return NONE
-
-
-def lock(*people: int) -> int:
-    """Hold people's rows, in one order for everybody, until the transaction ends. Returns how many there still are."""
-    rows = select(User.id).where(User.id.in_(people)).order_by(User.id).with_for_update(key_share=True)
+def lock_users(*user_ids: int) -> int:
+    """Lock users' rows in the order of their ids until the transaction ends. Returns how many of them exist."""
+    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(key_share=True)
     return len(db.session.scalars(rows).all())
 
 
-def between(viewer: User, person: User) -> Between:
-    """Return how two people stand now, in one statement. Raises Gone when the viewer may not see the person."""
+def lock_pair(viewer: User, person: User) -> Relationship:
+    """Lock two people and return their relationship, from the viewer's side.
 
-    def there(table, one, other):
-        return exists().where(table.c[one[0]] == one[1], table.c[other[0]] == other[1])
-
-    me, them = viewer.id, person.id
-    row = db.session.execute(
-        select(
-            there(friends, ("user_id", me), ("friend_id", them)),
-            there(friend_requests, ("sender_id", me), ("receiver_id", them)),
-            there(friend_requests, ("sender_id", them), ("receiver_id", me)),
-            blocks.is_blocked(me, them),
-            select(pauses.c.until).where(pauses.c.sender_id == me, pauses.c.receiver_id == them).scalar_subquery(),
-            blocks.is_blocked(them, me),
-        )
-    ).one()
-    if row[-1]:
-        raise Gone
-    return Between(*row[:-1])
-
-
-def meet(viewer: User, person: User) -> Between:
-    """Lock two people and return how they stand. Raises Gone when one is not there any more, or not to be seen."""
-    if viewer.id == person.id:
-        raise Refused(_("This is you."))
-    if lock(viewer.id, person.id) < 2:
-        raise Gone
-    return between(viewer, person)
-
-
-def send(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Ask somebody to be friends; if they asked first, that accepts.
-
-    tab: the browser tab that this comes from, which needs not be told (see events). Raises Refused while the person is
-    blocked, had declined lately, or with too many requests open; TooMany with too many in an hour; Gone.
+    Raises Conflict when they are the same person, and NotFound when one does not exist or blocks the viewer.
     """
-    pair = meet(viewer, person)
-    if pair.incoming:
+    if viewer.id == person.id:
+        raise Conflict(_("This is you."))
+    if lock_users(viewer.id, person.id) < 2:
+        raise NotFound
+    return get_relationship(viewer, person)
+
+
+def send(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """Send a friend request; accept theirs if there is one.
+
+    tab: the browser tab that is not told by an event. Raises Conflict when the viewer blocks them, was declined lately
+    or has too many open requests; RateLimited; NotFound.
+    """
+    relationship = lock_pair(viewer, person)
+    if relationship.state == INCOMING:
         return _befriend(viewer, person, tab)
-    if pair.friends or pair.outgoing:
-        return Outcome.UNCHANGED
-    if pair.blocked:
-        raise Refused(_("You blocked %(name)s. Unblock first, then ask.", name=person.username))
-    if pair.paused_until and pair.paused_until > now():
-        raise Refused(_("You asked %(name)s not long ago. Give it some time.", name=person.username))
-    most = current_app.config["OPEN_REQUESTS"]
+    if relationship.state in (FRIENDS, OUTGOING):
+        return FriendshipChange.UNCHANGED
+    if relationship.state == BLOCKED:
+        raise Conflict(_("You blocked %(name)s. Unblock first, then ask.", name=person.username))
+    if relationship.cooldown_until and relationship.cooldown_until > now():
+        raise Conflict(_("You asked %(name)s not long ago. Give it some time.", name=person.username))
+    _check_open_requests(viewer)
+    throttle.count_friend_request(viewer)
+    _delete_cooldowns(viewer, person)
+    db.session.execute(insert(friend_requests).values(sender_id=viewer.id, receiver_id=person.id, created_at=now()))
+    _notify_both(viewer, person, tab)
+    return FriendshipChange.SENT
+
+
+def accept(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """Accept somebody's request. Raises NotFound."""
+    if lock_pair(viewer, person).state != INCOMING:
+        return FriendshipChange.UNCHANGED
+    return _befriend(viewer, person, tab)
+
+
+def decline(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """Decline somebody's request. They are not told, and cannot send another for PAUSE_DAYS. Raises NotFound."""
+    if lock_pair(viewer, person).state != INCOMING:
+        return FriendshipChange.UNCHANGED
+    _delete_request(person, viewer)
+    _delete_cooldowns(person, viewer, both_directions=False)
+    until = now() + timedelta(days=current_app.config["PAUSE_DAYS"])
+    db.session.execute(insert(request_cooldowns).values(sender_id=person.id, receiver_id=viewer.id, until=until))
+    _notify(viewer, person, tab)
+    return FriendshipChange.DECLINED
+
+
+def cancel(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """Take back one's own request. Raises NotFound."""
+    if lock_pair(viewer, person).state != OUTGOING:
+        return FriendshipChange.UNCHANGED
+    _delete_request(viewer, person)
+    _notify_both(viewer, person, tab)
+    return FriendshipChange.CANCELLED
+
+
+def remove(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """End a friendship. Raises NotFound."""
+    if lock_pair(viewer, person).state != FRIENDS:
+        return FriendshipChange.UNCHANGED
+    _delete_friendship(viewer, person)
+    _notify_both(viewer, person, tab)
+    return FriendshipChange.REMOVED
+
+
+def block(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """Block somebody; friendship and requests end. Raises NotFound and RateLimited."""
+    relationship = lock_pair(viewer, person)
+    if relationship.state == BLOCKED:
+        return FriendshipChange.UNCHANGED
+    throttle.count_block(viewer)
+    blocks.add(viewer, person)
+    _delete_friendship(viewer, person)
+    _delete_request(viewer, person)
+    _delete_request(person, viewer)
+    if relationship.state == NONE:
+        _notify(viewer, person, tab)  # nothing that the other sees has changed
+    else:
+        _notify_both(viewer, person, tab)
+    return FriendshipChange.BLOCKED
+
+
+def unblock(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+    """Unblock somebody. Raises NotFound."""
+    if lock_pair(viewer, person).state != BLOCKED:
+        return FriendshipChange.UNCHANGED
+    blocks.remove(viewer, person)
+    _notify(viewer, person, tab)
+    return FriendshipChange.UNBLOCKED
+
+
+def _check_open_requests(viewer: User):
+    limit = current_app.config["OPEN_REQUESTS"]
     mine = select(func.count()).select_from(friend_requests).where(friend_requests.c.sender_id == viewer.id)
-    if db.session.scalar(mine) >= most:
-        raise Refused(
+    if db.session.scalar(mine) >= limit:
+        raise Conflict(
             ngettext(
                 "You have one request open. Cancel it before you send another.",
                 "You have %(num)s requests open. Cancel some before you send more.",
-                most,
+                limit,
             )
         )
-    throttle.friend_request(viewer)
-    _end_pauses(person, viewer)
-    db.session.execute(insert(friend_requests).values(sender_id=viewer.id, receiver_id=person.id, created_at=now()))
-    events.tell_both(viewer, person, tab)
-    return Outcome.SENT
 
 
-def accept(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Accept somebody's request, if it is still there. Raises Gone."""
-    return _befriend(viewer, person, tab) if meet(viewer, person).incoming else Outcome.UNCHANGED
-
-
-def decline(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Decline somebody's request, if it is still there. They are not told, and cannot ask again for a while.
-
-    Raises Gone.
-    """
-    if not meet(viewer, person).incoming:
-        return Outcome.UNCHANGED
-    _end_request(person, viewer)
-    _end_pauses(person, viewer, both=False)
-    until = now() + timedelta(days=current_app.config["PAUSE_DAYS"])
-    db.session.execute(insert(pauses).values(sender_id=person.id, receiver_id=viewer.id, until=until))
-    events.tell(viewer, person, tab)
-    return Outcome.DECLINED
-
-
-def cancel(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Take one's own request back, if it is still there. Raises Gone."""
-    if not meet(viewer, person).outgoing:
-        return Outcome.UNCHANGED
-    _end_request(viewer, person)
-    events.tell_both(viewer, person, tab)
-    return Outcome.CANCELLED
-
-
-def remove(viewer: User, person: User, tab: str = "") -> Outcome:
-    """End a friendship, if there is one. Raises Gone."""
-    if not meet(viewer, person).friends:
-        return Outcome.UNCHANGED
-    _part(viewer, person)
-    events.tell_both(viewer, person, tab)
-    return Outcome.REMOVED
-
-
-def block(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Put oneself out of somebody's sight; friendship and requests end. Raises Gone, and TooMany."""
-    pair = meet(viewer, person)
-    if pair.blocked:
-        return Outcome.UNCHANGED
-    throttle.block(viewer)
-    blocks.add(viewer, person)
-    _part(viewer, person)
-    _end_request(viewer, person)
-    _end_request(person, viewer)
-    if pair.state == NONE:
-        events.tell(viewer, person, tab)  # a stranger had nothing of the viewer, so nothing changes for them
-    else:
-        events.tell_both(viewer, person, tab)
-    return Outcome.BLOCKED
-
-
-def unblock(viewer: User, person: User, tab: str = "") -> Outcome:
-    """Take a block back. Raises Gone."""
-    if not meet(viewer, person).blocked:
-        return Outcome.UNCHANGED
-    blocks.remove(viewer, person)
-    events.tell(viewer, person, tab)
-    return Outcome.UNBLOCKED
-
-
-def _befriend(viewer: User, person: User, tab: str) -> Outcome:
-    _end_request(person, viewer)
-    _end_pauses(viewer, person)
+def _befriend(viewer: User, person: User, tab: str) -> FriendshipChange:
+    _delete_request(person, viewer)
+    _delete_cooldowns(viewer, person)
     pairs = ((viewer.id, person.id), (person.id, viewer.id))
     db.session.execute(insert(friends), [{"user_id": one, "friend_id": other, "since": now()} for one, other in pairs])
-    events.tell_both(viewer, person, tab)
-    return Outcome.ACCEPTED
+    _notify_both(viewer, person, tab)
+    return FriendshipChange.ACCEPTED
 
 
-def _end_request(sender: User, receiver: User):
-    of_them = and_(friend_requests.c.sender_id == sender.id, friend_requests.c.receiver_id == receiver.id)
-    db.session.execute(delete(friend_requests).where(of_them))
+def _delete_request(sender: User, receiver: User):
+    pair = and_(friend_requests.c.sender_id == sender.id, friend_requests.c.receiver_id == receiver.id)
+    db.session.execute(delete(friend_requests).where(pair))
 
 
-def _end_pauses(one: User, other: User, *, both: bool = True):
-    """End the pause that one has towards the other, and unless told otherwise the other way round too."""
-    this = and_(pauses.c.sender_id == one.id, pauses.c.receiver_id == other.id)
-    that = and_(pauses.c.sender_id == other.id, pauses.c.receiver_id == one.id)
-    db.session.execute(delete(pauses).where(or_(this, that) if both else this))
+def _delete_cooldowns(sender: User, receiver: User, *, both_directions: bool = True):
+    cooldown = request_cooldowns.c
+    pair = and_(cooldown.sender_id == sender.id, cooldown.receiver_id == receiver.id)
+    opposite = and_(cooldown.sender_id == receiver.id, cooldown.receiver_id == sender.id)
+    db.session.execute(delete(request_cooldowns).where(or_(pair, opposite) if both_directions else pair))
 
 
-def _part(one: User, other: User):
-    # The other direction goes with this one: see models.friends.
+def _delete_friendship(one: User, other: User):
+    # The opposite row is deleted by its foreign key: see models/friendships.py.
     db.session.execute(delete(friends).where(friends.c.user_id == one.id, friends.c.friend_id == other.id))
 
 
-def leave(user: User):
-    """Lock an account that is about to go, after everybody who will notice it, and tell them.
+def _notify(viewer: User, person: User, tab: str):
+    """Tell the viewer's other pages that something changed with a person."""
+    events.publish(EVENT, [(viewer.id, person.profile.public_id)], tab)
 
-    Without this, two friends who go at once, and whoever accepts one of them just then, could wait for each other.
+
+def _notify_both(viewer: User, person: User, tab: str):
+    """Tell two people's pages that something changed between them."""
+    events.publish(EVENT, [(viewer.id, person.profile.public_id), (person.id, viewer.profile.public_id)], tab)
+
+
+def before_account_deletion(user: User):
+    """Lock an account together with everybody who will notice its deletion, and tell them.
+
+    Without the locks, two friends who delete their accounts at once could wait for each other, and so could somebody
+    who accepts a request of theirs at that moment.
     """
-    number, public_id = user.id, user.profile.public_id  # a rollback would forget them
-    lock(number, *(concerned := _concerned(number)))
-    while _concerned(number) - concerned:  # somebody came before the lock: locking them now would be out of order
-        db.session.rollback()
-        start_writing(db.session)
-        lock(number, *(concerned := _concerned(number)))
-    events.tell_all(_concerned(number), public_id)
+    while True:
+        affected = _affected(user.id)
+        attempt = db.session.begin_nested()
+        lock_users(user.id, *affected)
+        if _affected(user.id) <= affected:
+            attempt.commit()
+            break
+        # A new one came before the lock. Locking them now would break the order; rolling back releases the locks.
+        attempt.rollback()
+    events.publish(EVENT, [(user_id, user.profile.public_id) for user_id in _affected(user.id)])
 
 
-def _concerned(number: int) -> set[int]:
+def _affected(user_id: int) -> set[int]:
+    """Return the ids of friends, and of people with a request in either direction."""
     ids = union_all(
-        select(friends.c.friend_id).where(friends.c.user_id == number),
-        select(friend_requests.c.receiver_id).where(friend_requests.c.sender_id == number),
-        select(friend_requests.c.sender_id).where(friend_requests.c.receiver_id == number),
+        select(friends.c.friend_id).where(friends.c.user_id == user_id),
+        select(friend_requests.c.receiver_id).where(friend_requests.c.sender_id == user_id),
+        select(friend_requests.c.sender_id).where(friend_requests.c.receiver_id == user_id),
     )
     return set(db.session.scalars(ids))

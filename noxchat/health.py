@@ -1,4 +1,4 @@
-"""What is configured, what answers, and what is wrong, in words. `/readyz` and `flask doctor` ask it."""
+"""Checks of what is configured and what answers, for `/readyz` and `flask doctor`."""
 
 import os
 import socket
@@ -13,186 +13,184 @@ from flask import current_app
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from noxchat import search
 from noxchat.extensions import db
+from noxchat.mail import queue
+from noxchat.search import outbox
 
-SECONDS = 2
+TIMEOUT_SECONDS = 2
+MAX_EMAIL_DELAY_SECONDS = 600
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found about one thing.
+class CheckResult:
+    """The result of a check.
 
-    words: a sentence, with what to do when `ok` is False. ok: None where there is nothing to judge. is_mild: whether
-    everything works all the same, so that nobody needs to be woken.
+    ok: None where there is nothing to check. message: a sentence, with what to do when `ok` is False.
+    is_warning: whether everything works all the same.
     """
 
     ok: bool | None
-    words: str
-    is_mild: bool = False
+    message: str
+    is_warning: bool = False
 
 
-def database() -> Finding:
-    """Look whether the database answers and has the tables of this version."""
+def check_database() -> CheckResult:
+    """Check that the database answers and its migrations are current."""
     try:
         current = set(MigrationContext.configure(db.session.connection()).get_current_heads())
-        db.session.commit()  # an open snapshot would not see the tables that a migration is about to make
+        db.session.commit()  # an open snapshot would not see the tables that a migration is about to create
     except SQLAlchemyError as error:
         db.session.rollback()
-        return Finding(False, f"does not answer ({type(error).__name__}): is it running, is the address right?")
+        return CheckResult(False, f"does not answer ({type(error).__name__}): is it running, is the address right?")
     newest = set(ScriptDirectory(str(Path(current_app.root_path).parent / "migrations")).get_heads())
     if current != newest:
-        return Finding(False, "has the tables of another version: run flask --app main db upgrade")
-    return Finding(True, f"{db.engine.dialect.name}, answers, tables are current")
+        return CheckResult(False, "has the tables of another version: run flask --app main db upgrade")
+    return CheckResult(True, f"{db.engine.dialect.name}, answers, tables are current")
 
 
-def collation() -> Finding:
-    """Look whether PostgreSQL can tell letters of other alphabets from signs, which search needs."""
+def check_collation() -> CheckResult:
+    """Check that PostgreSQL can tell letters of other alphabets from punctuation, which trigrams need."""
     if db.engine.dialect.name != "postgresql":
-        return Finding(None, "not needed with SQLite")
+        return CheckResult(None, "not needed with SQLite")
     encoding, ctype = db.session.execute(
         text("SELECT pg_encoding_to_char(encoding), datctype FROM pg_database WHERE datname = current_database()")
     ).one()
     if encoding != "UTF8" or ctype in {"C", "POSIX"}:
-        return Finding(
-            False, f"encoding {encoding}, locale {ctype}: make the database with ENCODING 'UTF8' and LOCALE 'C.UTF-8'"
-        )
-    return Finding(True, f"encoding {encoding}, locale {ctype}")
+        advice = "create the database with ENCODING 'UTF8' and LOCALE 'C.UTF-8'"
+        return CheckResult(False, f"encoding {encoding}, locale {ctype}: {advice}")
+    return CheckResult(True, f"encoding {encoding}, locale {ctype}")
 
 
-def _reaches(host: str, port: int) -> str:
-    """Return how a connection to a server went: empty when it stands."""
+def _connection_error(host: str, port: int) -> str:
+    """Return why a server cannot be connected to; empty when it can."""
     began = time.monotonic()
     try:
-        with socket.create_connection((host, port), timeout=SECONDS):
+        with socket.create_connection((host, port), timeout=TIMEOUT_SECONDS):
             return ""
     except OSError as error:
         return f"{error.strerror or 'no answer'} after {time.monotonic() - began:.1f} s"
 
 
-def search() -> Finding:
-    """Look which engine searches, and whether it has its index."""
-    from noxchat.search import ENGINES, choose
-
-    best, plain = ENGINES[db.engine.dialect.name]
-    if choose(current_app) is best:
-        return Finding(True, best.name)
+def check_search() -> CheckResult:
+    """Check that the database's search engine has its index."""
+    indexed, unindexed = search.ENGINES[db.engine.dialect.name]
+    if search.select_engine(current_app) is indexed:
+        return CheckResult(True, indexed.name)
     first = "have the database's owner run CREATE EXTENSION pg_trgm, then " * (db.engine.dialect.name == "postgresql")
-    words = f"{plain.name}, which is slow with many people: {first}run flask --app main search reindex"
-    return Finding(False, words)
+    advice = f"{first}run flask --app main search reindex"
+    return CheckResult(False, f"{unindexed.name}, which is slow with many people: {advice}")
 
 
-def mail_server(config) -> Finding:
-    """Look whether the mail server takes connections."""
+def check_mail_server(config) -> CheckResult:
+    """Check that the mail server accepts connections."""
     if not config["MAIL_SERVER"]:
-        return Finding(None, f"no server is set: letters are left as files in {config['MAIL_DIR'].name}/")
-    if trouble := _reaches(config["MAIL_SERVER"], config["MAIL_PORT"]):
-        return Finding(False, f"{trouble}: letters wait in the outbox; check MAIL_SERVER and MAIL_PORT")
-    return Finding(True, "answers")
+        return CheckResult(None, f"no server is set: e-mails are written to {config['MAIL_DIR'].name}/")
+    if error := _connection_error(config["MAIL_SERVER"], config["MAIL_PORT"]):
+        return CheckResult(False, f"{error}: e-mails wait in the queue; check MAIL_SERVER and MAIL_PORT")
+    return CheckResult(True, "answers")
 
 
-def elasticsearch(*, thorough: bool = False) -> Finding:
-    """Look whether Elasticsearch answers, and how far it is behind. The database must be known to answer.
+def check_elasticsearch(*, thorough: bool = False) -> CheckResult:
+    """Check that Elasticsearch answers, and how far its index is behind. Requires that the database answers.
 
-    thorough: whether to look at the index itself as well.
+    thorough: whether to check the index itself as well.
     """
-    from noxchat.search import models, outbox
-
     indexer = current_app.extensions["indexer"]
-    kinds = [model.__tablename__ for model in models()]
+    kinds = [model.__tablename__ for model in search.models()]
     if indexer is None:
         if any(map(outbox.is_registered, kinds)):
-            return Finding(
-                False,
-                "is not set any more, and what changes is still written down for it: see docs/search.md",
-                is_mild=True,
-            )
-        return Finding(None, "is not set: the database searches")
-    from noxchat.search.elastic import what_happened
-    from noxchat.search.indexer import Foreign, Missing
-
-    meanwhile = f"at {indexer.elastic.host}: the database searches meanwhile;"
-    waits = [outbox.waiting(kind) for kind in kinds]
+            message = "is no longer set, but changes are still recorded for it: see docs/search.md"
+            return CheckResult(False, message, is_warning=True)
+        return CheckResult(None, "is not set: the database searches")
+    backlogs = [outbox.backlog(kind) for kind in kinds]
     db.session.commit()
-    count, refused = sum(each.count for each in waits), sum(each.refused for each in waits)
-    oldest = max(each.oldest for each in waits)
-    try:
-        indexer.elastic.promptly(indexer.elastic.client.cluster.health)
-        for model in models() if thorough else ():
-            indexer.examine(model)
-    except Missing as why:
-        return Finding(False, f"{meanwhile} its index: {why}; a running server builds it", is_mild=True)
-    except Foreign:
-        return Finding(False, f"{meanwhile} its index belongs to another place: set ELASTICSEARCH_PREFIX", is_mild=True)
-    except Exception as error:  # noqa: BLE001  of which nothing else may depend on this
-        return Finding(False, f"{what_happened(error)} {meanwhile} check ELASTICSEARCH_URL", is_mild=True)
-    words = f"answers; {count} changes wait, the oldest for {oldest:.0f} s"
+    if problem := _elasticsearch_problem(indexer, thorough):
+        return CheckResult(False, problem, is_warning=True)
+    count, refused = sum(each.count for each in backlogs), sum(each.refused for each in backlogs)
+    oldest = max(each.oldest_seconds for each in backlogs)
+    message = f"answers; {count} changes wait, the oldest for {oldest:.0f} s"
     if refused:
-        return Finding(False, f"{words}; {refused} rows were refused: run flask --app main search status", is_mild=True)
-    return Finding(True, words)
+        message = f"{message}; {refused} rows were refused: run flask --app main search status"
+    return CheckResult(not refused, message, is_warning=bool(refused))
 
 
-def limits_store() -> Finding:
-    """Look whether the counters of tries are kept where all processes see them."""
+def _elasticsearch_problem(indexer, thorough: bool) -> str:
+    """Return why Elasticsearch cannot be used, with what to do; empty when it can."""
+    from noxchat.search.elasticsearch_engine import describe_error
+    from noxchat.search.indexer import ForeignIndex, IndexUnusable
+
+    fallback = f"at {indexer.engine.host}: the database searches meanwhile;"
+    try:
+        indexer.engine.with_deadline(indexer.engine.client.cluster.health)
+        for model in search.models() if thorough else ():
+            indexer.verify(model)
+    except IndexUnusable as reason:
+        return f"{fallback} its index: {reason}; a running server builds it"
+    except ForeignIndex:
+        return f"{fallback} its index belongs to another installation: set ELASTICSEARCH_PREFIX"
+    except Exception as error:  # noqa: BLE001  nothing else may depend on Elasticsearch
+        return f"{describe_error(error)} {fallback} check ELASTICSEARCH_URL"
+    return ""
+
+
+def check_limits_store() -> CheckResult:
+    """Check that rate limits are counted where all processes see them."""
     config = current_app.config
     if config["RATELIMIT_STORAGE_URI"].startswith("memory"):
         if config["WORKERS"] > 1:
-            return Finding(False, "each process counts by itself: set RATELIMIT_STORAGE_URI=redis://… beside WORKERS")
-        return Finding(True, "counted in this process")
-    if limits_store_answers(config["RATELIMIT_STORAGE_URI"]):
-        return Finding(True, "answers")
-    return Finding(False, "does not answer: check RATELIMIT_STORAGE_URI")
+            message = "each process counts by itself: set RATELIMIT_STORAGE_URI=redis://… beside WORKERS"
+            return CheckResult(False, message)
+        return CheckResult(True, "counted in this process")
+    url = urlsplit(config["RATELIMIT_STORAGE_URI"])
+    if _connection_error(url.hostname, url.port or (11211 if url.scheme == "memcached" else 6379)):
+        return CheckResult(False, "does not answer: check RATELIMIT_STORAGE_URI")
+    return CheckResult(True, "answers")
 
 
-def limits_store_answers(uri: str) -> bool:
-    """Tell whether a store for the limits takes connections; at its usual port where the address names none."""
-    url = urlsplit(uri)
-    return not _reaches(url.hostname, url.port or (11211 if url.scheme == "memcached" else 6379))
+def check_email_queue() -> CheckResult:
+    """Check that e-mails are being sent."""
+    count, oldest_seconds = queue.backlog()
+    if oldest_seconds > MAX_EMAIL_DELAY_SECONDS:
+        minutes = f"{oldest_seconds // 60:.0f} minutes"
+        return CheckResult(False, f"{count} e-mails wait, the oldest for {minutes}: is the mail server up?")
+    return CheckResult(True, f"{count} e-mails wait")
 
 
-def outbox() -> Finding:
-    """Look whether letters pile up."""
-    from noxchat import mailer
-
-    count, oldest = mailer.waiting()
-    if oldest > 600:
-        minutes = oldest // 60
-        return Finding(False, f"{count} letters wait, the oldest for {minutes:.0f} minutes: is the mail server up?")
-    return Finding(True, f"{count} letters wait")
-
-
-def folder(path: Path) -> Finding:
-    """Look whether a folder can be written."""
+def check_folder(path: Path) -> CheckResult:
+    """Check that a folder is writable."""
     if path.is_dir() and os.access(path, os.W_OK | os.X_OK):
-        return Finding(True, f"{path} can be written")
-    return Finding(False, f"{path} cannot be written: make it, and give it to the user that runs NoxChat")
+        return CheckResult(True, f"{path} can be written")
+    return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
 
 
-def front_end() -> Finding:
-    """Look whether the files from npm are there."""
+def check_front_end() -> CheckResult:
+    """Check that the files from npm are installed."""
     if Path(current_app.static_folder, "vendor", "htmx.min.js").is_file():
-        return Finding(True, "installed")
-    return Finding(False, "is not installed, so pages work without JavaScript only: run bin/setup")
+        return CheckResult(True, "installed")
+    return CheckResult(False, "not installed, so pages work as without JavaScript: run bin/setup")
 
 
-def translations() -> Finding:
-    """Look whether Russian was compiled."""
+def check_translations() -> CheckResult:
+    """Check that the Russian translation was compiled."""
     if (Path(current_app.root_path).parent / "translations/ru/LC_MESSAGES/messages.mo").is_file():
-        return Finding(True, "compiled")
-    return Finding(False, "are not compiled: make translations/ writable and start again")
+        return CheckResult(True, "compiled")
+    return CheckResult(False, "not compiled: make translations/ writable and start again")
 
 
-def secret_key(config) -> Finding:
-    """Look whether the key is good enough to serve with."""
+def check_secret_key(config) -> CheckResult:
+    """Check that the secret key is strong enough."""
     if config["warnings"]:
-        return Finding(False, config["warnings"][0])
-    return Finding(True, "is long enough")
+        return CheckResult(False, config["warnings"][0])
+    return CheckResult(True, "is long enough")
 
 
-def base_url(config) -> Finding:
-    """Look whether the address in letters is one that other people can open."""
+def check_base_url(config) -> CheckResult:
+    """Check that other people can open the URL that e-mails contain, and over TLS."""
     host = urlsplit(config["BASE_URL"]).hostname
     if host in {"localhost", "127.0.0.1", "::1"}:
-        return Finding(None, f"{config['BASE_URL']}: fine here; other people need BASE_URL=https://…")
+        return CheckResult(None, f"{config['BASE_URL']}: fine here; other people need BASE_URL=https://…")
     if not config["SECURE"]:
-        return Finding(False, f"{config['BASE_URL']}: passwords travel readable; put TLS in front and write https://")
-    return Finding(True, config["BASE_URL"])
+        message = "passwords travel unencrypted; put TLS in front and write https://"
+        return CheckResult(False, f"{config['BASE_URL']}: {message}")
+    return CheckResult(True, config["BASE_URL"])

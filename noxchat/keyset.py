@@ -1,4 +1,4 @@
-"""Pages of endless lists, found by where the one before ended: as cheap at the thousandth page as at the first."""
+"""Keyset pagination: the next page begins after the last row of this one, so that every page costs the same."""
 
 import base64
 import binascii
@@ -6,48 +6,50 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-SIZE = 20
+PAGE_SIZE = 20
 
 
 @dataclass(frozen=True)
 class Page:
-    """items: at most SIZE. next: the cursor of the page after it, None at the end. start: whether this is the first."""
+    """items: at most PAGE_SIZE. next_cursor: of the following page, or None. is_first: whether the list begins here."""
 
     items: list
-    next: str | None
-    start: bool = True
+    next_cursor: str | None
+    is_first: bool = True
 
 
-def page(rows: Iterable, cursor: str | None, place: Callable[..., Iterable]) -> Page:
-    """Return a page of what stands first in rows, of which one more than SIZE were asked for, to see if there are more.
+def make_page(rows: Iterable, cursor: str | None, position: Callable[..., Iterable]) -> Page:
+    """Return a page of the first value of each row.
 
-    cursor: where it began. place: returns a row's place in the order, as texts and numbers.
+    rows: up to PAGE_SIZE + 1, the last of which only shows that there is another page. cursor: where the page began,
+    or None. position: returns a row's position in the order, as strings and integers.
     """
     rows = list(rows)
-    following = encode(*place(rows[SIZE - 1])) if len(rows) > SIZE else None
-    return Page([row[0] for row in rows[:SIZE]], following, cursor is None)
+    next_cursor = encode_cursor(*position(rows[PAGE_SIZE - 1])) if len(rows) > PAGE_SIZE else None
+    return Page([row[0] for row in rows[:PAGE_SIZE]], next_cursor, cursor is None)
 
 
-def encode(*place) -> str:
-    """Return a place in a list for an address."""
-    return base64.urlsafe_b64encode(json.dumps(place, ensure_ascii=False).encode()).decode().rstrip("=")
+def encode_cursor(*position) -> str:
+    """Return a position in a list as a URL-safe string."""
+    return base64.urlsafe_b64encode(json.dumps(position, ensure_ascii=False).encode()).decode().rstrip("=")
 
 
-def decode(cursor: str | None, *kinds: type):
-    """Return the place that a cursor names, if it is one of these kinds of values; None begins at the beginning."""
+def decode_cursor(cursor: str | None, *types: type):
+    """Return the position that a cursor contains, as a tuple of values of these types; None if it is not valid."""
     try:
-        place = json.loads(base64.urlsafe_b64decode((cursor or "") + "=" * (-len(cursor or "") % 4)))
+        position = json.loads(base64.urlsafe_b64decode((cursor or "") + "=" * (-len(cursor or "") % 4)))
     except (ValueError, binascii.Error, RecursionError):
         return None
-    fits = isinstance(place, list) and [type(value) for value in place] == list(kinds)
-    good = fits and all(abs(value) < 2**31 if isinstance(value, int) else "\0" not in value for value in place)
-    return tuple(place) if good and _is_text(place) else None
+    if not isinstance(position, list) or [type(value) for value in position] != list(types):
+        return None
+    storable = all(abs(value) < 2**31 if isinstance(value, int) else "\0" not in value for value in position)
+    return tuple(position) if storable and _is_encodable(position) else None
 
 
-def _is_text(place: list) -> bool:
-    """Tell whether the texts can be said in UTF-8: JSON can smuggle in halves of characters."""
+def _is_encodable(position: list) -> bool:
+    """Tell whether the strings can be encoded in UTF-8: JSON can contain lone surrogates."""
     try:
-        json.dumps(place, ensure_ascii=False).encode()
+        json.dumps(position, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True

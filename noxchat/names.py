@@ -1,4 +1,4 @@
-"""What names, Public IDs, addresses and texts may be, and when two names are the same to a reader."""
+"""Validation of names, Public IDs, e-mail addresses and bios; and which names are too much alike."""
 
 import re
 import secrets
@@ -9,24 +9,24 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 from flask_babel import gettext as _
 from flask_babel import ngettext
 
+from noxchat.exceptions import InvalidInput
 from noxchat.models import BIO_LENGTH, EMAIL_LENGTH, PUBLIC_ID_LENGTH, USERNAME_LENGTH
-from noxchat.refusal import Invalid
 
-# Private networks have hosts such as mail.local; the library's way to take them is to empty this list.
+# Private networks have hosts such as mail.local. The library's documented way to allow them is to empty this list.
 SPECIAL_USE_DOMAIN_NAMES.clear()
 
-# Letters, marks and digits of any script, and what stands inside names: O'Neil, Anne-Marie, J. R. Smith, timur_dev.
+# Besides letters, marks and digits of any script: O'Neil, Anne-Marie, J. R. Smith, timur_dev.
 NAME_PUNCTUATION = set(" _-.'’")
 NAME_CATEGORIES = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd"}
-# Letters and marks of those categories that show nothing (Unicode's Default_Ignorable_Code_Point).
+# Characters of those categories that are invisible (Unicode's Default_Ignorable_Code_Point).
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-# Embeddings, overrides and isolates turn the text around them (Unicode's UAX #9).
+# Embeddings, overrides and isolates change the direction of the text around them (Unicode's UAX #9).
 DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
-MOST_MARKS = 2
+MAX_COMBINING_MARKS = 2
 
 PUBLIC_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-# No vowels: a random name should not say anything.
-ID_LETTERS = "bcdfghjkmnpqrstvwxz23456789"
+# No vowels, so that a random ID spells no word.
+ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 
 RESERVED = set(
     """
@@ -38,22 +38,23 @@ RESERVED = set(
     """.split()
 )
 
-# Characters of one alphabet that a glance confuses (Unicode's UTS #39), after case is gone.
-ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "’": "'"})
+# Characters of one alphabet that are easily confused (Unicode's UTS #39), in lower case.
+LOOKALIKES = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "’": "'"})
 
 
 def skeleton(name: str) -> str:
-    """Return what is left of a name at a glance; two names with one skeleton cannot both be taken.
+    """Return the skeleton of a name (UTS #39): names that look alike have the same one, and only one can be taken.
 
-    Case, accents and look-alikes of other scripts (UTS #39) are folded away.
+    Case, accents and lookalikes from other scripts are folded.
     """
     folded = unicodedata.normalize("NFKC", name).casefold()
     bare = "".join(c for c in unicodedata.normalize("NFD", folded) if not unicodedata.combining(c))
-    seen = "".join(_prototype(c) for c in bare).translate(ALIKE)
-    return seen.replace("rn", "m").replace("vv", "w")
+    folded = "".join(_prototype(c) for c in bare).translate(LOOKALIKES)
+    return folded.replace("rn", "m").replace("vv", "w")
 
 
 def _prototype(char: str) -> str:
+    """Return the ASCII letter or digit that a character looks like, or the character itself."""
     if char.isascii():
         return char
     if char.isdecimal():
@@ -70,88 +71,91 @@ RESERVED_SKELETONS = {skeleton(word) for word in RESERVED}
 
 
 def clean_username(text: str) -> str:
-    """Return a username as it is kept: NFC, spaces at the ends gone. Raises Invalid, in words for the person."""
+    """Return a username as it is stored: in NFC, trimmed. Raises InvalidInput."""
     name = unicodedata.normalize("NFC", text).strip(" ")
     _check_length(name, *USERNAME_LENGTH)
     for char in name:
         if unicodedata.category(char) not in NAME_CATEGORIES and char not in NAME_PUNCTUATION or INVISIBLE.match(char):
-            raise Invalid(
-                _("A name is made of letters, digits, spaces and _ - . '. It cannot hold %(sign)s.", sign=show(char))
+            raise InvalidInput(
+                _(
+                    "A name is made of letters, digits, spaces and _ - . '. It cannot hold %(sign)s.",
+                    sign=describe_char(char),
+                )
             )
     if re.search(r" {2}|[_.'’-]{3}", name):
-        raise Invalid(_("A name has single spaces and no rows of signs."))
+        raise InvalidInput(_("A name has single spaces and no rows of signs."))
     marks = "".join("m" if unicodedata.category(c) in {"Mn", "Mc"} else "-" for c in name)
-    if "m" * (MOST_MARKS + 1) in marks or marks.startswith("m"):
-        raise Invalid(_("This name has too many marks over its letters."))
+    if "m" * (MAX_COMBINING_MARKS + 1) in marks or marks.startswith("m"):
+        raise InvalidInput(_("This name has too many marks over its letters."))
     if not any(unicodedata.category(c)[0] in "LN" for c in name):
-        raise Invalid(_("A name holds at least one letter or digit."))
+        raise InvalidInput(_("A name holds at least one letter or digit."))
     key = skeleton(name)
     if key in RESERVED_SKELETONS:
-        raise Invalid(_("This name is reserved. Choose another."))
+        raise InvalidInput(_("This name is reserved. Choose another."))
     if len(key) > 255:
-        raise Invalid(_("This name is too long when written out. Choose another."))
+        raise InvalidInput(_("This name is too long when written out. Choose another."))
     return name
 
 
 def clean_public_id(text: str) -> str:
-    """Return a Public ID as it is kept, in the case that it was typed in. Raises Invalid."""
+    """Return a Public ID as it is stored: trimmed, in the case in which it was typed. Raises InvalidInput."""
     public_id = text.strip(" ")
     _check_length(public_id, *PUBLIC_ID_LENGTH)
     if not PUBLIC_ID.fullmatch(public_id):
-        raise Invalid(_("A Public ID is made of a–z, 0–9, _ and -, and begins with a letter or digit."))
+        raise InvalidInput(_("A Public ID is made of a–z, 0–9, _ and -, and begins with a letter or digit."))
     if public_id.lower() in RESERVED:
-        raise Invalid(_("This Public ID is reserved. Choose another."))
+        raise InvalidInput(_("This Public ID is reserved. Choose another."))
     return public_id
 
 
 def random_public_id() -> str:
-    """Return a Public ID for a newcomer: unpredictable, so that nobody can take it first or count people by it."""
-    return "nox-" + "".join(secrets.choice(ID_LETTERS) for _place in range(10))
+    """Return a Public ID for a new account: unpredictable, so that nobody can take it first or count accounts."""
+    return "nox-" + "".join(secrets.choice(ID_ALPHABET) for _ in range(10))
 
 
 def clean_email(text: str) -> str:
-    """Return an e-mail address as it is kept. Raises Invalid.
+    """Return an e-mail address as it is stored. Raises InvalidInput.
 
-    Nothing is looked up, and no ending is refused.
+    Only the syntax is checked: no DNS look-up, no list of top-level domains.
     """
     try:
         if len(text) > EMAIL_LENGTH:
             raise EmailNotValidError
         email = validate_email(text.strip(" "), check_deliverability=False, globally_deliverable=False).normalized
     except EmailNotValidError:
-        raise Invalid(_("This is not an e-mail address. It looks like name@example.org.")) from None
+        raise InvalidInput(_("This is not an e-mail address. It looks like name@example.org.")) from None
     if len(email) > EMAIL_LENGTH:
-        raise Invalid(_("This is not an e-mail address. It looks like name@example.org."))
+        raise InvalidInput(_("This is not an e-mail address. It looks like name@example.org."))
     return email
 
 
 def email_key(email: str) -> str:
-    """Return what makes an address the same address: Unicode form and case do not."""
+    """Return the key by which addresses are compared: regardless of case and Unicode form."""
     return unicodedata.normalize("NFC", email).casefold()[:EMAIL_LENGTH]
 
 
 def clean_bio(text: str) -> str:
-    """Return a bio as it is kept: NFC, line ends as one sign, spaces at the ends gone. Raises Invalid."""
+    """Return a bio as it is stored: in NFC, with \\n line breaks, trimmed. Raises InvalidInput."""
     bio = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip(" \n")
     for char in bio:
-        hidden = unicodedata.category(char) in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"} and char != "\n"
-        if hidden or DIRECTION.match(char):
-            raise Invalid(_("This text holds a sign that cannot be shown: %(sign)s.", sign=show(char)))
+        invisible = unicodedata.category(char) in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"} and char != "\n"
+        if invisible or DIRECTION.match(char):
+            raise InvalidInput(_("This text holds a sign that cannot be shown: %(sign)s.", sign=describe_char(char)))
     if len(bio) > BIO_LENGTH:
         over = len(bio) - BIO_LENGTH
-        raise Invalid(ngettext("One character too many.", "%(num)s characters too many.", over))
+        raise InvalidInput(ngettext("One character too many.", "%(num)s characters too many.", over))
     return bio
 
 
-def show(char: str) -> str:
-    """Return a character so that it can be seen in a message, however invisible it is."""
+def describe_char(char: str) -> str:
+    """Return a character for a message: in quotes, or by its code point (U+200B) if it is invisible."""
     if unicodedata.category(char)[0] in "LNPS" and not INVISIBLE.match(char):
         return f"“{char}”"
     return f"U+{ord(char):04X}"
 
 
-def _check_length(text: str, least: int, most: int):
-    if len(text) < least:
-        raise Invalid(ngettext("Write at least one character.", "Write at least %(num)s characters.", least))
-    if len(text) > most:
-        raise Invalid(ngettext("Write at most one character.", "Write at most %(num)s characters.", most))
+def _check_length(text: str, minimum: int, maximum: int):
+    if len(text) < minimum:
+        raise InvalidInput(ngettext("Write at least one character.", "Write at least %(num)s characters.", minimum))
+    if len(text) > maximum:
+        raise InvalidInput(ngettext("Write at most one character.", "Write at most %(num)s characters.", maximum))

@@ -1,4 +1,4 @@
-"""Where somebody is signed in. A session is a row, so it can be seen and ended from anywhere."""
+"""Login sessions. Each is a row, so that it can be listed, and ended from anywhere."""
 
 import hashlib
 import secrets
@@ -11,17 +11,18 @@ from noxchat.database import now
 from noxchat.extensions import db
 from noxchat.models import Session, User
 
-SEEN_EVERY = timedelta(minutes=1)
+TOUCH_INTERVAL = timedelta(minutes=1)
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def begin(user: User, user_agent: str, lifetime: timedelta) -> User:
-    """Sign somebody in from a browser, and forget their sessions that nobody used for a lifetime.
+def create(user: User, user_agent: str, lifetime: timedelta) -> User:
+    """Create a session for a browser, and delete the person's expired ones.
 
-    Returns the user, with `session_token` set to the new session's secret.
+    lifetime: after which an unused session expires.
+    Returns the user, with `session` and its secret `session_token` set.
     """
     db.session.execute(delete(Session).where(Session.user_id == user.id, Session.last_used_at < now() - lifetime))
     user.session_token = secrets.token_urlsafe(32)
@@ -31,7 +32,7 @@ def begin(user: User, user_agent: str, lifetime: timedelta) -> User:
     return user
 
 
-# Of every request, so it is put together once.
+# Executed for every request, so it is built once.
 LOAD = (
     select(User, Session)
     .join(Session, Session.user_id == User.id)
@@ -42,7 +43,10 @@ LOAD = (
 
 
 def load(token: str, lifetime: timedelta) -> User | None:
-    """Return whose session has this secret, with profile and session loaded in the one statement; None if nobody's."""
+    """Return the user whose session has this token, with profile and session, in one statement; None if there is none.
+
+    lifetime: after which an unused session expires.
+    """
     row = db.session.execute(LOAD, {"hash": _hash(token), "since": now() - lifetime}).first()
     if row is None:
         return None
@@ -51,63 +55,65 @@ def load(token: str, lifetime: timedelta) -> User | None:
     return user
 
 
-def renew(user: User) -> bool:
-    """Give the session a new secret, as a remember cookie gets when it was used, so that a copy of the old one is dead.
+def rotate_token(user: User) -> bool:
+    """Replace the session's token, so that a copy of the old one no longer works.
 
-    Returns False when another request has just done so: then the one at hand is such a copy.
+    Returns False when another request has just done so: then the token at hand is such a copy.
     """
     token = secrets.token_urlsafe(32)
-    renewed = db.session.execute(
+    updated = db.session.execute(
         update(Session)
         .where(Session.id == user.session.id, Session.token_hash == _hash(user.session_token))
         .values(token_hash=_hash(token), last_used_at=now())
     )
     user.session_token = token
-    return renewed.rowcount == 1
+    return updated.rowcount == 1
 
 
-def is_due(user: User) -> bool:
-    """Tell whether it is time to write down again that the session is in use: at most once a minute."""
-    return user.session.last_used_at < now() - SEEN_EVERY
+def is_touch_due(user: User) -> bool:
+    """Tell whether the time of last use is to be written again: at most once per TOUCH_INTERVAL."""
+    return user.session.last_used_at < now() - TOUCH_INTERVAL
 
 
 def touch(user: User):
-    """Write down that the session, and with it the person, was there just now."""
-    # The person first, as a password change does: the other way round, the two could wait for each other for ever.
+    """Write down that the session and the person were active just now."""
+    # The user first, in the same order as a password change, or the two could deadlock.
     db.session.execute(update(User).where(User.id == user.id).values(last_seen_at=now()))
     db.session.execute(update(Session).where(Session.id == user.session.id).values(last_used_at=now()))
 
 
-def of(user: User) -> list[Session]:
-    """Return all sessions of a person, the one last used first."""
-    return list(
-        db.session.scalars(
-            select(Session).where(Session.user_id == user.id).order_by(Session.last_used_at.desc(), Session.id.desc())
-        )
-    )
+def list_all(user: User) -> list[Session]:
+    """Return all sessions of a person, most recently used first."""
+    mine = select(Session).where(Session.user_id == user.id)
+    return list(db.session.scalars(mine.order_by(Session.last_used_at.desc(), Session.id.desc())))
 
 
-def end(user: User, session_id: int) -> bool:
-    """End one session of this person, and of nobody else. Returns whether there was one."""
-    ended = db.session.execute(delete(Session).where(Session.id == session_id, Session.user_id == user.id))
-    return ended.rowcount == 1
+def revoke(user: User, session_id: int) -> bool:
+    """End a session of this person. Returns whether there was one."""
+    deleted = db.session.execute(delete(Session).where(Session.id == session_id, Session.user_id == user.id))
+    return deleted.rowcount == 1
 
 
-def end_others(user: User) -> int:
-    """End all sessions of this person but the one that the request came with. Returns how many there were."""
-    here = user.session.id if user.session else 0
-    return db.session.execute(delete(Session).where(Session.user_id == user.id, Session.id != here)).rowcount
+def revoke_others(user: User) -> int:
+    """End all sessions of this person except the current one. Returns how many."""
+    current = user.session.id if user.session else 0
+    return db.session.execute(delete(Session).where(Session.user_id == user.id, Session.id != current)).rowcount
 
 
-BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("YaBrowser", "Yandex Browser"), ("SamsungBrowser", "Samsung Internet"))
-BROWSERS += (("Firefox/", "Firefox"), ("FxiOS", "Firefox"), ("CriOS", "Chrome"), ("Chrome/", "Chrome"))
-BROWSERS += (("Safari/", "Safari"), ("curl/", "curl"), ("python", "Python"))
-SYSTEMS = (("iPhone", "iPhone"), ("iPad", "iPad"), ("Android", "Android"), ("CrOS", "ChromeOS"), ("Windows", "Windows"))
-SYSTEMS += (("Mac OS X", "Mac"), ("Linux", "Linux"))
+# A substring of the User-Agent for each; the first that matches counts.
+BROWSERS = (
+    *(("Edg", "Edge"), ("OPR/", "Opera"), ("YaBrowser", "Yandex Browser"), ("SamsungBrowser", "Samsung Internet")),
+    *(("Firefox/", "Firefox"), ("FxiOS", "Firefox"), ("CriOS", "Chrome"), ("Chrome/", "Chrome")),
+    *(("Safari/", "Safari"), ("curl/", "curl"), ("python", "Python")),
+)
+SYSTEMS = (
+    *(("iPhone", "iPhone"), ("iPad", "iPad"), ("Android", "Android"), ("CrOS", "ChromeOS"), ("Windows", "Windows")),
+    *(("Mac OS X", "Mac"), ("Linux", "Linux")),
+)
 
 
 def device(user_agent: str) -> tuple[str, str]:
-    """Return the browser and the system that a User-Agent names, each empty where it names none that we know."""
-    browser = next((name for sign, name in BROWSERS if sign in user_agent), "")
-    system = next((name for sign, name in SYSTEMS if sign in user_agent), "")
+    """Return the names of the browser and the system in a User-Agent; each empty if unknown."""
+    browser = next((name for substring, name in BROWSERS if substring in user_agent), "")
+    system = next((name for substring, name in SYSTEMS if substring in user_agent), "")
     return browser, system

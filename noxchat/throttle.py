@@ -1,4 +1,4 @@
-"""How often something may be tried. Each address and each account counts by itself; nothing adds everybody up."""
+"""Rate limits. Each address and each account counts by itself; no limit adds everybody up."""
 
 import hashlib
 import math
@@ -9,20 +9,20 @@ from flask_babel import ngettext
 from itsdangerous import BadSignature, URLSafeSerializer
 from limits import RateLimitItemPerDay, RateLimitItemPerHour, RateLimitItemPerMinute
 
+from noxchat.exceptions import RateLimited
 from noxchat.extensions import limiter
 from noxchat.models import User
 from noxchat.names import email_key
-from noxchat.refusal import TooMany
 
-MINUTES = 15
+LOGIN_WINDOW_MINUTES = 15
 BLOCKS_PER_HOUR = 200
 
 
-def _refuse(item, *key):
-    reset, _left = limiter.limiter.get_window_stats(item, *key)
-    seconds = max(1, math.ceil(reset - time.time()))
+def _refuse(limit, *key):
+    reset_at, _remaining = limiter.limiter.get_window_stats(limit, *key)
+    seconds = max(1, math.ceil(reset_at - time.time()))
     minutes = math.ceil(seconds / 60)
-    raise TooMany(
+    raise RateLimited(
         ngettext(
             "Too many tries in a row. Wait one minute, then try again.",
             "Too many tries in a row. Wait %(num)s minutes, then try again.",
@@ -32,19 +32,25 @@ def _refuse(item, *key):
     )
 
 
-def count(item, *key):
-    """Count one try, and refuse it when that is one too many. Raises TooMany."""
-    if not limiter.limiter.hit(item, *key):
-        _refuse(item, *key)
+def _check(limit, *key):
+    """Raise RateLimited when one more attempt is not allowed now, without counting one."""
+    if not limiter.limiter.test(limit, *key):
+        _refuse(limit, *key)
 
 
-class SignIn:
-    """The tries to sign in to one account from one address: only failed ones count.
+def _count(limit, *key):
+    """Count an attempt. Raises RateLimited when it is one too many."""
+    if not limiter.limiter.hit(limit, *key):
+        _refuse(limit, *key)
 
-    The last try that a limit allows is already refused, so that "by the 10th" holds. A device that signed in to this
-    account before counts by itself: a stranger who keeps guessing locks out strangers, not the owner.
 
-    identifier: what was typed; e-mail address and Public ID of one account count together, and an account that does
+class LoginAttempts:
+    """The failed attempts to log in to one account from one address.
+
+    The last attempt that a limit allows is already refused, so that "by the 10th" holds. A device that logged in to
+    the account before counts by itself: somebody who keeps guessing locks out strangers, but not the owner.
+
+    identifier: as typed. The e-mail address and the Public ID of an account count together, and an account that does
     not exist counts like one that does.
     """
 
@@ -53,12 +59,12 @@ class SignIn:
         account = str(user.id) if user else hashlib.sha256(email_key(identifier.strip(" ")).encode()).hexdigest()
         device = user and known_device(device_cookie, user)
         if device:
-            both = config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"]
-            self.limits = [(RateLimitItemPerMinute(both - 1, MINUTES), ("device", device))]
+            pair = config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"]
+            self.limits = [(RateLimitItemPerMinute(pair - 1, LOGIN_WINDOW_MINUTES), ("device", device))]
             return
         self.limits = [
             (
-                RateLimitItemPerMinute(max(1, config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"] - 1), MINUTES),
+                RateLimitItemPerMinute(max(1, config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"] - 1), LOGIN_WINDOW_MINUTES),
                 ("sign-in", account, address),
             ),
             (RateLimitItemPerHour(max(1, config["SIGN_INS_PER_ADDRESS"] - 1)), ("sign-in-address", address)),
@@ -66,78 +72,77 @@ class SignIn:
         ]
 
     def check(self):
-        """Raise TooMany when one more try is not allowed now."""
-        for item, key in self.limits:
-            if not limiter.limiter.test(item, *key):
-                _refuse(item, *key)
+        """Raise RateLimited when one more attempt is not allowed now."""
+        for limit, key in self.limits:
+            _check(limit, *key)
 
-    def failed(self):
-        """Count a failed try."""
-        for item, key in self.limits:
-            limiter.limiter.hit(item, *key)
-
-
-def confirm_password(user: User):
-    """Count one try to confirm one's own password. Raises TooMany: a stolen session is no place to guess in."""
-    count(RateLimitItemPerMinute(current_app.config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"], MINUTES), "confirm", user.id)
+    def record_failure(self):
+        """Count a failed attempt."""
+        for limit, key in self.limits:
+            limiter.limiter.hit(limit, *key)
 
 
-def sign_up(address: str):
-    """Count one sign-up from an address. Raises TooMany."""
-    count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "sign-up", address)
+class Renames:
+    """The changes of somebody's name or Public ID in a day; only those that were saved count."""
+
+    def __init__(self, user: User):
+        self.limit, self.key = RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), ("rename", user.id)
+
+    def check(self):
+        """Raise RateLimited when one more change is not allowed now."""
+        _check(self.limit, *self.key)
+
+    def record(self):
+        """Count a change."""
+        limiter.limiter.hit(self.limit, *self.key)
 
 
-def reset_letter(email: str, address: str):
-    """Count one wish for a reset letter, whether or not there is such an account. Raises TooMany."""
-    count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "reset-address", address)
+def count_password_confirmation(user: User):
+    """Count an attempt to confirm one's own password. Raises RateLimited: a stolen session must not allow guessing."""
+    limit = RateLimitItemPerMinute(current_app.config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"], LOGIN_WINDOW_MINUTES)
+    _count(limit, "confirm", user.id)
+
+
+def count_registration(address: str):
+    """Count a registration from an address. Raises RateLimited."""
+    _count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "sign-up", address)
+
+
+def count_reset_request(email: str, address: str):
+    """Count a request for a password reset e-mail, whether or not the account exists. Raises RateLimited."""
+    _count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "reset-address", address)
     account = hashlib.sha256(email_key(email).encode()).hexdigest()
-    count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "reset-account", account)
+    _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "reset-account", account)
 
 
-def friend_request(sender: User):
-    """Count one request to be friends. Raises TooMany."""
-    count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", sender.id)
+def count_friend_request(sender: User):
+    """Count a friend request. Raises RateLimited."""
+    _count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", sender.id)
 
 
-def block(blocker: User):
-    """Count one block. Raises TooMany: each is told to whom it concerns, so nobody goes on and off for ever."""
-    count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", blocker.id)
+def count_block(blocker: User):
+    """Count a block. Raises RateLimited: each sends events, so blocking and unblocking must not go on for ever."""
+    _count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", blocker.id)
 
 
-def notice_letter(user: User) -> bool:
-    """Count a letter about somebody else's try to sign up with this person's address; False when it is one too many."""
+def allow_address_taken_email(user: User) -> bool:
+    """Count an e-mail about somebody registering with this person's address; False when it is one too many."""
     return limiter.limiter.hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", user.id)
 
 
-class Rename:
-    """The changes of somebody's name or Public ID in a day: only those that happen count."""
-
-    def __init__(self, user: User):
-        self.item, self.key = RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), ("rename", user.id)
-
-    def check(self):
-        """Raise TooMany when one more change is not allowed now."""
-        if not limiter.limiter.test(self.item, *self.key):
-            _refuse(self.item, *self.key)
-
-    def happened(self):
-        """Count a change."""
-        limiter.limiter.hit(self.item, *self.key)
-
-
-def _devices() -> URLSafeSerializer:
+def _device_serializer() -> URLSafeSerializer:
     return URLSafeSerializer(current_app.config["SECRET_KEY"], salt="device")
 
 
-def device_cookie(user: User, nonce: str) -> str:
-    """Return what a browser keeps to show that it signed in to this account before."""
-    return _devices().dumps([user.id, nonce])
+def create_device_cookie(user: User, nonce: str) -> str:
+    """Return a signed cookie that shows that a browser logged in to this account before."""
+    return _device_serializer().dumps([user.id, nonce])
 
 
 def known_device(cookie: str | None, user: User) -> str | None:
     """Return a name for the device if its cookie was made for this account, else None."""
     try:
-        user_id, nonce = _devices().loads(cookie or "")
+        user_id, nonce = _device_serializer().loads(cookie or "")
     except (BadSignature, ValueError, TypeError):
         return None
     return f"{user_id} {nonce}" if user_id == user.id else None

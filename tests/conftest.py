@@ -29,8 +29,8 @@ from flask import current_app
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
-from noxchat import create_app, people, sessions
-from noxchat.database import start_writing
+from noxchat import accounts, create_app, profiles, sessions
+from noxchat.database import begin_write
 from noxchat.extensions import db, limiter
 from noxchat.search import models
 from tests import elasticsearch as elastic
@@ -125,9 +125,9 @@ def everywhere(request):
     if not request.config.getoption("elasticsearch"):
         yield
         return
-    from noxchat.search.elastic import Elasticsearch
+    from noxchat.search.elasticsearch_engine import ElasticsearchEngine
 
-    search = Elasticsearch.search
+    search = ElasticsearchEngine.search
 
     def settled(self, *args, **kwargs):
         db.session.commit()
@@ -137,10 +137,10 @@ def everywhere(request):
         thread.join()
         return search(self, *args, **kwargs)
 
-    Elasticsearch.search = settled
+    ElasticsearchEngine.search = settled
     EVERYWHERE["ELASTICSEARCH_URL"] = request.getfixturevalue("elasticsearch_server").url
     yield
-    Elasticsearch.search = search
+    ElasticsearchEngine.search = search
 
 
 def settings(folder, uri, **more):
@@ -266,7 +266,7 @@ def make_app(tmp_path, new_database):
 
     yield make
     for app in made:
-        app.extensions["postman"].stop()
+        app.extensions["mail_worker"].stop()
         if app.extensions["indexer"]:
             app.extensions["indexer"].stop()
             app.extensions["elasticsearch"].close()
@@ -290,10 +290,10 @@ def settle(app):
     with app.app_context():
         for model in models():
             until(indexer.step)
-            with indexer.writing(model, patience=20):
+            with indexer.lock(model, timeout=20):
                 indexer.drain(model)
-            indexer.client.indices.refresh(index=indexer.elastic.index(model))
-    assert indexer.elastic.is_ready
+            indexer.client.indices.refresh(index=indexer.engine.alias(model))
+    assert indexer.engine.is_ready
 
 
 @pytest.fixture
@@ -321,8 +321,8 @@ class Browser:
         self.user_id = None
         if user is not None:
             with app.app_context():
-                start_writing(db.session)
-                found = sessions.begin(
+                begin_write(db.session)
+                found = sessions.create(
                     db.session.get(type(user), user.id),
                     "Mozilla/5.0 (X11; Linux) Firefox/150.0",
                     app.config["REMEMBER_COOKIE_DURATION"],
@@ -370,10 +370,10 @@ class Browser:
 def make_person(app, username, email=None, public_id=None, **more):
     """Register somebody with PASSWORD; return the account."""
     with app.app_context():
-        start_writing(db.session)
-        user = people.register(username, email or f"{username.lower()}@nox.example", password_hash())
+        begin_write(db.session)
+        user = accounts.create(username, email or f"{username.lower()}@nox.example", password_hash())
         if public_id:
-            people.edit(people.locked(user), username=username, public_id=public_id, bio=more.get("bio", ""))
+            profiles.edit(accounts.lock_account(user), username=username, public_id=public_id, bio=more.get("bio", ""))
         db.session.commit()
     if EVERYWHERE:
         settle(app)
@@ -401,7 +401,7 @@ def befriend(app, one, other):
     from noxchat.models import friends
 
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         rows = [{"user_id": one.id, "friend_id": other.id}, {"user_id": other.id, "friend_id": one.id}]
         db.session.execute(friends.insert(), rows)
         db.session.commit()
@@ -474,7 +474,7 @@ class Server:
         self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
         self.output = open(folder / f"server-{self.port}.txt", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "noxchat.server"],
+            [sys.executable, "-m", "noxchat.web.server"],
             env={**os.environ, **self.environment},
             cwd=ROOT,
             stdout=self.output,

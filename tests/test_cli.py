@@ -81,14 +81,14 @@ def doctor(app):
 def test_doctor_finds_nothing_wrong_where_nothing_is(any_app):
     code, found, output = doctor(any_app)
     assert code == 0 and "WRONG" not in found.values(), output
-    assert "Nothing is wrong." in output
+    assert "No problems." in output
 
 
 FAULTS = {
     "Database": {"SQLALCHEMY_DATABASE_URI": "postgresql://nobody@127.0.0.1:9/nothing"},
     "Mail server": {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": 9},
     "Limits": {"WORKERS": 3},
-    "Address": {"BASE_URL": "http://nox.example"},
+    "Base URL": {"BASE_URL": "http://nox.example"},
 }
 
 
@@ -100,8 +100,9 @@ def test_doctor_finds_what_is_configured_wrong(make_app, name):
     assert code == 1 and found[name] == "WRONG", output
 
 
-def test_doctor_finds_a_limits_store_that_is_down(make_app):
-    assert not health.limits_store_answers("redis://127.0.0.1:9")
+def test_doctor_finds_a_limits_store_that_is_down(app):
+    app.config["RATELIMIT_STORAGE_URI"] = "redis://127.0.0.1:9"
+    assert doctor(app)[1]["Limits"] == "WRONG"
 
 
 def test_doctor_finds_a_weak_key_and_no_link_is_made_with_it(app, alice):
@@ -120,12 +121,14 @@ def test_doctor_finds_letters_that_pile_up(app, alice):
     from datetime import timedelta
 
     from noxchat.database import now
-    from noxchat.models import Letter
+    from noxchat.models import QueuedEmail
 
     with app.app_context():
-        db.session.add(Letter(user_id=alice.id, kind="reset", language="en", created_at=now() - timedelta(hours=1)))
+        db.session.add(
+            QueuedEmail(user_id=alice.id, kind="password_reset", language="en", created_at=now() - timedelta(hours=1))
+        )
         db.session.commit()
-    assert doctor(app)[1]["Outbox"] == "WRONG"
+    assert doctor(app)[1]["E-mail queue"] == "WRONG"
 
 
 def test_doctor_finds_missing_files(app, tmp_path, monkeypatch):
@@ -133,7 +136,7 @@ def test_doctor_finds_missing_files(app, tmp_path, monkeypatch):
     assert doctor(app)[1]["Front-end files"] == "WRONG"
     monkeypatch.setattr(app, "root_path", str(tmp_path / "noxchat"))
     with app.app_context():
-        assert health.translations().ok is False
+        assert health.check_translations().ok is False
 
 
 def test_doctor_finds_folders_that_are_not_there(app, tmp_path):

@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import delete, select, text, update
 
 from config import ROOT
-from noxchat import circle, friendships, people
-from noxchat.database import now, start_writing
+from noxchat import accounts, friendships, profiles, relationships
+from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User
-from noxchat.search import Query, outbox, searchable
-from noxchat.search.elastic import LAYOUT, MAPPINGS, TROUBLE, document
-from noxchat.search.indexer import Busy, Foreign, Missing
+from noxchat.search import Query, make_search_text, outbox
+from noxchat.search.elasticsearch_engine import ELASTICSEARCH_ERRORS, INDEX_VERSION, MAPPINGS, make_document
+from noxchat.search.indexer import ForeignIndex, IndexLocked, IndexUnusable
 from tests.conftest import Browser, Server, at_once, make_person, numbers, prefix, settings, settle, until
 from tests.elasticsearch.faults import ANSWERS, FAULTS, PASS, Line, answer
 
@@ -65,28 +65,28 @@ def names_found(app, typed="nika"):
     """Search as the page does, and return names and seconds."""
     with app.test_request_context():
         began = time.monotonic()
-        page = circle.search(app.viewer, Query.of(typed), None)
+        page = relationships.search_people(app.viewer, Query.parse(typed), None)
         db.session.commit()
         return [person.username for person, _state in page.items], time.monotonic() - began
 
 
 def rename(app, before, after):
     with app.app_context():
-        start_writing(db.session)
-        found = db.session.scalar(people.with_profile().where(User.username == before))
-        people.edit(people.locked(found), username=after, public_id=found.profile.public_id, bio="")
+        begin_write(db.session)
+        found = db.session.scalar(profiles.with_profile().where(User.username == before))
+        profiles.edit(accounts.lock_account(found), username=after, public_id=found.profile.public_id, bio="")
         db.session.commit()
         return found.id
 
 
 def waiting(app):
     with app.app_context():
-        return outbox.waiting("users")
+        return outbox.backlog("users")
 
 
 def half_a_minute_later(app):
     """Have a look at the index be due again, which nobody has found failing."""
-    indexer_of(app).looked = -1e9
+    indexer_of(app).verified_at = -1e9
 
 
 def handed_over(app):
@@ -151,7 +151,9 @@ def test_an_unreachable_server_delays_the_start_by_nothing(make_app, line, fault
     viewer = make_person(app, "Viewer")
     make_person(app, "Nika")
     with app.test_request_context():
-        assert [person.username for person, _state in circle.search(viewer, Query.of("nika"), None).items] == ["Nika"]
+        assert [
+            person.username for person, _state in relationships.search_people(viewer, Query.parse("nika"), None).items
+        ] == ["Nika"]
 
 
 def test_a_server_starts_and_answers_while_elasticsearch_hangs(serve, line):
@@ -171,7 +173,7 @@ def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alon
     app, line, fault, caplog, monkeypatch
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("noxchat.search.elastic.FIRST_PAUSE", 0.1)
+    monkeypatch.setattr("noxchat.search.elasticsearch_engine.MIN_OPEN_SECONDS", 0.1)
     assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready
     asked = line.seen
     line.fault = fault
@@ -183,7 +185,7 @@ def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alon
         found, took = names_found(app)
         assert found == NIKAS and took < 0.5
     assert line.seen == seen, "it is left alone"
-    warnings = [record.message for record in caplog.records if "the database searches" in record.message]
+    warnings = [record.message for record in caplog.records if "searching in the database" in record.message]
     assert len(warnings) == 1 and seen - asked <= 1
     # And back again, by itself, with one line that tells it.
     line.fault = PASS
@@ -192,7 +194,9 @@ def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alon
     until(lambda: app.extensions["elasticsearch"].is_ready)
     before = line.seen
     assert names_found(app)[0] == NIKAS and line.seen > before
-    returned = [record.message for record in caplog.records if record.message.endswith(" searches")]
+    returned = [
+        record.message for record in caplog.records if record.message.startswith("searching with Elasticsearch")
+    ]
     assert len(returned) == 1, returned
 
 
@@ -216,30 +220,30 @@ def test_no_connection_is_lost_with_an_answer_that_is_given_up(app, line, fault)
 
 def test_the_longer_it_fails_the_longer_it_is_left_alone(app, monkeypatch):
     elastic, clock = app.extensions["elasticsearch"], [1000.0]
-    monkeypatch.setattr("noxchat.search.elastic.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("noxchat.search.elasticsearch_engine.time.monotonic", lambda: clock[0])
     pauses = []
     for _failure in range(7):
-        elastic.fail("it broke")
-        elastic.fail("it broke, says another who waited for it")
-        assert elastic.is_resting
-        pauses.append(elastic.rested - clock[0])
-        clock[0] = elastic.rested + 0.1
-        assert not elastic.is_resting
+        elastic.open_circuit("it broke")
+        elastic.open_circuit("it broke, says another who waited for it")
+        assert elastic.circuit_open
+        pauses.append(elastic.open_until - clock[0])
+        clock[0] = elastic.open_until + 0.1
+        assert not elastic.circuit_open
     assert pauses == [1, 2, 4, 8, 15, 15, 15]
-    elastic.recover()
+    elastic.close_circuit()
     clock[0] += 30
-    elastic.fail("again, soon")
-    assert elastic.rested - clock[0] == 15
+    elastic.open_circuit("again, soon")
+    assert elastic.open_until - clock[0] == 15
     clock[0] += 20
-    elastic.recover()
+    elastic.close_circuit()
     clock[0] += 3600
-    elastic.fail("after an hour")
-    assert elastic.rested - clock[0] == 1
+    elastic.open_circuit("after an hour")
+    assert elastic.open_until - clock[0] == 1
 
 
 def test_who_was_found_failing_meanwhile_is_not_taken_for_well(app, monkeypatch):
     elastic = app.extensions["elasticsearch"]
-    monkeypatch.setattr(outbox, "behind", lambda _kind: elastic.fail("a search failed just now"))
+    monkeypatch.setattr(outbox, "lag", lambda _kind: elastic.open_circuit("a search failed just now"))
     with app.app_context():
         assert elastic.is_ready and not indexer_of(app).step() and not elastic.is_ready
 
@@ -251,7 +255,7 @@ def test_a_name_that_cannot_be_looked_up_is_not_waited_for(app, monkeypatch):
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(5) or real(*args, **kwargs))
     app.extensions["elasticsearch"].client.close()
-    app.extensions["elasticsearch"].process = None
+    app.extensions["elasticsearch"].process_id = None
     found, took = names_found(app)
     assert found == NIKAS and took < SECONDS
 
@@ -304,7 +308,7 @@ def versions(app):
 def test_every_change_is_written_down_in_its_own_transaction(app):
     assert versions(app) == {}
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(User).where(User.username == "Alice").values(search_text="  undone"))
         assert db.session.scalar(select(outbox.search_outbox.c.id))
         db.session.rollback()
@@ -316,12 +320,12 @@ def test_every_change_is_written_down_in_its_own_transaction(app):
     second = versions(app)
     assert list(second) == [nika] and second[nika] > first[nika], "one row each, with a version that grows"
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(User).where(User.id == nika).values(theme="night"))
         db.session.execute(update(User).where(User.id == nika).values(search_text=User.search_text))
         db.session.commit()
         assert versions(app) == second, "nothing that is searched was changed"
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(delete(User).where(User.username.in_(["Alice", "Алёна"])))
         db.session.execute(text("UPDATE users SET search_text = '  x' || search_text WHERE username = 'Anika'"))
         db.session.commit()
@@ -343,11 +347,11 @@ def test_no_row_is_forgotten_that_changed_while_it_was_handed_over(app):
         rename(app, "Veronika", "Veronica")
         return answer
 
-    with app.app_context(), indexer.writing(User):
+    with app.app_context(), indexer.lock(User):
         rows = outbox.next_changes(User, 10)
         answer = late([app.index], rows)
         assert not answer.refused
-        assert outbox.done("users", indexer.holder, [row.id for row in rows], {})
+        assert outbox.complete("users", indexer.holder, [row.id for row in rows], {})
     assert list(versions(app)) == [nika]
     settle(app)
     assert names_found(app, "veronica")[0] == ["Veronica"] and is_right(app)
@@ -362,7 +366,7 @@ def test_a_late_older_write_does_not_win_neither_over_a_newer_nor_over_a_deletio
     indexer = indexer_of(app)
     with app.app_context():
         assert not indexer._send([app.index], [old]).refused, "a write that lost is no failure"
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(delete(User).where(User.id == nika))
         db.session.commit()
     settle(app)
@@ -411,7 +415,7 @@ def test_an_index_that_may_not_be_written_is_no_fault_of_the_rows(app, block):
 
 
 def test_who_drains_a_long_outbox_does_not_ask_an_index_that_is_behind(app, monkeypatch):
-    monkeypatch.setattr("noxchat.search.indexer.AT_ONCE", 1)
+    monkeypatch.setattr("noxchat.search.indexer.CHANGES_PER_BATCH", 1)
     rename(app, "Nika", "Veronika")
     rename(app, "Alice", "Alicia")
     found, send = [], indexer_of(app)._send
@@ -422,7 +426,7 @@ def test_who_drains_a_long_outbox_does_not_ask_an_index_that_is_behind(app, monk
 
     monkeypatch.setattr(indexer_of(app), "_send", sending)
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(outbox.search_outbox).values(created_at=now() - 2 * outbox.LEASE))
         db.session.commit()
         indexer_of(app).step()
@@ -448,7 +452,7 @@ def test_a_row_that_somebody_holds_for_long_holds_up_nobody_else(make_app, line)
 
 def test_what_the_index_refuses_is_set_aside_told_and_stops_nobody_else(app, caplog):
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         # Lucene takes no term of more than 32,766 bytes.
         db.session.execute(update(User).where(User.username == "Alice").values(search_text="  " + "x" * 40_000))
         db.session.commit()
@@ -469,10 +473,10 @@ def test_what_the_index_refuses_is_set_aside_told_and_stops_nobody_else(app, cap
 
 def test_an_index_is_built_although_a_row_is_refused(app):
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(User).where(User.username == "Alice").values(search_text="  " + "x" * 40_000))
         db.session.commit()
-        with indexer_of(app).writing(User):
+        with indexer_of(app).lock(User):
             indexer_of(app).build(User)
     settle(app)
     assert waiting(app).refused == 1 and names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready
@@ -499,19 +503,19 @@ def test_a_server_that_cannot_take_a_document_just_now_is_given_it_again(app, li
 
 def test_one_process_writes_at_a_time_and_another_takes_over_from_one_that_died(app):
     with app.app_context():
-        assert outbox.take("users", "one") is False and outbox.take("users", "one") is False
-        assert outbox.take("users", "other") is None
-        with pytest.raises(Busy), indexer_of(app).writing(User):
+        assert outbox.acquire_lease("users", "one") is False and outbox.acquire_lease("users", "one") is False
+        assert outbox.acquire_lease("users", "other") is None
+        with pytest.raises(IndexLocked), indexer_of(app).lock(User):
             pass
-        outbox.give_back("users", "other")
-        assert outbox.take("users", "other") is None, "nobody gives back what is not theirs"
-        start_writing(db.session)
+        outbox.release_lease("users", "other")
+        assert outbox.acquire_lease("users", "other") is None, "nobody gives back what is not theirs"
+        begin_write(db.session)
         past = now() - outbox.LEASE
         db.session.execute(update(outbox.search_indexes).values(held_until=past))
         db.session.commit()
-        assert outbox.take("users", "other") is True and outbox.take("users", "one") is None
-        outbox.give_back("users", "other")
-    results = at_once(app, 8, lambda number: outbox.take("users", f"holder {number}"))
+        assert outbox.acquire_lease("users", "other") is True and outbox.acquire_lease("users", "one") is None
+        outbox.release_lease("users", "other")
+    results = at_once(app, 8, lambda number: outbox.acquire_lease("users", f"holder {number}"))
     assert results.count(False) == 1 and results.count(None) == 7, results
 
 
@@ -521,7 +525,7 @@ def test_who_was_frozen_while_another_took_over_forgets_nothing_and_swaps_nothin
     indexer, other = indexer_of(app), type(indexer_of(app))(app, app.extensions["elasticsearch"])
 
     def expire():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(outbox.search_indexes).values(held_until=now() - outbox.LEASE))
         db.session.commit()
 
@@ -530,24 +534,24 @@ def test_who_was_frozen_while_another_took_over_forgets_nothing_and_swaps_nothin
     def frozen(targets, rows):
         answer = send(targets, rows)
         expire()
-        assert outbox.take("users", "other") is True
+        assert outbox.acquire_lease("users", "other") is True
         return answer
 
     indexer._send = frozen
     with app.app_context():
-        with pytest.raises(Busy), indexer.writing(User):
+        with pytest.raises(IndexLocked), indexer.lock(User):
             indexer.drain(User)
         assert list(versions(app)) == [nika]
         indexer._send = send
-        outbox.give_back("users", "other")
+        outbox.release_lease("users", "other")
 
     def while_it_builds(_count):
         expire()
-        with other.writing(User):
+        with other.lock(User):
             other.drain(User)
 
     before = set(indexer.indexes(User))
-    with app.app_context(), pytest.raises((Busy, *TROUBLE)), indexer.writing(User):
+    with app.app_context(), pytest.raises((IndexLocked, *ELASTICSEARCH_ERRORS)), indexer.lock(User):
         indexer.build(User, while_it_builds)
     assert set(indexer.indexes(User)) == before
     settle(app)
@@ -557,7 +561,7 @@ def test_who_was_frozen_while_another_took_over_forgets_nothing_and_swaps_nothin
 def test_an_index_of_a_newer_version_is_not_asked_and_not_built_anew(app, monkeypatch):
     """While machines are brought up to date one after the other."""
     before = set(indexer_of(app).indexes(User))
-    monkeypatch.setattr("noxchat.search.indexer.LAYOUT", LAYOUT - 1)
+    monkeypatch.setattr("noxchat.search.indexer.INDEX_VERSION", INDEX_VERSION - 1)
     half_a_minute_later(app)
     with app.app_context():
         assert not indexer_of(app).step()
@@ -599,25 +603,25 @@ def layouts(app):
 
 
 def test_an_index_of_an_older_layout_is_built_anew(app, monkeypatch):
-    monkeypatch.setattr("noxchat.search.indexer.LAYOUT", LAYOUT + 1)
-    with app.app_context(), pytest.raises(Missing):
-        indexer_of(app).examine(User)
+    monkeypatch.setattr("noxchat.search.indexer.INDEX_VERSION", INDEX_VERSION + 1)
+    with app.app_context(), pytest.raises(IndexUnusable):
+        indexer_of(app).verify(User)
     half_a_minute_later(app)
     assert names_found(app)[0] == NIKAS
     settle(app)
-    assert layouts(app) == [LAYOUT + 1] and names_found(app)[0] == NIKAS and is_right(app)
+    assert layouts(app) == [INDEX_VERSION + 1] and names_found(app)[0] == NIKAS and is_right(app)
 
 
 def test_the_layout_is_numbered_anew_with_every_change():
-    sample = [MAPPINGS, document(7, 3, searchable("Anna O'Neil", "anna_o"))]
+    sample = [MAPPINGS, make_document(7, 3, make_search_text("Anna O'Neil", "anna_o"))]
     digest = hashlib.sha256(json.dumps(sample, sort_keys=True).encode()).hexdigest()[:12]
-    assert {digest: LAYOUT} == {"862b07cb6d08": 1}, (
-        "raise LAYOUT, so that old indexes are built anew, and write both here"
+    assert {digest: INDEX_VERSION} == {"862b07cb6d08": 1}, (
+        "raise INDEX_VERSION, so that old indexes are built anew, and write both here"
     )
 
 
 def test_documents_hold_nothing_but_what_is_searched():
-    assert document(7, 3, searchable("Anna O'Neil", "anna_o")) == {
+    assert make_document(7, 3, make_search_text("Anna O'Neil", "anna_o")) == {
         "id": 7,
         "version": 3,
         "text": "  anna  o'neil\t  anna_o\t  neil  oneil  o",
@@ -649,19 +653,19 @@ def test_after_a_loss_everything_becomes_right_by_itself(app, what):
             number = db.session.scalar(select(User.id).where(User.username == "Veronika"))
             [name] = indexer.indexes(User)
             indexer.client.delete(index=name, id=str(number))
-            indexer.client.index(index=name, id=str(number), document=document(number, 0, "  nika\t"))
+            indexer.client.index(index=name, id=str(number), document=make_document(number, 0, "  nika\t"))
         elif what == "two of them":
-            meta = {"place": outbox.register("users"), "layout": LAYOUT}
+            meta = {"place": outbox.register("users"), "layout": INDEX_VERSION}
             indexer.client.indices.create(
                 index=f"{app.index}-2", mappings={**MAPPINGS, "_meta": meta}, aliases={app.index: {}}
             )
         elif what == "another index under its name":
             [old] = indexer.indexes(User)
-            with indexer.writing(User):
+            with indexer.lock(User):
                 indexer.build(User)
             [new] = indexer.indexes(User)
             client = indexer.client.indices
-            meta = {"place": outbox.register("users"), "layout": LAYOUT}
+            meta = {"place": outbox.register("users"), "layout": INDEX_VERSION}
             aliases = {app.index: {}, f"{old}-writing": {}}
             client.delete(index=new)
             client.create(index=old, mappings={**MAPPINGS, "_meta": meta}, aliases=aliases)
@@ -669,7 +673,7 @@ def test_after_a_loss_everything_becomes_right_by_itself(app, what):
             put_back(app)
             if "since" in what:
                 for number in range(5):
-                    start_writing(db.session)
+                    begin_write(db.session)
                     change = update(User).where(User.username == "Alice").values(search_text=f"  alicia {number}")
                     db.session.execute(change)
                     db.session.commit()
@@ -685,7 +689,7 @@ def put_back(app):
         "postgresql": "SELECT setval('search_outbox_id_seq', 1, false)",
         "sqlite": "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'search_outbox'",
     }
-    start_writing(db.session)
+    begin_write(db.session)
     db.session.execute(text(sequence[db.engine.dialect.name]))
     db.session.execute(update(outbox.search_indexes).values(known=0))
     db.session.commit()
@@ -712,7 +716,7 @@ def test_an_index_that_was_just_built_is_whole_after_a_power_cut(app, elasticsea
     """Nothing in it has a version yet by which a loss could be told."""
     if not hasattr(elasticsearch, "kill"):
         pytest.skip("ELASTICSEARCH_TEST_URL is not the tests' own to kill")
-    with app.app_context(), indexer_of(app).writing(User):
+    with app.app_context(), indexer_of(app).lock(User):
         indexer_of(app).build(User)
     built = set(indexer_of(app).indexes(User))
     elasticsearch.kill()
@@ -725,14 +729,14 @@ def test_an_index_that_falls_too_far_behind_is_not_asked(app):
     """Somebody else writes it, and does not get on."""
     rename(app, "Nika", "Veronika")
     with app.app_context():
-        assert outbox.take("users", "somebody") is False
+        assert outbox.acquire_lease("users", "somebody") is False
         assert indexer_of(app).step() and app.extensions["elasticsearch"].is_ready
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(outbox.search_outbox).values(created_at=now() - 2 * outbox.LEASE))
         db.session.commit()
         assert not indexer_of(app).step() and not app.extensions["elasticsearch"].is_ready
         assert names_found(app, "veronika")[0] == ["Veronika"]
-        outbox.give_back("users", "somebody")
+        outbox.release_lease("users", "somebody")
     settle(app)
     assert app.extensions["elasticsearch"].is_ready
 
@@ -747,13 +751,13 @@ def test_the_index_of_another_place_is_left_alone_until_it_is_taken_over(app, ma
     other.extensions["indexer"].start = lambda: None
     with other.app_context():
         assert not other.extensions["indexer"].step()
-        with pytest.raises(Foreign):
-            other.extensions["indexer"].examine(User)
-    assert "another place" in caplog.text and names_found(other, "nikita")[0] == ["Nikita"]
+        with pytest.raises(ForeignIndex):
+            other.extensions["indexer"].verify(User)
+    assert "another installation" in caplog.text and names_found(other, "nikita")[0] == ["Nikita"]
     assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready
     runner = other.test_cli_runner()
     refused = runner.invoke(args=["search", "reindex"])
-    assert refused.exit_code == 1 and "another place" in refused.output
+    assert refused.exit_code == 1 and "another installation" in refused.output
     assert runner.invoke(args=["search", "reindex", "--take-over"]).exit_code == 0
     settle(other)
     assert names_found(other, "nikita")[0] == ["Nikita"] and other.extensions["elasticsearch"].is_ready
@@ -780,10 +784,10 @@ def test_two_places_with_prefixes_of_their_own_know_nothing_of_each_other(make_a
 
 def test_a_cursor_made_by_one_engine_goes_on_in_another_without_a_gap_or_a_double(app, line):
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         for number in range(130):
             name = f"{'Anna' if number % 3 else 'Bianna'} {number}"
-            user = people.register(name, f"anna{number}@nox.example", "!")
+            user = accounts.create(name, f"anna{number}@nox.example", "!")
             assert user
         db.session.commit()
     settle(app)
@@ -793,11 +797,11 @@ def test_a_cursor_made_by_one_engine_goes_on_in_another_without_a_gap_or_a_doubl
         with app.test_request_context():
             while True:
                 if page_number in broken:
-                    app.extensions["elasticsearch"].fail("for a page")
-                page = circle.search(app.viewer, Query.of("anna"), cursor)
+                    app.extensions["elasticsearch"].open_circuit("for a page")
+                page = relationships.search_people(app.viewer, Query.parse("anna"), cursor)
                 collected += [person.username for person, _state in page.items]
-                app.extensions["elasticsearch"].recover()
-                cursor, page_number = page.next, page_number + 1
+                app.extensions["elasticsearch"].close_circuit()
+                cursor, page_number = page.next_cursor, page_number + 1
                 if not cursor:
                     break
         assert page_number == 7
@@ -806,43 +810,43 @@ def test_a_cursor_made_by_one_engine_goes_on_in_another_without_a_gap_or_a_doubl
 
 def test_a_page_is_full_although_many_of_its_hits_may_not_be_seen(app):
     with app.app_context():
-        start_writing(db.session)
-        annas = [people.register(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(100)]
+        begin_write(db.session)
+        annas = [accounts.create(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(100)]
         db.session.commit()
     settle(app)
     with app.test_request_context():
         for anna in annas[:60]:
-            start_writing(db.session)
+            begin_write(db.session)
             friendships.block(app.viewer, anna) if anna.id % 2 else friendships.block(anna, app.viewer)
             db.session.commit()
-        page = circle.search(app.viewer, Query.of("anna"), None)
+        page = relationships.search_people(app.viewer, Query.parse("anna"), None)
         assert [person.username for person, _state in page.items] == [f"Anna {n:03}" for n in range(60, 80)]
-        rest = circle.search(app.viewer, Query.of("anna"), page.next)
+        rest = relationships.search_people(app.viewer, Query.parse("anna"), page.next_cursor)
         assert [person.username for person, _state in rest.items] == [f"Anna {n:03}" for n in range(80, 100)]
         assert app.extensions["elasticsearch"].is_ready
 
 
 def test_where_elasticsearch_fails_in_the_middle_of_a_page_the_database_goes_on(app, line, monkeypatch):
     with app.app_context():
-        start_writing(db.session)
-        annas = [people.register(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(60)]
+        begin_write(db.session)
+        annas = [accounts.create(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(60)]
         db.session.commit()
     settle(app)
     elastic, asked = app.extensions["elasticsearch"], []
-    ask = elastic._ask
+    ask = elastic._fetch_hits
 
     def failing(*args):
         asked.append(args)
         line.fault = "cut" if len(asked) > 1 else PASS
         return ask(*args)
 
-    monkeypatch.setattr(elastic, "_ask", failing)
+    monkeypatch.setattr(elastic, "_fetch_hits", failing)
     with app.test_request_context():
         for anna in annas[5:35]:
-            start_writing(db.session)
+            begin_write(db.session)
             friendships.block(app.viewer, anna)
             db.session.commit()
-        page = circle.search(app.viewer, Query.of("anna"), None)
+        page = relationships.search_people(app.viewer, Query.parse("anna"), None)
     assert len(asked) == 2 and not elastic.is_ready
     left = [number for number in range(60) if not 5 <= number < 35]
     assert [person.username for person, _state in page.items] == [f"Anna {number:03}" for number in left[:20]]
@@ -850,7 +854,7 @@ def test_where_elasticsearch_fails_in_the_middle_of_a_page_the_database_goes_on(
 
 def test_who_was_deleted_is_not_shown_although_the_index_still_knows_them(app):
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(delete(User).where(User.username == "Nika"))
         db.session.commit()
     assert names_found(app)[0] == NIKAS[1:] and app.extensions["elasticsearch"].is_ready
@@ -868,8 +872,8 @@ def test_the_page_itself_is_answered_by_elasticsearch(app, line):
 
 
 def test_reindex_builds_beside_the_old_and_has_what_changed_meanwhile(app, monkeypatch):
-    monkeypatch.setattr("noxchat.search.indexer.MANY", 2)
-    monkeypatch.setattr("noxchat.search.indexer.LOOK_EVERY", 0)
+    monkeypatch.setattr("noxchat.search.indexer.BATCH_SIZE", 2)
+    monkeypatch.setattr("noxchat.search.indexer.POLL_SECONDS", 0)
     indexer = indexer_of(app)
     before = set(indexer.indexes(User))
     steps, found = [], []
@@ -892,23 +896,23 @@ def test_reindex_builds_beside_the_old_and_has_what_changed_meanwhile(app, monke
 
 
 def test_reindex_can_be_stopped_and_run_again(app, monkeypatch):
-    monkeypatch.setattr("noxchat.search.indexer.MANY", 2)
+    monkeypatch.setattr("noxchat.search.indexer.BATCH_SIZE", 2)
     indexer = indexer_of(app)
     before = set(indexer.indexes(User))
 
     def stop(_count):
         raise KeyboardInterrupt
 
-    with app.app_context(), pytest.raises(KeyboardInterrupt), indexer.writing(User):
+    with app.app_context(), pytest.raises(KeyboardInterrupt), indexer.lock(User):
         indexer.build(User, stop)
     assert set(indexer.indexes(User)) == before
     # And what somebody left who was killed, with no time to tidy up.
     with app.app_context():
-        meta = {"place": outbox.register("users"), "layout": LAYOUT}
+        meta = {"place": outbox.register("users"), "layout": INDEX_VERSION}
         indexer.client.indices.create(index=f"{app.index}-1", mappings={**MAPPINGS, "_meta": meta})
     rename(app, "Nika", "Veronika")
     done = app.test_cli_runner().invoke(args=["search", "reindex"])
-    assert done.exit_code == 0 and f"{len(NAMES) + 1} people can be found: Elasticsearch" in done.output, done.output
+    assert done.exit_code == 0 and f"{len(NAMES) + 1} people indexed: Elasticsearch" in done.output, done.output
     assert len(indexer.indexes(User)) == 1 and not before & set(indexer.indexes(User))
     settle(app)
     assert names_found(app, "veronika")[0] == ["Veronika"] and is_right(app)
@@ -916,7 +920,7 @@ def test_reindex_can_be_stopped_and_run_again(app, monkeypatch):
 
 def test_reindex_writes_texts_anew(app):
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         db.session.execute(update(User).where(User.username == "Alice").values(search_text="  somebody"))
         db.session.commit()
     assert app.test_cli_runner().invoke(args=["search", "reindex"]).exit_code == 0
@@ -937,8 +941,8 @@ def test_check_finds_every_difference_and_mends_it(app):
     with app.app_context():
         ids = dict(map(tuple, db.session.execute(select(User.username, User.id))))
     indexer.client.delete(index=name, id=str(ids["Nika"]))
-    indexer.client.index(index=name, id=str(ids["Alice"]), document=document(ids["Alice"], 0, "  bob\t  p-4\t"))
-    indexer.client.index(index=name, id="999999", document=document(999999, 0, "  ghost\t  ghost\t"))
+    indexer.client.index(index=name, id=str(ids["Alice"]), document=make_document(ids["Alice"], 0, "  bob\t  p-4\t"))
+    indexer.client.index(index=name, id="999999", document=make_document(999999, 0, "  ghost\t  ghost\t"))
     indexer.client.indices.refresh(index=name)
     said = check(app)
     assert f"1 missing: {ids['Nika']}" in said and f"1 different: {ids['Alice']}" in said
@@ -955,7 +959,7 @@ def test_status_and_sync_say_how_it_is(app, line):
     assert re.search(rf"Index: +{app.index}-\d+", said)
     rename(app, "Nika", "Veronika")
     assert "1 users wait" in run(args=["search", "status"]).output
-    assert run(args=["search", "sync"]).output == "1 users handed over.\n"
+    assert run(args=["search", "sync"]).output == "1 users sent.\n"
     assert names_found(app, "veronika")[0] == ["Veronika"] and app.extensions["elasticsearch"].is_ready
     line.fault = "refuse"
     for command in ("status", "sync", "check", "reindex"):
@@ -970,18 +974,18 @@ def test_the_commands_say_so_where_there_is_no_elasticsearch(any_app):
         done = run(args=["search", command])
         assert done.exit_code == 1 and "ELASTICSEARCH_URL is not set" in done.output
     make_person(any_app, "Alice")
-    assert "1 people can be found" in run(args=["search", "reindex"]).output
+    assert "1 people indexed" in run(args=["search", "reindex"]).output
 
 
 def test_who_goes_back_to_the_database_forgets_the_index(app, make_app):
     back = make_app(uri=app.config["SQLALCHEMY_DATABASE_URI"])
-    assert "still written down" in back.test_cli_runner().invoke(args=["doctor"]).output
+    assert "still recorded" in back.test_cli_runner().invoke(args=["doctor"]).output
     assert app.test_cli_runner().invoke(args=["search", "forget"], input="n\n").exit_code == 1
     assert app.test_cli_runner().invoke(args=["search", "forget", "--yes"]).exit_code == 0
     assert indexer_of(app).indexes(User) == {}
     rename(app, "Nika", "Veronika")
     assert versions(app) == {}
-    assert "still written down" not in back.test_cli_runner().invoke(args=["doctor"]).output
+    assert "still recorded" not in back.test_cli_runner().invoke(args=["doctor"]).output
 
 
 # Secrets.
@@ -990,7 +994,7 @@ def test_who_goes_back_to_the_database_forgets_the_index(app, make_app):
 @pytest.mark.parametrize("fault", [PASS, "401", "500", "refuse", "hang", "noise", "html"])
 @pytest.mark.parametrize("how", ["password", "key"])
 def test_secrets_go_to_the_server_and_into_no_log(make_app, line, fault, how, caplog, capfd, monkeypatch):
-    monkeypatch.setattr("noxchat.search.indexer.SECONDS", 0.5)
+    monkeypatch.setattr("noxchat.search.indexer.TIMEOUT_SECONDS", 0.5)
     caplog.set_level(logging.DEBUG)
     secret = "hush/hush s3cret"
     if how == "password":
@@ -1002,7 +1006,7 @@ def test_secrets_go_to_the_server_and_into_no_log(make_app, line, fault, how, ca
     app.viewer = make_person(app, "Viewer")
     with app.app_context():
         app.extensions["indexer"].step()
-    app.extensions["elasticsearch"].recover()
+    app.extensions["elasticsearch"].close_circuit()
     names_found(app)
     output = "".join(
         app.test_cli_runner().invoke(args=arguments).output
@@ -1033,7 +1037,7 @@ def test_a_certificate_authority_of_ones_own_is_believed_and_no_other(make_app, 
         stranger = elastic_app(make_app, url)
         with stranger.app_context():
             assert not stranger.extensions["indexer"].step()
-            with pytest.raises(TROUBLE):
+            with pytest.raises(ELASTICSEARCH_ERRORS):
                 stranger.extensions["elasticsearch"].client.cluster.health()
         assert line.requests == [], "nothing is said to who cannot be believed"
         app = elastic_app(make_app, url, ELASTICSEARCH_CA=certificate)
@@ -1060,7 +1064,7 @@ def test_a_server_killed_while_people_are_renamed_loses_nothing(tmp_path, new_da
         def renaming(done=done, round_=round_):
             while not done.is_set():
                 with app.app_context():
-                    start_writing(db.session)
+                    begin_write(db.session)
                     number = next(numbers)
                     db.session.execute(
                         update(User).where(User.username == "Alice").values(search_text=f"  a{round_}{number}\t")

@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 
-from noxchat.logs import OneLine
+from noxchat.web.logs import SingleLineFormatter
 from tests.conftest import PASSWORD, Browser
 
 
@@ -14,7 +14,7 @@ def log_of(app):
 
 def test_one_event_is_one_line_whatever_was_typed():
     record = logging.LogRecord("x", logging.INFO, "", 0, "a\r\nINFO forged\x1b[31m\u2028\x85end", (), None)
-    line = OneLine().format(record)
+    line = SingleLineFormatter().format(record)
     assert not set("\r\n\x1b\u2028\x85") & set(line)
     assert "\\r\\nINFO forged" in line
 
@@ -24,7 +24,7 @@ def test_a_traceback_is_one_line_too():
         raise ValueError("a\nb")
     except ValueError as error:
         info = (ValueError, error, error.__traceback__)
-    line = OneLine().format(logging.LogRecord("x", logging.ERROR, "", 0, "broken", (), info))
+    line = SingleLineFormatter().format(logging.LogRecord("x", logging.ERROR, "", 0, "broken", (), info))
     assert "\n" not in line and "ValueError" in line
 
 
@@ -42,7 +42,7 @@ def test_nothing_secret_is_logged(app, at_alice, guest):
     text = log_of(app)
     for secret in (PASSWORD, "I use elsewhere", "hunter2hunter2", "forged-cookie", "alice@nox.example"):
         assert secret not in text
-    for words in ("login failed", "login ok", "reset asked"):
+    for words in ("login failed", "login ok", "reset requested"):
         assert words in text
     for header in ("Set-Cookie",):
         assert header not in text

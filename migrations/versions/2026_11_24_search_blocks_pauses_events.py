@@ -5,7 +5,7 @@ import logging
 import sqlalchemy as sa
 from alembic import op
 
-from noxchat.search import make_index, searchable, trigrams
+from noxchat.search import create_trigram_index, make_search_text, trigram_index_name
 
 revision = 'c3b1d2a94e57'
 down_revision = '8fd9e1265c17'
@@ -63,7 +63,7 @@ def upgrade():
     connection = op.get_bind()
     write_texts(connection)
     op.create_index('ix_users_search_text', 'users', ['search_text', 'id'])
-    if problem := make_index(connection, 'users'):
+    if problem := create_trigram_index(connection, 'users'):
         log.warning(problem)
 
 
@@ -77,14 +77,14 @@ def write_texts(connection):
     while rows := connection.execute(people, {"last": last, "most": BATCH}).all():
         connection.execute(
             sa.text("UPDATE users SET search_text = :text WHERE id = :id"),
-            [{"id": row.id, "text": searchable(row.username, row.public_id)} for row in rows],
+            [{"id": row.id, "text": make_search_text(row.username, row.public_id)} for row in rows],
         )
         last = rows[-1].id
 
 
 def downgrade():
     connection = op.get_bind()
-    index = trigrams('users')
+    index = trigram_index_name('users')
     if connection.dialect.name == "sqlite":
         for when in ("insert", "delete", "update"):
             op.execute(f"DROP TRIGGER IF EXISTS {index}_{when}")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from noxchat.search.outbox import drop_triggers, make_triggers
+from noxchat.search.outbox import create_triggers, drop_triggers
 
 revision = '5b0c7e91d3fa'
 down_revision = 'c3b1d2a94e57'
@@ -32,7 +32,7 @@ def upgrade():
     sa.Column('held_until', sa.DateTime(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('kind', name=op.f('pk_search_indexes'))
     )
-    make_triggers(op.get_bind(), 'users')
+    create_triggers(op.get_bind(), 'users')
 
 
 def downgrade():

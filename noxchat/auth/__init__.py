@@ -1,4 +1,4 @@
-"""The room of accounts: registering, signing in and out, passwords, sessions."""
+"""The auth blueprint: registering, logging in and out, password reset."""
 
 from flask import Blueprint
 

@@ -1,27 +1,43 @@
-"""The forms of the accounts' room. Their fields' names are the contract's."""
+"""The forms of the auth blueprint. Their field names are part of the public contract."""
 
 from flask_babel import lazy_gettext as _l
 from wtforms import BooleanField, EmailField, PasswordField, StringField
 
-from noxchat.forms import Cleaned, Form, new_password_fields, not_longer, required
+from noxchat.models import EMAIL_LENGTH, USERNAME_LENGTH
 from noxchat.names import clean_email, clean_username
+from noxchat.web.forms import Cleaned, Form, NewPasswordForm, check_password_length, new_password_fields, required
+
+EMAIL = {"autocomplete": "email", "maxlength": EMAIL_LENGTH}
+USERNAME = dict(zip(("minlength", "maxlength"), USERNAME_LENGTH, strict=True))
 
 
-class RegisterForm(Form):
-    username = StringField(_l("Name"), [required(), Cleaned(clean_username)])
-    email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email)])
+class RegisterForm(NewPasswordForm):
+    username = StringField(_l("Name"), [required(), Cleaned(clean_username)], render_kw=USERNAME)
+    email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email)], render_kw=EMAIL)
     password, password2 = new_password_fields(_l("Password"))
+
+    def personal_words(self):  # noqa: D102
+        return self.cleaned["username"], self.cleaned["email"]
 
 
 class LoginForm(Form):
     identifier = StringField(_l("E-mail or Public ID"), [required()])
-    password = PasswordField(_l("Password"), [required(), not_longer])
+    password = PasswordField(_l("Password"), [required(), check_password_length])
     remember_me = BooleanField(_l("Keep me logged in"), default=True)
 
 
-class ResetForm(Form):
-    email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email)])
+class RequestResetForm(Form):
+    email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email)], render_kw=EMAIL)
 
 
-class NewPasswordForm(Form):
+class ResetPasswordForm(NewPasswordForm):
+    """user: whose password it is."""
+
     password, password2 = new_password_fields(_l("New password"))
+
+    def __init__(self, user, **kwargs):
+        super().__init__(**kwargs)
+        self.user = user
+
+    def personal_words(self):  # noqa: D102
+        return self.user.username, self.user.email

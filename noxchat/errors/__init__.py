@@ -1,9 +1,10 @@
-"""The room of errors: what people see when something was refused or broke, as a page or as a fragment."""
+"""The errors blueprint: what people see when something was refused or failed, as a page or as a fragment."""
 
 import contextlib
 import logging
 
-from flask import Flask, g, make_response, render_template, request, url_for
+from flask import Flask, current_app, g, make_response, render_template, request, url_for
+from flask_babel import format_decimal
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
 from jinja_partials import render_partial
@@ -11,28 +12,28 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
-from noxchat import htmx
+from noxchat.exceptions import Conflict, InvalidInput, NotFound, RateLimited
 from noxchat.extensions import db
-from noxchat.refusal import Gone, Refused, TooMany
-from noxchat.signed_in import leave_unknown
+from noxchat.web import htmx
+from noxchat.web.login import skip_user_loading
 
 log = logging.getLogger("noxchat.errors")
 
-# How much of a body that is too large is still read, so that the browser stops sending and sees the answer.
-DRAIN_BYTES = 64_000_000
-RETRY_SECONDS = 10
+# How much of a body that is too large is still read, so that the browser stops sending and shows the response.
+MAX_DISCARDED_BYTES = 64_000_000
+RETRY_AFTER_SECONDS = 10
 
 
-def words(code: int) -> dict:
-    """Return what an error page says: a moon, a title, a text, and the ways to go on from there."""
+def error_page(code: int) -> dict:
+    """Return what an error page shows: a moon, a title, a text, and links to go on."""
     again = {"href": htmx.page_path(), "label": _("Try again")}
-    anew = {"href": htmx.page_path(), "label": _("Load it again")}
-    form = {"href": back_from_upload(), "label": _("Back to the form")}
+    reload = {"href": htmx.page_path(), "label": _("Load it again")}
+    form = {"href": _upload_form_path(), "label": _("Back to the form")}
     home = {"href": "/", "label": _("Go home")}
     pages = {
         400: (
             *("crescent", _("This page is out of date")),
-            *(_("Nothing was changed. Load it again and repeat the last step."), [anew, home]),
+            *(_("Nothing was changed. Load it again and repeat the last step."), [reload, home]),
         ),
         403: ("crescent", _("This door is closed"), _("You do not have the key to this page."), [home]),
         404: (
@@ -41,10 +42,7 @@ def words(code: int) -> dict:
         ),
         405: ("new", _("Not this way"), _("This address does not open like this. Begin again from home."), [home]),
         409: ("half", _("It is different by now"), _("Somebody was faster. Look at it again."), [again, home]),
-        413: (
-            *("gibbous", _("Too big to carry")),
-            *(_("A picture may have 5 MB. Make it smaller and try again. Nothing else is lost."), [form]),
-        ),
+        413: ("gibbous", _("Too big to carry"), _too_large(), [form]),
         422: (
             *("half", _("This does not fit")),
             *(_("Something in the form cannot be taken. Go back and look at it again."), [again, home]),
@@ -59,93 +57,103 @@ def words(code: int) -> dict:
             *(_("The database does not answer just now. Nothing is lost; try again soon."), [again, home]),
         ),
     }
-    moon, title, text, ways = pages.get(code) or pages[500 if code >= 500 else 400]
-    return {"moon": moon, "title": title, "text": text, "ways": ways}
+    moon, title, text, links = pages.get(code) or pages[500 if code >= 500 else 400]
+    return {"moon": moon, "title": title, "text": text, "links": links}
 
 
-def back_from_upload() -> str:
-    """Return the page on which a picture is chosen; it is the only place for anything large."""
+def _too_large() -> str:
+    size = format_decimal(current_app.config["AVATAR_BYTES"] / 1_000_000)
+    return _("A picture may have %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
+
+
+def _upload_form_path() -> str:
+    """Return the path of the page on which a picture is chosen, the only form for large uploads."""
     return url_for("main.edit_profile") if request.url_rule and request.endpoint == "main.edit_profile" else "/"
 
 
-def answer(code: int, text: str = "", headers: dict | None = None):
-    """Return an error as a page, or as a notice when htmx asked. Neither touches the database."""
-    leave_unknown()
-    about = words(code)
+def error_response(code: int, text: str = "", headers: dict | None = None):
+    """Answer with an error as a page, or as a notice when htmx asked. Does not use the database."""
+    skip_user_loading()
+    context = error_page(code)
     if text:
-        about["text"] = text
-    about.update(code=code, request_id=g.get("request_id", "-"))
+        context["text"] = text
+    context.update(code=code, request_id=g.get("request_id", "-"))
     if htmx.wants_fragment():
-        response = htmx.beside(make_response(render_partial("partials/errors/notice.html", **about), code))
+        fragment = render_partial("partials/errors/notice.html", **context)
+        response = htmx.retarget_to_toasts(make_response(fragment, code))
     else:
-        response = make_response(render_template("errors/error.html", **about), code)
+        response = make_response(render_template("errors/error.html", **context), code)
     response.headers.update(headers or {})
     return response
 
 
-def give_back():
-    """Undo what the failed request left unfinished in the database."""
-    g.broken = True
-    # What was loaded stays readable: a rollback would expire it, and the page would go to the database for it.
+def rollback_request():
+    """Roll back what the failed request left unfinished in the database."""
+    g.failed = True
+    # What was loaded stays readable: a rollback would expire it, and rendering the page would query the database.
     db.session.expunge_all()
-    # A connection that broke cannot be rolled back either; the pool throws it away by itself.
+    # A broken connection cannot be rolled back either; the pool discards it by itself.
     with contextlib.suppress(SQLAlchemyError):
         db.session.rollback()
 
 
 def init_app(app: Flask):
-    """Answer every error in our own words."""
+    """Register a handler for each kind of error."""
 
     @app.errorhandler(HTTPException)
     def http_error(error):
-        give_back()
+        rollback_request()
         if error.response is not None or error.code is None or error.code < 400:
-            return error  # a redirect of the router's
+            return error  # a redirect of the router
         if error.code == 413:
-            drain()
+            discard_body()
         headers = {}
         if error.code == 405 and error.valid_methods:
             headers["Allow"] = ", ".join(error.valid_methods)
-        is_plain = error.code == 400 and not isinstance(error, CSRFError)
-        return answer(
-            error.code, _("The request was not understood. Nothing was changed.") if is_plain else "", headers
-        )
+        malformed = error.code == 400 and not isinstance(error, CSRFError)
+        text = _("The request was not understood. Nothing was changed.") if malformed else ""
+        return error_response(error.code, text, headers)
 
-    @app.errorhandler(TooMany)
-    def too_many(error):
-        give_back()
-        log.warning("too many tries: from %s", request.remote_addr)
-        return answer(429, str(error), {"Retry-After": str(error.seconds)})
+    @app.errorhandler(NotFound)
+    def not_found(_error):
+        rollback_request()
+        return error_response(404)
 
-    @app.errorhandler(Gone)
-    def gone(_error):
-        give_back()
-        return answer(404)
-
-    @app.errorhandler(Refused)
-    def refused(error):
-        give_back()
+    @app.errorhandler(Conflict)
+    def conflict(error):
+        rollback_request()
         if htmx.wants_fragment():
-            return answer(409, str(error))
-        return htmx.moved(htmx.page_path(), str(error), kind="error")
+            return error_response(409, str(error))
+        return htmx.redirect_to(htmx.page_path(), str(error), kind="error")
+
+    @app.errorhandler(InvalidInput)
+    def invalid_input(error):
+        rollback_request()
+        return error_response(422, str(error))
+
+    @app.errorhandler(RateLimited)
+    def rate_limited(error):
+        rollback_request()
+        log.warning("rate limited: %s", request.remote_addr)
+        return error_response(429, str(error), {"Retry-After": str(error.retry_after)})
 
     @app.errorhandler(OperationalError)
     @app.errorhandler(InterfaceError)
     @app.errorhandler(PoolTimeoutError)
     def no_database(error):
-        give_back()
-        log.error("database does not answer: %s", type(error.orig if hasattr(error, "orig") else error).__name__)
-        return answer(503, headers={"Retry-After": str(RETRY_SECONDS)})
+        rollback_request()
+        log.error("database unavailable: %s", type(error.orig if hasattr(error, "orig") else error).__name__)
+        return error_response(503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
     @app.errorhandler(500)
-    def broken(_error):
-        give_back()
-        return answer(500)
+    def internal_error(_error):
+        rollback_request()
+        return error_response(500)
 
 
-def drain():
-    """Read on for a while what is too large: a browser that is cut off while it sends never sees the answer."""
-    stream, left = request.environ["wsgi.input"], DRAIN_BYTES
+def discard_body():
+    """Read a body that is too large for a while: a browser that is cut off while sending never shows the response."""
+    stream, left = request.environ["wsgi.input"], MAX_DISCARDED_BYTES
     with contextlib.suppress(OSError):
         while left > 0 and (chunk := stream.read(min(left, 65536))):
             left -= len(chunk)

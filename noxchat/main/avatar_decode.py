@@ -1,9 +1,9 @@
-"""Turn any picture into a small square one. Runs as a process of its own, with limits: see avatar_utils.
+"""Converts any picture to a small square one. Runs as a process of its own, with resource limits: see avatar_utils.
 
-A picture decoder is the part of the house that strangers can feed anything. Here it can use no more memory and time
-than it is given, and when it dies, only this process does.
+Picture decoders are the code that anybody can feed with anything. Here they can use only limited memory and time, and
+if one crashes, only this process does.
 
-Reads the file from standard input; writes the WebP to standard output, or ends with one of the codes below.
+Reads the file from standard input, and writes the WebP to standard output or exits with one of the codes below.
 """
 
 import io
@@ -15,14 +15,14 @@ from PIL import Image, ImageOps
 
 SIDE = 256
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-NOT_A_PICTURE, TOO_MANY_PIXELS, TOO_HEAVY = 3, 4, 5
+NOT_A_PICTURE, TOO_MANY_PIXELS, OUT_OF_MEMORY = 3, 4, 5
 
-MEMORY = 135_000_000  # beyond what the interpreter and the libraries take
+MEMORY = 135_000_000  # bytes, in addition to what the interpreter and the libraries take
 CPU_SECONDS = 4
 BAND_PIXELS = 1_000_000
-BIG = 8_000_000  # pixels, from which on a PNG is read in strips
+LARGE = 8_000_000  # pixels, above which a PNG is read in strips
 ORIENTATION = 0x0112  # Exif 2.3, 4.6.4
-TURNS = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,7 +38,7 @@ class TooManyPixels(Exception):
 
 
 def main(pixels: int) -> int:
-    """Convert standard input to standard output.
+    """Convert standard input to standard output. Returns the exit code.
 
     pixels: how many a picture may have; one with more is not decoded.
     """
@@ -49,8 +49,8 @@ def main(pixels: int) -> int:
     except TooManyPixels:
         return TOO_MANY_PIXELS
     except MemoryError:
-        return TOO_HEAVY
-    except Exception as error:  # noqa: BLE001  decoders raise anything on what is no picture, and all means the same
+        return OUT_OF_MEMORY
+    except Exception as error:  # noqa: BLE001  decoders raise anything on what is not a picture
         print(type(error).__name__, file=sys.stderr)
         return NOT_A_PICTURE
     return 0
@@ -61,7 +61,7 @@ def limit(what: int, amount: int):
 
 
 def address_space() -> int:
-    """Return the bytes of address space in use (Linux), or 0 where that cannot be told."""
+    """Return the bytes of address space in use (Linux), or 0 where that is unknown."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -70,18 +70,18 @@ def address_space() -> int:
 
 
 def square(data: bytes, pixels: int) -> bytes:
-    """Return the picture in `data` as WebP: upright, its middle cut out, SIDE by SIDE, with nothing but pixels.
+    """Return the picture in `data` as WebP: upright, cropped to the centre, SIDE by SIDE pixels, without metadata.
 
-    Raises TooManyPixels, MemoryError, and whatever Pillow raises on what is no picture.
+    Raises TooManyPixels, MemoryError, and whatever Pillow raises on what is not a picture.
     """
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is told apart from damage
+    Image.MAX_IMAGE_PIXELS = None  # our own limit has an exit code of its own
     heif = data[4:8] == b"ftyp"
     if heif:
-        import pillow_heif  # a large library, which only these files need to wait for
+        import pillow_heif  # slow to import, so only for these files
 
     if address_space():
         limit(resource.RLIMIT_AS, address_space() + MEMORY)
-    # pillow-heif's own reader keeps the pixels where the decoder left them; its Pillow plugin would copy them twice.
+    # pillow-heif's own reader does not copy the pixels; its Pillow plugin would copy them twice.
     image = pillow_heif.open_heif(data) if heif else Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width * height > pixels:
@@ -89,21 +89,21 @@ def square(data: bytes, pixels: int) -> bytes:
     factor = max(1, min(width, height) // (2 * SIDE))
     try:
         if heif:
-            return encode(joined(heif_bands(image, factor), image.size, factor), 1)
+            return encode(join_bands(heif_bands(image, factor), image.size, factor), 1)
         orientation = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else png_orientation(image)
-        if image.format == "PNG" and width * height > BIG and (strips := PngStrips.of(data)):
-            return encode(joined(strips.bands(factor), image.size, factor), orientation)
+        if image.format == "PNG" and width * height > LARGE and (strips := PngStrips.from_png(data)):
+            return encode(join_bands(strips.bands(factor), image.size, factor), orientation)
         if image.draft("RGB", (2 * SIDE, 2 * SIDE)):  # JPEG only: decodes at a half, a quarter, an eighth
             factor = max(1, min(image.size) // (2 * SIDE))
-        return encode(joined(bands(image, factor), image.size, factor), orientation)
+        return encode(join_bands(bands(image, factor), image.size, factor), orientation)
     except (OSError, RuntimeError, SyntaxError, ValueError) as error:
-        if width * height > BIG:  # decoders say in many ways that they ran out of memory
+        if width * height > LARGE:  # decoders report in many ways that they ran out of memory
             raise MemoryError from error
         raise
 
 
 def png_orientation(image: Image.Image) -> int:
-    """Return a PNG's orientation if it stands before the pixels; Pillow's getexif would load all of them to look."""
+    """Return a PNG's orientation if it comes before the pixels; Pillow's getexif would load all of them first."""
     exif = Image.Exif()
     if "exif" in image.info:
         exif.load(image.info["exif"])
@@ -111,26 +111,26 @@ def png_orientation(image: Image.Image) -> int:
 
 
 def band_height(width: int, factor: int) -> int:
-    """Return how many rows are handled at a time: a multiple of the factor, so that no row is shared."""
+    """Return how many rows make a band: a multiple of the factor, so that no block is split."""
     return max(1, BAND_PIXELS // width // factor) * factor
 
 
 def bands(image: Image.Image, factor: int):
-    """Yield an image in bands of plain colour, each `factor` times smaller: the whole of it takes 4 bytes a pixel."""
+    """Yield an image as RGB or RGBA bands, each reduced by `factor`: the whole would take 4 bytes a pixel."""
     image.load()
     rows = band_height(image.width, factor)
-    see_through = "A" in image.getbands() or "a" in image.mode or "transparency" in image.info
+    has_alpha = "A" in image.getbands() or "a" in image.mode or "transparency" in image.info
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        if band.mode.startswith("I"):  # 16 bits of grey, the upper eight of which are seen
+        if band.mode.startswith("I"):  # 16-bit greyscale, of which only the high byte is kept
             band = band.point(lambda value: value / 256)
         elif "transparency" in image.info:
             band.info["transparency"] = image.info["transparency"]
-        yield band.convert("RGBA" if see_through else "RGB").reduce(factor)
+        yield band.convert("RGBA" if has_alpha else "RGB").reduce(factor)
 
 
 def heif_bands(image, factor: int):
-    """Yield the bands of a HEIF image, which libheif has already turned upright."""
+    """Yield the bands of a HEIF image, which libheif has already rotated."""
     rows = band_height(image.size[0], factor)
     width, height = image.size
     mode = image.mode.partition(";")[0]
@@ -140,8 +140,8 @@ def heif_bands(image, factor: int):
         yield Image.frombuffer(mode, (width, count), bytes(pixels), "raw", mode, image.stride, 1).reduce(factor)
 
 
-def joined(parts, size: tuple[int, int], factor: int) -> Image.Image:
-    """Return one image made of bands that came in from top to bottom. Raises ValueError when some are missing."""
+def join_bands(parts, size: tuple[int, int], factor: int) -> Image.Image:
+    """Return one image made of bands from top to bottom. Raises ValueError when some are missing."""
     whole, top = None, 0
     for part in parts:
         if whole is None:
@@ -154,11 +154,11 @@ def joined(parts, size: tuple[int, int], factor: int) -> Image.Image:
 
 
 def encode(image: Image.Image, orientation: int) -> bytes:
-    """Return a small image as described at `square`, after the turn that its EXIF orientation asks for."""
-    if orientation in TURNS:
-        image = image.transpose(TURNS[orientation])
+    """Return a small image as `square` describes it, transposed by its EXIF orientation."""
+    if orientation in TRANSPOSITIONS:
+        image = image.transpose(TRANSPOSITIONS[orientation])
     if image.mode != "RGB":
-        # Paper under what is transparent: dark drawings would vanish at night, light ones by day.
+        # White behind transparency: otherwise dark drawings vanish in the dark theme, and light ones in the light.
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     plain = Image.new("RGB", (SIDE, SIDE))
@@ -171,9 +171,9 @@ def encode(image: Image.Image, orientation: int) -> bytes:
 class PngStrips:
     """A large PNG, read a strip at a time: whole it takes four bytes a pixel, 200 MB at the 50 megapixels allowed.
 
-    PNG (W3C, third edition) compresses rows one after the other, each predicted from the one above. So the rows of a
-    strip, with the last one of the strip before in front, are a small PNG of their own, which Pillow decodes. Of
-    16-bit samples only the high byte is taken: prediction works byte by byte, so the high ones need no low ones.
+    PNG (W3C, third edition) filters each row by the one above and compresses the rows in order. So the rows of a strip,
+    preceded by the last row of the strip before, are a small PNG of their own, which Pillow decodes. Of 16-bit samples
+    only the high byte is used: filters work on bytes, so the high ones do not depend on the low ones.
     """
 
     CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
@@ -182,22 +182,22 @@ class PngStrips:
         self.width, self.height, self.depth, self.colour, self.chunks = width, height, depth, colour, chunks
 
     @classmethod
-    def of(cls, data: bytes):
-        """Return the strips of a PNG file; None for the kinds that are read whole: small samples and interlaced."""
+    def from_png(cls, data: bytes):
+        """Return the strips of a PNG file; None for kinds that are read whole: interlaced, or less than 8 bits."""
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         depth, colour, interlaced = data[24], data[25], data[28]
         if interlaced or depth < 8 or colour not in cls.CHANNELS or (depth == 8 and colour == 0):
             return None
-        chunks, place = [], 8
-        while place + 8 <= len(data):
-            length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        chunks, offset = [], 8
+        while offset + 8 <= len(data):
+            length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
             if kind == b"IDAT":
-                chunks.append(data[place + 8 : place + 8 + length])
-            place += length + 12
+                chunks.append(data[offset + 8 : offset + 8 + length])
+            offset += length + 12
         return cls(width, height, depth, colour, chunks)
 
     def bands(self, factor: int):
-        """Yield the picture in bands, each `factor` times smaller."""
+        """Yield the picture in bands, each reduced by `factor`."""
         above = b""
         for raw in self.strips(band_height(self.width, factor)):
             count = len(raw) // (1 + self.width * self.CHANNELS[self.colour])

@@ -1,34 +1,35 @@
-"""Files that are not static: pictures of people, and Flask-Moment's script."""
+"""Files that are not static: avatars, and Flask-Moment's script."""
 
 from flask import abort, current_app, make_response, send_from_directory
 from flask_moment import moment
 
-from noxchat.look import YEAR
-from noxchat.main import avatar_utils, blueprint
+from noxchat import avatars
+from noxchat.main import blueprint
 from noxchat.names import PUBLIC_ID
-from noxchat.security import for_machines
+from noxchat.web.assets import CACHE_FOREVER
+from noxchat.web.security import machine_endpoint
 
 
 @blueprint.route("/avatars/<public_id>/<name>")
-@for_machines
+@machine_endpoint
 def avatar(public_id, name):
-    """Send a picture, to be kept for a year. Its name cannot be guessed, and another picture has another name."""
-    if not PUBLIC_ID.fullmatch(public_id) or not avatar_utils.FILE_NAME.fullmatch(name):
+    """Send an avatar, cacheable for a year. Its name cannot be guessed, and a new picture gets a new name."""
+    if not PUBLIC_ID.fullmatch(public_id) or not avatars.FILE_NAME.fullmatch(name):
         abort(404)
-    path = avatar_utils.folder(public_id) / name
+    path = avatars.folder(public_id) / name
     if path.is_symlink() or path.parent.is_symlink():
         abort(404)
     relative = f"{public_id.lower()}/{name}"
     response = send_from_directory(current_app.config["AVATAR_DIR"], relative, mimetype="image/webp")
-    response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
+    response.headers["Cache-Control"] = CACHE_FOREVER
     return response
 
 
 @blueprint.route("/moment.js")
-@for_machines
+@machine_endpoint
 def moment_js():
-    """Send Flask-Moment's script as a file, since our policy forbids it inside a page."""
+    """Send Flask-Moment's script as a file, since the CSP forbids it inside a page."""
     response = make_response(moment.flask_moment_js())
     response.mimetype = "text/javascript"
-    response.headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
+    response.headers["Cache-Control"] = CACHE_FOREVER
     return response

@@ -1,33 +1,51 @@
-"""The forms of the main room. Their fields' names are the contract's."""
+"""The form of the profile. Its field names are part of the public contract."""
 
+from flask import abort, current_app, request
 from flask_babel import lazy_gettext as _l
 from flask_wtf.file import FileField
-from wtforms import PasswordField, RadioField, SelectField, StringField, TextAreaField
-from wtforms.fields.choices import SelectChoice
+from wtforms import StringField, TextAreaField
+from wtforms.validators import ValidationError
 
-from noxchat.forms import Cleaned, Form, not_longer, required
-from noxchat.look import LANGUAGES
+from noxchat.exceptions import InvalidInput
+from noxchat.main import avatar_utils
+from noxchat.models import PUBLIC_ID_LENGTH, USERNAME_LENGTH, User
 from noxchat.names import clean_bio, clean_public_id, clean_username
+from noxchat.web.forms import Cleaned, Form, required
+
+
+def length(limits: tuple[int, int]) -> dict:
+    """Return the HTML attributes for a shortest and longest length."""
+    return dict(zip(("minlength", "maxlength"), limits, strict=True))
 
 
 class ProfileForm(Form):
-    username = StringField(_l("Name"), [required(), Cleaned(clean_username)])
-    public_id = StringField(_l("Public ID"), [required(), Cleaned(clean_public_id)])
+    """user: whose profile it is.
+
+    cleaned["avatar"]: the new picture as it is stored, or None.
+    """
+
+    username = StringField(_l("Name"), [required(), Cleaned(clean_username)], render_kw=length(USERNAME_LENGTH))
+    public_id = StringField(_l("Public ID"), [required(), Cleaned(clean_public_id)], render_kw=length(PUBLIC_ID_LENGTH))
     bio = TextAreaField(_l("About you"), [Cleaned(clean_bio)])
     avatar = FileField(_l("Picture"))
 
+    def __init__(self, user: User):
+        profile = user.profile
+        super().__init__(data={"username": user.username, "public_id": profile.public_id, "bio": profile.bio})
 
-class LookForm(Form):
-    theme = RadioField(
-        _l("Theme"),
-        choices=[
-            SelectChoice("auto", _l("Device")),
-            SelectChoice("night", _l("Night")),
-            SelectChoice("day", _l("Day")),
-        ],
-    )
-    language = SelectField(_l("Language"), choices=[SelectChoice(*language) for language in LANGUAGES.items()])
+    def validate_avatar(self, _field):
+        """Redraw the picture that was uploaded, if there is one. 413 when the file is too large."""
+        try:
+            self.cleaned["avatar"] = read_picture(request.files.get("avatar"))
+        except InvalidInput as error:
+            raise ValidationError(str(error)) from None
 
 
-class DeleteForm(Form):
-    password = PasswordField(_l("Password"), [required(), not_longer])
+def read_picture(upload) -> bytes | None:
+    """Return an uploaded picture, redrawn; None when none was chosen. Raises InvalidInput."""
+    if not upload or not upload.filename:
+        return None
+    data = upload.read(current_app.config["AVATAR_BYTES"] + 1)
+    if len(data) > current_app.config["AVATAR_BYTES"]:
+        abort(413)
+    return avatar_utils.redraw(data)

@@ -1,29 +1,29 @@
-"""What machines ask: does the process live, and can it serve?"""
+"""Health endpoints for machines: whether the process lives, and whether it can serve."""
 
 from flask import current_app, jsonify
 
 from noxchat import health
 from noxchat.main import blueprint
-from noxchat.security import for_probes
+from noxchat.web.security import probe_endpoint
 
 
 @blueprint.route("/healthz")
-@for_probes
+@probe_endpoint
 def healthz():
     """Answer while the process lives, whatever else is down."""
     return {"status": "ok"}
 
 
 @blueprint.route("/readyz")
-@for_probes
+@probe_endpoint
 def readyz():
-    """Answer 200 when the database answers and its tables are current; the rest is told and never fails it."""
-    database = health.database()
+    """Answer 200 when the database answers and its migrations are current. The rest is reported and never fails it."""
+    database = health.check_database()
     body = {
         "status": "ok" if database.ok else "unavailable",
-        "database": database.words,
-        "mail": health.mail_server(current_app.config).words,
-        "elasticsearch": health.elasticsearch().words if database.ok else "unknown while the database does not answer",
-        "limits": health.limits_store().words,
+        "database": database.message,
+        "mail": health.check_mail_server(current_app.config).message,
+        "elasticsearch": health.check_elasticsearch().message if database.ok else "unknown: the database is down",
+        "limits": health.check_limits_store().message,
     }
     return jsonify(body), 200 if database.ok else 503

@@ -1,30 +1,18 @@
-"""Finding people, while typing or with Enter."""
+"""The search for people, while typing or with Enter."""
 
 from flask import request
 from flask_login import current_user
 
-from noxchat import circle
-from noxchat.htmx import here, show
+from noxchat import relationships
 from noxchat.main import blueprint
-from noxchat.main.friends import asked, entry, more
+from noxchat.relationships import person_row
 from noxchat.search import Query
+from noxchat.web.people import search_term, show_people
 
 
 @blueprint.route("/search")
 def search():
-    """Show the people who are called so, best first. To an empty box nobody, but what to do."""
-    typed = asked()
-    query = Query.of(typed)
-    page = circle.search(current_user, query, request.args.get("after"))
-    return show(
-        "main/search.html",
-        "partials/people/results.html" if page.start else "partials/people/rows.html",
-        name="search",
-        entries=[entry(person, state) for person, state in page.items],
-        more=more(page, q=typed),
-        typed=typed,
-        query=query,
-        back=here(),
-        start=page.start,
-        oob=True,
-    )
+    """Show the people whom a search term matches, best match first; without a term, what to do."""
+    page = relationships.search_people(current_user, Query.parse(search_term()), request.args.get("after"))
+    rows = [person_row(person, state) for person, state in page.items]
+    return show_people("main/search.html", "search", page, rows, search_term())

@@ -1,59 +1,68 @@
-"""Finding people, and whatever else is called something: `SearchableMixin` for models, and the engines that search.
+"""Search: `SearchableMixin` for models, and the engines that search them.
 
-texts: what is searched, and what somebody looks for. engines: the databases' own. mixin: for models. Where
-ELASTICSEARCH_URL is set also elastic, the engine; outbox, what it does not know yet; indexer, who tells it.
+normalization: the text that is searched, and queries. engines: those of the databases. mixin: for models. Only where
+ELASTICSEARCH_URL is set: elasticsearch_engine; outbox, the changes that its index does not have yet; indexer, which
+keeps the index up to date.
 """
 
 from flask import Flask
 
-from noxchat.search import outbox  # noqa: F401  its tables
-from noxchat.search.engines import ENGINES, Engine, choose, fits, is_index, make_index, trigrams
+from noxchat.search import outbox  # noqa: F401  registers its tables
+from noxchat.search.engines import (
+    ENGINES,
+    Engine,
+    contains_all,
+    create_trigram_index,
+    is_search_index,
+    select_engine,
+    trigram_index_name,
+)
 from noxchat.search.mixin import SearchableMixin, models
-from noxchat.search.texts import EXACT, INSIDE, NAME_BEGINS, WORD_BEGINS, Hit, Query, fold, searchable
+from noxchat.search.normalization import EXACT, NAME_PREFIX, SUBSTRING, WORD_PREFIX, Hit, Query, fold, make_search_text
 
 __all__ = [
     "ENGINES",
     "EXACT",
-    "INSIDE",
-    "NAME_BEGINS",
-    "WORD_BEGINS",
+    "NAME_PREFIX",
+    "SUBSTRING",
+    "WORD_PREFIX",
     "Engine",
     "Hit",
     "Query",
     "SearchableMixin",
-    "choose",
-    "end",
-    "fits",
+    "contains_all",
+    "create_trigram_index",
     "fold",
     "init_app",
-    "is_index",
-    "make_index",
+    "is_search_index",
+    "make_search_text",
     "models",
-    "searchable",
+    "select_engine",
     "start",
-    "trigrams",
+    "stop",
+    "trigram_index_name",
 ]
 
 
 def init_app(app: Flask):
-    """Choose what searches. Waits for no server, and loads nothing of Elasticsearch unless that is set."""
-    choose(app)
+    """Select the engine. Waits for no server, and imports nothing of Elasticsearch unless that is set."""
+    select_engine(app)
     app.extensions["elasticsearch"] = app.extensions["indexer"] = None
     if app.config["ELASTICSEARCH_URL"]:
-        from noxchat.search.elastic import Elasticsearch
+        from noxchat.search.elasticsearch_engine import ElasticsearchEngine
         from noxchat.search.indexer import Indexer
 
-        app.extensions["elasticsearch"] = Elasticsearch(app)
+        app.extensions["elasticsearch"] = ElasticsearchEngine(app)
         app.extensions["indexer"] = Indexer(app, app.extensions["elasticsearch"])
 
 
 def start(app: Flask):
-    """Start to keep the index true, from this process, if there is to be one."""
+    """Start the indexer in this process, if Elasticsearch is set."""
     if app.extensions["indexer"]:
         app.extensions["indexer"].start()
 
 
-def end(app: Flask):
-    """Have this process let go of the index after what it is at, for whoever comes after it."""
+def stop(app: Flask):
+    """Have this process's indexer stop after its current step, and release the index for others."""
     if app.extensions["indexer"]:
-        app.extensions["indexer"].end()
+        app.extensions["indexer"].request_stop()

@@ -1,4 +1,4 @@
-"""The engines of the databases themselves: each searches the folded texts in one statement or two."""
+"""The search engines of the databases: each searches the folded texts in one or two statements."""
 
 import re
 from functools import lru_cache
@@ -10,19 +10,29 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from noxchat.extensions import db
-from noxchat.search.texts import AFTER_FIELD, EXACT, INSIDE, LAST_SIGN, NAME_BEGINS, NEXT_SIGN, WORD_BEGINS, Hit, Query
+from noxchat.search.normalization import (
+    AFTER_FIELD_END,
+    EXACT,
+    FIELD_END,
+    MAX_CHAR,
+    NAME_PREFIX,
+    SUBSTRING,
+    WORD_PREFIX,
+    Hit,
+    Query,
+)
 
 
-def fits(column, words: int):
-    """Return the condition that a column of such texts holds what a query of so many words looks for.
+def contains_all(column, words: int):
+    """Return the condition that a search text matches a query with this number of words.
 
-    For lists that are short anyway: every text is read. Its parameters are Query.values.
+    For short lists: every text is read. Its parameters are Query.parameters.
     """
-    return and_(*(holds(column, bindparam(f"part{number}", type_=Text)) for number in range(words)))
+    return and_(*(contains(column, bindparam(f"part{number}", type_=Text)) for number in range(words)))
 
 
 class position(FunctionElement):  # noqa: N801
-    """Where in a text another begins, from 1; 0 where it does not. Nothing in either is a wildcard."""
+    """The position of a substring, from 1; 0 if it is not contained. There are no wildcards."""
 
     type = Integer()
     inherit_cache = True
@@ -38,20 +48,20 @@ def strpos(element, compiler, **kwargs):
     return f"strpos({compiler.process(element.clauses, **kwargs)})"
 
 
-def holds(column, part):
-    """Return the condition that a text contains another."""
+def contains(column, part):
+    """Return the condition that a text contains a substring."""
     return position(column, part) > 0
 
 
-# The statement of a search. Common words are found by walking the index of texts, which is in the right order already,
-# and is left after a page of hits. Where :window rows of it hold too few, the word is rare: then an index of trigrams,
-# which knows no order, brings few rows. What lies between `whole` and `beyond` begins with the query; so ranks after
-# that walk below and above it. What a rank is not needed for ends at a bound that leaves nothing, in every database.
+# The statement of a search. Common words are found by walking the index on search_text, which has the right order, and
+# stopping after a page of hits. If :window rows of it contain too few, the word is rare: then the trigram index, which
+# has no order, returns few rows. What lies between `prefix` and `beyond` begins with the query, so later ranks walk
+# below and above that. A part of the statement that is not needed gets an empty range, which all databases skip.
 EXACT_RANK = """exact AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text >= :exactly AND search_text < :longer
-    UNION SELECT search_text, id FROM {table} WHERE id IN (SELECT id FROM called)
-  ) AS either WHERE id NOT IN (SELECT id FROM unseen) {after} ORDER BY search_text LIMIT :limit
+    UNION SELECT search_text, id FROM {table} WHERE id IN (SELECT id FROM exact_ids)
+  ) AS either WHERE id NOT IN (SELECT id FROM hidden) {after} ORDER BY search_text LIMIT :limit
 )"""
 NAME_RANK = """named AS (
   SELECT search_text, id FROM {table}
@@ -63,7 +73,7 @@ below_{rank} AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text < {below} {after}
     ORDER BY search_text LIMIT :window
-  ) AS seen WHERE {fits} AND {wanted} ORDER BY search_text LIMIT :limit
+  ) AS seen WHERE {matches} AND {wanted} ORDER BY search_text LIMIT :limit
 ),
 below_cut_{rank} AS (SELECT EXISTS (
   SELECT 1 FROM {table} WHERE search_text < {below} {after}
@@ -77,7 +87,7 @@ above_{rank} AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text >= {above}
     ORDER BY search_text LIMIT :window
-  ) AS seen WHERE {fits} AND {wanted} {after} ORDER BY search_text LIMIT :limit
+  ) AS seen WHERE {matches} AND {wanted} {after} ORDER BY search_text LIMIT :limit
 ),
 above_cut_{rank} AS (SELECT EXISTS (
   SELECT 1 FROM {table} WHERE search_text >= {above}
@@ -92,7 +102,7 @@ found_{rank} AS MATERIALIZED (
 ),
 looked_up_{rank} AS (
   SELECT search_text, id FROM found_{rank}
-  WHERE {fits} AND {wanted} {after} AND (search_text < :whole OR search_text >= :beyond)
+  WHERE {matches} AND {wanted} {after} AND (search_text < :prefix OR search_text >= :beyond)
   ORDER BY search_text LIMIT :limit
 ),
 rank_{rank} AS (
@@ -103,100 +113,100 @@ rank_{rank} AS (
 
 
 class Engine:
-    """Searches one table in one database.
+    """Searches a table of one database.
 
-    Best first: called exactly so, then names that begin so, then with each word at the beginning of one, then inside;
-    by name within each. Pages are found by keyset, in one statement or two, whose cost neither the number of people nor
-    the place in the list decides.
+    Best match first: exact names, then names that begin with the query, then all words at the beginning of words, then
+    substrings; by name within each rank. Pages are found by keyset, in one or two statements whose cost depends neither
+    on the number of rows nor on the position in the list.
     """
 
     WINDOW = 10_000
-    STEPS = ((EXACT, NAME_BEGINS), (WORD_BEGINS, INSIDE))  # the ranks of each statement, the first and the last
+    STEPS = ((EXACT, NAME_PREFIX), (WORD_PREFIX, SUBSTRING))  # the ranks of each statement, the first and the last
     name = "reads every name"
     instr = "strpos"
 
     def look_up(self, table: str, parts: list[str], gate: str) -> str:  # noqa: ARG002
-        """Return the condition by which an index finds whatever contains all these parts, named as parameters.
+        """Return the condition by which the index finds texts that contain all parts.
 
-        gate: a condition that holds where it is wanted.
+        parts: names of parameters. gate: a condition for the look-up to happen at all.
         """
         return "true"
 
     def pattern(self, part: str) -> str:
-        """Return a part as `look_up` wants it bound."""
+        """Return a part as the parameter that `look_up` needs."""
         return part
 
-    def make(self, connection, table: str):
-        """Make what `look_up` needs. Raises DatabaseError where that may not be made."""
+    def create_index(self, connection, table: str):
+        """Create the index for `look_up`. Raises DatabaseError where that is not possible."""
 
-    def search(self, model, query: Query, after: Hit | None, limit: int, load, *, unseen, viewer: int) -> list:
-        """Return up to so many rows after a place in the order, best first.
+    def search(self, model, query: Query, after: Hit | None, limit: int, load_rows, *, excluded, viewer: int) -> list:
+        """Return up to `limit` rows after a position in the order, best match first.
 
-        Names that begin so come by a small statement, which mostly suffices while somebody types; the rest by others.
-        model: a SearchableMixin. query: a possible one. load: returns the statement that loads rows, given a subquery
-        of Hit's columns to join to and to sort by. unseen: what is left out, as a select of ids with a parameter
+        Names that begin with the query are found by a small statement, which mostly suffices while somebody types.
+        model: a SearchableMixin. query: one that can match. load_rows: returns the statement that loads rows, given a
+        subquery with Hit's columns to join to and to sort by. excluded: a select of ids to leave out, with a parameter
         `viewer`.
         """
         rows = []
         for first, last in self.STEPS:
-            last = min(last, query.last_rank)
+            last = min(last, query.max_rank)
             if len(rows) < limit and last >= max(first, after.rank if after else first):
-                here = after if after and after.rank >= first else None
-                ranks = (here.rank if here else first, last)
-                hits, values = self._hits(model, query, here, ranks, unseen, viewer, limit - len(rows))
-                rows += db.session.execute(load(hits), values).all()
+                cursor = after if after and after.rank >= first else None
+                ranks = (cursor.rank if cursor else first, last)
+                hits, values = self._hits(model, query, cursor, ranks, excluded, viewer, limit - len(rows))
+                rows += db.session.execute(load_rows(hits), values).all()
         return rows
 
-    def _hits(self, model, query: Query, after: Hit | None, ranks: tuple[int, int], unseen, viewer: int, limit: int):
-        """Return the hits of these ranks, from the first to the last, as a subquery with its parameters."""
+    def _hits(self, model, query: Query, after: Hit | None, ranks: tuple[int, int], excluded, viewer: int, limit: int):
+        """Return a subquery of the hits from the first to the last of two ranks, and its parameters."""
         values = {"word": query.words[0] if len(query.words) == 1 else "", "viewer": viewer}
-        values |= {"exactly": query.whole + AFTER_FIELD, "longer": query.whole + NEXT_SIGN}
-        values |= {"whole": query.whole, "beyond": query.whole + LAST_SIGN, "limit": limit, "window": self.WINDOW}
-        values["end"], values["nothing"] = 2 * LAST_SIGN, self.pattern(3 * NEXT_SIGN)
+        values |= {"exactly": query.prefix + FIELD_END, "longer": query.prefix + AFTER_FIELD_END}
+        values |= {"prefix": query.prefix, "beyond": query.prefix + MAX_CHAR, "limit": limit, "window": self.WINDOW}
+        values["end"], values["nothing"] = 2 * MAX_CHAR, self.pattern(3 * AFTER_FIELD_END)
         if after:
-            values |= {"after": after.text, "resume": max(query.whole + LAST_SIGN, after.text)}
-        values |= query.values
-        for number, (part, start) in enumerate(zip(query.parts, query.starts, strict=True)):
+            values |= {"after": after.text, "resume": max(query.prefix + MAX_CHAR, after.text)}
+        values |= query.parameters
+        for number, (part, start) in enumerate(zip(query.substrings, query.word_prefixes, strict=True)):
             values[f"part_pattern{number}"] = self.pattern(part)
             values |= {f"start{number}": start, f"start_pattern{number}": self.pattern(start)}
-        statement = self._statement(model, unseen, len(query.words), *ranks, after is not None)
+        statement = self._statement(model, excluded, len(query.words), *ranks, after is not None)
         return statement, values
 
     @lru_cache(maxsize=64)  # noqa: B019  an engine lives as long as the application
-    def _statement(self, model, unseen, words: int, first: int, last: int, resumed: bool):
-        """Return the statement for queries of this shape; only their parameters differ.
+    def _statement(self, model, excluded, words: int, first: int, last: int, resumed: bool):
+        """Return the statement for queries with this number of words; only their parameters differ.
 
-        first, last: the ranks that are wanted; with `resumed`, of the first only what comes after the cursor.
+        first, last: the ranks to search; if `resumed`, of the first only what follows the cursor.
         """
-        about = {"table": model.__tablename__}
-        about["wanted"] = "id NOT IN (SELECT id FROM unseen) AND id NOT IN (SELECT id FROM called)"
+        common = {"table": model.__tablename__}
+        common["wanted"] = "id NOT IN (SELECT id FROM hidden) AND id NOT IN (SELECT id FROM exact_ids)"
 
-        def holds_all(kind: str) -> str:
+        def contains_each(kind: str) -> str:
             return " AND ".join(f"{self.instr}(search_text, :{kind}{number}) > 0" for number in range(words))
 
-        begins = f"({holds_all('start')})"
-        fits = {WORD_BEGINS: begins, INSIDE: f"({holds_all('part')}) AND NOT {begins}"}
-        called = model.exactly(bindparam("word"))
-        ctes, ranks = [f"unseen(id) AS ({unseen.compile()}), called(id) AS ({called.compile()})"], {}
+        begin_words = f"({contains_each('start')})"
+        matches = {WORD_PREFIX: begin_words, SUBSTRING: f"({contains_each('part')}) AND NOT {begin_words}"}
+        exact_ids = model.exact_match_ids(bindparam("word"))
+        ctes, ranks = [f"hidden(id) AS ({excluded.compile()}), exact_ids(id) AS ({exact_ids.compile()})"], {}
         for rank in range(first, last + 1):
             is_resumed = resumed and rank == first
             counts = " + ".join(f"(SELECT count(*) FROM {name})" for name in ranks.values())  # noqa: S608
-            ranks[rank] = {EXACT: "exact", NAME_BEGINS: "named"}.get(rank, f"rank_{rank}")
+            ranks[rank] = {EXACT: "exact", NAME_PREFIX: "named"}.get(rank, f"rank_{rank}")
             gate = f"(SELECT yes FROM rare_{rank})"  # noqa: S608
-            kind = "start" if rank == WORD_BEGINS else "part"
+            kind = "start" if rank == WORD_PREFIX else "part"
             patterns = [f":{kind}_pattern{number}" for number in range(words)]
             resume = ":resume" if is_resumed else ":beyond"
-            shape = {EXACT: EXACT_RANK, NAME_BEGINS: NAME_RANK}.get(rank, WALKED_RANK)
+            template = {EXACT: EXACT_RANK, NAME_PREFIX: NAME_RANK}.get(rank, WALKED_RANK)
             ctes.append(
-                shape.format(
-                    **about,
+                template.format(
+                    **common,
                     rank=rank,
-                    fits=fits.get(rank),
+                    matches=matches.get(rank),
                     gate=gate,
                     look_up=self.look_up(model.__tablename__, patterns, gate),
                     room=f"{counts} < :limit" if counts else "1 = 1",
                     after="AND search_text > :after" if is_resumed else "",
-                    below=f"CASE WHEN (SELECT yes FROM room_{rank}) THEN :whole ELSE '' END",  # noqa: S608
+                    below=f"CASE WHEN (SELECT yes FROM room_{rank}) THEN :prefix ELSE '' END",  # noqa: S608
                     above=f"CASE WHEN (SELECT yes FROM above_gate_{rank}) THEN {resume} ELSE :end END",  # noqa: S608
                 )
             )
@@ -206,7 +216,7 @@ class Engine:
 
 
 class Postgres(Engine):
-    """PostgreSQL with pg_trgm (https://www.postgresql.org/docs/current/pgtrgm.html): an index of trigrams."""
+    """PostgreSQL with a trigram index (https://www.postgresql.org/docs/current/pgtrgm.html)."""
 
     name = "PostgreSQL with pg_trgm"
 
@@ -216,22 +226,19 @@ class Postgres(Engine):
     def pattern(self, part):  # noqa: D102
         return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
 
-    def make(self, connection, table):  # noqa: D102
+    def create_index(self, connection, table):  # noqa: D102
         connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
-        connection.execute(
-            text(
-                f"CREATE INDEX IF NOT EXISTS {trigrams(table)} ON {table} USING gin (search_text gin_trgm_ops)"
-                " WITH (fastupdate = off)"  # or every search reads through what was written last
-            )
-        )
+        index = f"{trigram_index_name(table)} ON {table} USING gin (search_text gin_trgm_ops)"
+        # Without fastupdate, since otherwise every search scans the pending list of recent writes.
+        connection.execute(text(f"CREATE INDEX IF NOT EXISTS {index} WITH (fastupdate = off)"))
 
 
 class PlainSqlite(Engine):
-    """SQLite without an index of trigrams."""
+    """SQLite without a trigram index."""
 
-    # It writes out what a statement names as often as that is mentioned: with both of the large ranks in one, a new
-    # connection took 150 ms to begin.
-    STEPS = ((EXACT, WORD_BEGINS), (INSIDE, INSIDE))
+    # SQLite expands a CTE wherever it is mentioned: with both large ranks in one statement, preparing it took 150 ms on
+    # each new connection.
+    STEPS = ((EXACT, WORD_PREFIX), (SUBSTRING, SUBSTRING))
     instr = "instr"
 
 
@@ -241,22 +248,22 @@ class Sqlite(PlainSqlite):
     name = "SQLite with FTS5"
 
     def look_up(self, table, parts, gate):  # noqa: D102
-        index = trigrams(table)
-        # SQLite reads the index before it looks at other conditions, so it is given what is nowhere to look for.
+        index = trigram_index_name(table)
+        # SQLite reads the index before it evaluates the gate: if that is closed, it searches for what nothing contains.
         match = f"CASE WHEN {gate} THEN {' || char(32) || '.join(parts)} ELSE :nothing END"
         return f"id IN (SELECT rowid FROM {index} WHERE {index} MATCH {match})"  # noqa: S608
 
     def pattern(self, part):  # noqa: D102
         return '"' + part.replace('"', '""') + '"'
 
-    def make(self, connection, table):  # noqa: D102
-        index = trigrams(table)
+    def create_index(self, connection, table):  # noqa: D102
+        index = trigram_index_name(table)
         remove = f"INSERT INTO {index} ({index}, rowid, search_text) VALUES ('delete', old.id, old.search_text);"  # noqa: S608
         add = f"INSERT INTO {index} (rowid, search_text) VALUES (new.id, new.search_text);"  # noqa: S608
         for statement in (
             f"CREATE VIRTUAL TABLE IF NOT EXISTS {index} USING fts5"
             f"(search_text, content='{table}', content_rowid='id', tokenize='trigram case_sensitive 1')",
-            # The table's own triggers, so that nothing that writes it, by whatever way, can forget the index.
+            # Triggers keep the index up to date however the table is written.
             f"CREATE TRIGGER IF NOT EXISTS {index}_insert AFTER INSERT ON {table} BEGIN {add} END",
             f"CREATE TRIGGER IF NOT EXISTS {index}_delete AFTER DELETE ON {table} BEGIN {remove} END",
             f"CREATE TRIGGER IF NOT EXISTS {index}_update AFTER UPDATE OF search_text ON {table} "
@@ -266,33 +273,33 @@ class Sqlite(PlainSqlite):
             connection.exec_driver_sql(statement)
 
 
-# For each database the engine with an index, and the one that gets by without.
+# For each database the engine with an index, and the one without.
 ENGINES = {"postgresql": (Postgres(), Engine()), "sqlite": (Sqlite(), PlainSqlite())}
 
 
-def trigrams(table: str) -> str:
-    """Return the name of a table's index of trigrams."""
+def trigram_index_name(table: str) -> str:
+    """Return the name of a table's trigram index."""
     return f"ix_{table}_trigrams"
 
 
-def is_index(name: str | None) -> bool:
-    """Tell whether a table or index of this name is an engine's own, which the models know nothing of."""
+def is_search_index(name: str | None) -> bool:
+    """Tell whether a table or index with this name belongs to an engine, and is therefore in no model."""
     return bool(name) and "_trigrams" in name
 
 
-def make_index(connection, table: str) -> str:
-    """Make the index that the database's own engine needs, if it may be made; the searches work either way.
+def create_trigram_index(connection, table: str) -> str:
+    """Create the trigram index of the database's engine, if possible; searches work either way.
 
-    Returns what stands in the way, in a sentence, and nothing when it was made.
+    Returns a message about why it could not be created; empty when it was.
     """
-    engine, _plain = ENGINES[connection.dialect.name]
+    engine, _unindexed = ENGINES[connection.dialect.name]
     try:
         with connection.begin_nested():
-            engine.make(connection, table)
+            engine.create_index(connection, table)
     except DatabaseError as error:
         reason = str(error.orig).strip().splitlines()[0]
         return (
-            f"The index for search was not made ({reason}). Search works without it, and is slow with many people. "
+            f"The search index was not created ({reason}). Search works without it, but is slow with many people. "
             + (
                 "Have the database's owner run CREATE EXTENSION pg_trgm; "
                 if connection.dialect.name == "postgresql"
@@ -303,29 +310,29 @@ def make_index(connection, table: str) -> str:
     return ""
 
 
-def choose(app: Flask) -> Engine | None:
-    """Choose the database's engine by what that has; None, to be asked again, while it does not answer."""
+def select_engine(app: Flask) -> Engine | None:
+    """Select the database's engine by whether its index exists. Returns None while the database does not answer."""
     with app.app_context():
         try:
             with db.engine.connect() as connection:
-                names = inspect(connection)
+                inspector = inspect(connection)
                 kind = connection.dialect.name
-                index = trigrams("users")
-                found = names.has_table(index) if kind == "sqlite" else names.has_index("users", index)
+                index = trigram_index_name("users")
+                found = inspector.has_table(index) if kind == "sqlite" else inspector.has_index("users", index)
         except SQLAlchemyError:
-            app.extensions["search"] = None
+            app.extensions["search_engine"] = None
         else:
-            app.extensions["search"] = ENGINES[kind][0 if found else 1]
-        return app.extensions["search"]
+            app.extensions["search_engine"] = ENGINES[kind][0 if found else 1]
+        return app.extensions["search_engine"]
 
 
 def database_engine() -> Engine:
-    """Return the database's engine that was chosen."""
-    return current_app.extensions["search"] or choose(current_app) or ENGINES[db.engine.dialect.name][1]
+    """Return the database's engine that was selected."""
+    return current_app.extensions["search_engine"] or select_engine(current_app) or ENGINES[db.engine.dialect.name][1]
 
 
 def current_engine():
-    """Return what searches: Elasticsearch, which falls back on the database's engine, where it is set; or else that."""
+    """Return the engine that searches: Elasticsearch where it is set, which falls back to the database's engine."""
     if current_app.extensions["indexer"]:
         current_app.extensions["indexer"].start()
         return current_app.extensions["elasticsearch"]

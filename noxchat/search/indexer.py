@@ -1,7 +1,7 @@
-"""Keeps the indexes of Elasticsearch true: hands over what the outbox holds, builds them, compares them, mends them.
+"""The indexer keeps the indexes of Elasticsearch up to date: it sends the outbox, builds, compares and repairs indexes.
 
-The database is the authority, and everything here can be interrupted at any moment: what was not confirmed is still in
-the outbox, and an index that is being built is only searched once it is whole. Of all processes one at a time writes.
+The database is the source of truth, and everything here can be interrupted at any moment: what was not confirmed is
+still in the outbox, and a new index is only searched once it is complete. One process at a time writes an index.
 """
 
 import json
@@ -20,78 +20,88 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from noxchat.extensions import db
 from noxchat.search import outbox
-from noxchat.search.elastic import LAYOUT, MAPPINGS, TROUBLE, Elasticsearch, Unusable, document, what_happened
-from noxchat.search.mixin import MANY, PATIENCE, models
+from noxchat.search.elasticsearch_engine import (
+    ELASTICSEARCH_ERRORS,
+    INDEX_VERSION,
+    MAPPINGS,
+    ElasticsearchEngine,
+    Unavailable,
+    describe_error,
+    make_document,
+)
+from noxchat.search.mixin import BATCH_SIZE, LOCK_TIMEOUT_SECONDS, models
 
 log = logging.getLogger("noxchat.search")
 
-LOOK_EVERY = 0.5  # seconds; what is changed is found within two
-LOOK_AGAIN = 30  # seconds, at an index that seems to be well
-STALE = 10.0  # seconds after which an index is too far behind to be asked
-SECONDS = 8  # for one batch, in less than outbox.LEASE
-AT_ONCE = 1000
-MOST_TOLD = 10
-SETTINGS = {
+POLL_SECONDS = 0.5  # changes can be found within two seconds
+VERIFY_SECONDS = 30  # between two checks of an index that is in use
+MAX_LAG_SECONDS = 10.0  # an index that is further behind is not searched
+TIMEOUT_SECONDS = 8  # of a request; less than outbox.LEASE
+CHANGES_PER_BATCH = 1000
+MAX_LOGGED = 10
+BUILD_SETTINGS = {
     "number_of_shards": 1,
     "auto_expand_replicas": "0-1",
-    "refresh_interval": "-1",  # while it is built
+    "refresh_interval": "-1",  # not until it is complete
 }
-IN_USE = {"refresh_interval": "500ms"}
-CLOSED = "index_closed_exception"  # what has the status of a bad document, and is none
-FINDABLE = {"exists": {"field": "text"}}  # not what is left of what was deleted
+LIVE_SETTINGS = {"refresh_interval": "500ms"}
+# The keys in an index's _meta, as indexes of all releases have them.
+OWNER, VERSION = "place", "layout"
+CLOSED = "index_closed_exception"  # has the status of an invalid document, but is not one
+FINDABLE = {"exists": {"field": "text"}}  # not the tombstones of deleted rows
 NDJSON = {
     "content-type": "application/vnd.elasticsearch+x-ndjson; compatible-with=9",
     "accept": "application/vnd.elasticsearch+json; compatible-with=9",
 }
 
 
-class Busy(Exception):
-    """Another process writes the index."""
+class IndexLocked(Exception):
+    """Another process holds the lock of the index."""
 
 
-class Foreign(Exception):
-    """The index of this name belongs to another place."""
+class ForeignIndex(Exception):
+    """The index of this name belongs to another installation."""
 
 
-class Missing(Exception):
-    """There is no index, or one of another layout, or one that is not this database's any more."""
+class IndexUnusable(Exception):
+    """The index is missing, of another version, or does not match the database: it has to be rebuilt."""
 
 
 @dataclass
 class Differences:
-    """How an index differs from the database, as numbers of rows."""
+    """How an index differs from the database, as row ids."""
 
     missing: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
-    left_over: list[int] = field(default_factory=list)
+    extra: list[int] = field(default_factory=list)
 
-    def numbers(self) -> list[int]:
-        """Return all of them."""
-        return sorted({*self.missing, *self.changed, *self.left_over})
+    def row_ids(self) -> list[int]:
+        """Return all of them, sorted."""
+        return sorted({*self.missing, *self.changed, *self.extra})
 
     def __bool__(self):
-        return bool(self.numbers())
+        return bool(self.row_ids())
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a batch, by numbers of rows; the index has all others.
+class BulkResult:
+    """The result of a bulk request, by row id; rows that are in neither were indexed.
 
-    refused: what it never will have, with why. again: what it could not take just now.
+    refused: invalid documents, with the reason. retry: those that could not be indexed just now.
     """
 
     refused: dict[int, str]
-    again: set[int]
+    retry: set[int]
 
     def check(self):
-        """Raise Unusable if there is something to try again."""
-        if self.again:
-            raise Unusable(f"{len(self.again)} documents could not be taken")
+        """Raise Unavailable if there is something to retry."""
+        if self.retry:
+            raise Unavailable(f"{len(self.retry)} documents could not be indexed")
 
 
 @dataclass(frozen=True)
 class Status:
-    """How an index is. server: in words. index: its name. documents: how many can be found."""
+    """The state of an index. server: a description. index: its name. documents: how many can be found."""
 
     server: str
     index: str
@@ -99,415 +109,418 @@ class Status:
 
 
 class Indexer:
-    """The thread that keeps the indexes true, one in each process that serves; and what the command line does by hand.
+    """The thread that keeps the indexes up to date, one in each server process; also used by the command line.
 
-    holder: the name under which this process holds the lease.
+    holder: the name under which this process holds leases.
     """
 
-    def __init__(self, app: Flask, elastic: Elasticsearch):
-        self.app, self.elastic = app, elastic
-        self.process, self.thread = None, None
-        self.bell = threading.Event()
+    def __init__(self, app: Flask, engine: ElasticsearchEngine):
+        self.app, self.engine = app, engine
+        self.process_id, self.thread = None, None
+        self.wake_event = threading.Event()
         self.stopped = False
         self.holder = secrets.token_hex(8)
-        self.lock, self.turn = threading.Lock(), threading.Lock()
-        self.looked = 0.0
-        self.untidy = set()
+        self.start_lock, self.write_lock = threading.Lock(), threading.Lock()
+        self.verified_at = 0.0
+        self.needs_cleanup = set()
 
     # The thread.
 
     def start(self):
-        """Start the thread unless it already runs in this process. A fork has the object but not the thread."""
-        if self.process == os.getpid() or self.stopped:
+        """Start the thread unless it runs in this process already. A forked process has the object but no thread."""
+        if self.process_id == os.getpid() or self.stopped:
             return
-        with self.lock:
-            if self.process != os.getpid():
-                self.process, self.holder = os.getpid(), secrets.token_hex(8)
-                self.bell = threading.Event()
-                self.thread = threading.Thread(target=self._work, name="indexer", daemon=True)
+        with self.start_lock:
+            if self.process_id != os.getpid():
+                self.process_id, self.holder = os.getpid(), secrets.token_hex(8)
+                self.wake_event = threading.Event()
+                self.thread = threading.Thread(target=self._run, name="indexer", daemon=True)
                 self.thread.start()
 
-    def end(self):
-        """Have the thread end at its next step, and let go of the index."""
+    def request_stop(self):
+        """Have the thread end after its current step, and release the index."""
         self.stopped = True
-        self.bell.set()
+        self.wake_event.set()
 
     def stop(self):
         """End the thread, and wait until it has ended."""
-        self.end()
+        self.request_stop()
         if self.thread:
             self.thread.join()
 
-    def _work(self):
+    def _run(self):
         while not self.stopped:
-            if not self.elastic.is_resting:
+            if not self.engine.circuit_open:
                 with self.app.app_context():
                     self.step()
-            self.bell.wait(LOOK_EVERY)
+            self.wake_event.wait(POLL_SECONDS)
 
     def step(self) -> bool:
-        """Bring everything one step nearer to how it should be. Returns whether Elasticsearch can be asked now."""
-        was_ready, moment = self.elastic.is_ready, time.monotonic()
-        look = not was_ready or moment - self.looked > LOOK_AGAIN
+        """Verify the indexes if that is due, and send the outbox. Returns whether Elasticsearch can be used now."""
+        was_ready, moment = self.engine.is_ready, time.monotonic()
+        verify = not was_ready or moment - self.verified_at > VERIFY_SECONDS
         try:
             for model in models():
-                self._keep(model, look=look)
-        except Foreign:
-            trouble = "its index is of another place: set ELASTICSEARCH_PREFIX, or run flask search reindex"
-        except Missing as why:
-            trouble = f"its index: {why}"
-        except TROUBLE as error:
-            trouble = what_happened(error)
+                self._update(model, verify=verify)
+        except ForeignIndex:
+            problem = "its index belongs to another installation: set ELASTICSEARCH_PREFIX, or run flask search reindex"
+        except IndexUnusable as reason:
+            problem = f"its index: {reason}"
+        except ELASTICSEARCH_ERRORS as error:
+            problem = describe_error(error)
         except SQLAlchemyError as error:
-            trouble = f"the outbox cannot be read: {type(error).__name__}"
-        except Exception:  # the thread lives on, whatever this was
-            trouble = "the indexer broke"
-            log.exception("indexer broken")
+            problem = f"the outbox cannot be read: {type(error).__name__}"
+        except Exception:  # the thread must go on
+            problem = "the indexer failed"
+            log.exception("indexer failed")
         else:
-            trouble = ""
-        if trouble:
+            problem = ""
+        if problem:
             db.session.rollback()
-            self.elastic.fail(trouble)
+            self.engine.open_circuit(problem)
             return False
-        if look:
-            self.looked = moment
-        if not was_ready:  # who was found failing by somebody meanwhile is looked at the next time
-            self.elastic.recover()
-        return self.elastic.is_ready
+        if verify:
+            self.verified_at = moment
+        if not was_ready:  # if it was ready and a search failed meanwhile, it is verified in the next step
+            self.engine.close_circuit()
+        return self.engine.is_ready
 
-    def _keep(self, model, *, look: bool):
-        """Make sure that a model's index knows everything and, to look, that it is there. Raises what is in the way."""
+    def _update(self, model, *, verify: bool):
+        """Send a model's changes to its index; if wanted, verify or rebuild that first. Raises what prevents it."""
         kind = model.__tablename__
-        if look:
-            self._look(model)
-        waits = outbox.behind(kind)
+        if verify:
+            self._verify_or_build(model)
+        lag = outbox.lag(kind)
         db.session.commit()
-        if waits is None:
+        if lag is None:
             return
         try:
-            with self.writing(model):
+            with self.lock(model):
                 self.drain(model)
-        except Busy:
-            if waits > STALE:
-                raise Unusable("it is too far behind") from None
+        except IndexLocked:
+            if lag > MAX_LAG_SECONDS:
+                raise Unavailable("it is too far behind") from None
 
-    def _look(self, model):
-        """Find out whether a model's index can be searched; build it if there is none, or not the right one."""
+    def _verify_or_build(self, model):
+        """Verify a model's index, and build it if it is missing or unusable."""
         try:
-            self.examine(model)
-        except Missing:
+            self.verify(model)
+        except IndexUnusable:
             try:
-                with self.writing(model):
+                with self.lock(model):
                     self._build_if_missing(model)
-            except Busy:
-                raise Unusable("its index is being built") from None
+            except IndexLocked:
+                raise Unavailable("its index is being built") from None
 
     def _build_if_missing(self, model):
         try:
-            self.examine(model)  # another may have built it meanwhile
-        except Missing as why:
-            log.info("index of %s: %s; building it", model.__tablename__, why)
+            self.verify(model)  # another may have built it meanwhile
+        except IndexUnusable as reason:
+            log.info("index of %s: %s; building it", model.__tablename__, reason)
             self.build(model)
 
-    def examine(self, model):
-        """Raise Missing, Foreign or TROUBLE if a model's index cannot be searched. No more patient than people are."""
-        kind, alias, client = model.__tablename__, self.elastic.index(model), self.elastic.client
+    def verify(self, model):
+        """Raise IndexUnusable, ForeignIndex or ELASTICSEARCH_ERRORS if a model's index cannot be searched.
+
+        Waits no longer than a search does.
+        """
+        kind, alias, client = model.__tablename__, self.engine.alias(model), self.engine.client
         live = self.live(model, client)
         name, known = outbox.last_built(kind)
         db.session.commit()
         if live != name:
-            raise Missing("it is another than was built last")
+            raise IndexUnusable("it is not the one that was built last")
         client.indices.refresh(index=alias)
         newest = versions_from(max(known, 1), alias, client)
         if known and not newest:
-            raise Missing("it has lost changes that it had")
+            raise IndexUnusable("it has lost changes that it had confirmed")
         explained = outbox.explains(kind, newest)
         db.session.commit()
         if not explained:
-            raise Missing("it knows of changes that the database does not, which was put back from a copy, then")
+            raise IndexUnusable("it has changes that the database does not have, which was restored from a backup")
 
     def live(self, model, client=None) -> str:
-        """Return the name of a model's index that is in use. Raises Missing, Foreign, and TROUBLE.
+        """Return the name of a model's index that is in use.
 
-        client: see `indexes`.
+        client: see `indexes`. Raises IndexUnusable, ForeignIndex, and ELASTICSEARCH_ERRORS.
         """
-        place, alias = outbox.register(model.__tablename__), self.elastic.index(model)
+        installation_id, alias = outbox.register(model.__tablename__), self.engine.alias(model)
         found = self.indexes(model, client)
-        name, *others = [name for name, about in found.items() if alias in about["aliases"]] or [None]
+        name, *others = [name for name, index in found.items() if alias in index["aliases"]] or [None]
         if name is None or others:
-            raise Missing("there are several" if others else "there is none")
+            raise IndexUnusable("there are several" if others else "there is none")
         meta = found[name]["mappings"].get("_meta", {})
-        if meta.get("place") != place:
-            raise Foreign
-        if meta.get("layout", 0) > LAYOUT:
-            raise Unusable("its index is of a newer version of NoxChat")
-        if meta.get("layout", 0) < LAYOUT:
-            raise Missing("it has an older layout")
+        if meta.get(OWNER) != installation_id:
+            raise ForeignIndex
+        if meta.get(VERSION, 0) > INDEX_VERSION:
+            raise Unavailable("its index is of a newer version of NoxChat")
+        if meta.get(VERSION, 0) < INDEX_VERSION:
+            raise IndexUnusable("it is of an older version")
         return name
 
     @contextmanager
-    def writing(self, model, patience: float = 0.0):
-        """Be the one who writes a model's index, in a with statement. Raises Busy after so many seconds of waiting."""
-        kind, end = model.__tablename__, time.monotonic() + patience
+    def lock(self, model, timeout: float = 0.0):
+        """Hold the lock to write a model's index, in a with statement. Raises IndexLocked after `timeout` seconds."""
+        kind, deadline = model.__tablename__, time.monotonic() + timeout
         outbox.register(kind)
-        if not self.turn.acquire(timeout=patience):  # the lease is the process's, and this is for its threads
-            raise Busy
+        if not self.write_lock.acquire(timeout=timeout):  # the lease belongs to the process, this lock to a thread
+            raise IndexLocked
         try:
-            while (left := outbox.take(kind, self.holder)) is None:
-                if time.monotonic() >= end:
-                    raise Busy
+            while (abandoned := outbox.acquire_lease(kind, self.holder)) is None:
+                if time.monotonic() >= deadline:
+                    raise IndexLocked
                 time.sleep(0.2)
-            if left or kind in self.untidy:  # and where that fails, nobody else may begin before it is done
-                self.untidy.add(kind)
-                self._tidy(model)
-                self.untidy.discard(kind)
+            if abandoned or kind in self.needs_cleanup:  # if that fails, it is done before the next write
+                self.needs_cleanup.add(kind)
+                self._delete_unused(model)
+                self.needs_cleanup.discard(kind)
             try:
                 yield
             finally:
-                outbox.give_back(kind, self.holder)
+                outbox.release_lease(kind, self.holder)
         finally:
-            self.turn.release()
+            self.write_lock.release()
 
-    def _go_on(self, model):
-        """Go on being the one who writes a model's index. Raises Busy where that is another by now, or when to end."""
-        if self.stopped or not outbox.renew(model.__tablename__, self.holder):
-            raise Busy
+    def _keep_lock(self, model):
+        """Extend the lock of a model's index. Raises IndexLocked if another process has it, or this one is to stop."""
+        if self.stopped or not outbox.renew_lease(model.__tablename__, self.holder):
+            raise IndexLocked
 
     # What is in Elasticsearch.
 
     def indexes(self, model, client=None) -> dict:
-        """Return the indexes of a model by name, each with its aliases and mappings: the one in use, and unfinished.
+        """Return the indexes of a model by name, in use and unfinished, each with its aliases and mappings.
 
-        client: by default the patient one. Raises Unusable where the answer is something else.
+        client: by default the one with the longer timeout. Raises Unavailable for an unexpected response.
         """
-        alias, client = self.elastic.index(model), client or self.client
+        alias, client = self.engine.alias(model), client or self.client
         found = client.indices.get(index=f"{alias}-*", expand_wildcards="all", features=["aliases", "mappings"])
         if not isinstance(found.body, dict) or not all(
-            isinstance(about, dict) and {"aliases", "mappings"} <= set(about) for about in found.body.values()
+            isinstance(index, dict) and {"aliases", "mappings"} <= set(index) for index in found.body.values()
         ):
-            raise Unusable("no answer to a question for indexes")
+            raise Unavailable("unexpected response to a request for indexes")
         return found.body
 
     @property
     def client(self):
-        """The client, with more patience than a search has."""
-        return self.elastic.client.options(request_timeout=SECONDS)
+        """The client with a longer timeout than searches have."""
+        return self.engine.client.options(request_timeout=TIMEOUT_SECONDS)
 
     def count(self, model) -> int:
         """Return how many documents can be found."""
-        return self.client.count(index=self.elastic.index(model), query=FINDABLE)["count"]
+        return self.client.count(index=self.engine.alias(model), query=FINDABLE)["count"]
 
     def status(self, model) -> Status:
-        """Return how a model's index is, having asked Elasticsearch. Raises Missing and Foreign as `examine` does."""
-        self.examine(model)
+        """Return the state of a model's index. Raises IndexUnusable and ForeignIndex as `verify` does."""
+        self.verify(model)
         health = self.client.cluster.health()
         server = f"{health['cluster_name']}, {health['status']}, nodes: {health['number_of_nodes']}"
         return Status(server, self.live(model), self.count(model))
 
-    # Handing over what changed.
+    # Sending changes.
 
     def drain(self, model, also: str | None = None) -> int:
-        """Hand over everything that waits; return how many rows that was. Only for whoever is `writing`.
+        """Send all changes in the outbox; return how many rows that was. Requires the lock.
 
-        also: an index that is being built, and is to know as well.
+        also: an index that is being built, and gets the changes as well.
         """
-        kind, handed, last = model.__tablename__, 0, 0
-        # By a name that goes with the index: who is stopped here, and wakes up when there is another, writes nothing.
-        targets = [writing_to(self.live(model)), *([also] if also else [])]
-        while rows := outbox.next_changes(model, AT_ONCE, last):
-            if self.elastic.is_ready and (outbox.behind(kind) or 0) > STALE:
-                self.elastic.fail("it is too far behind")
-            outcome = self._send(targets, rows)
-            versions = {row.row_id: row.id for row in rows if row.row_id not in outcome.again}
-            refused = {versions.pop(number): why for number, why in outcome.refused.items()}
-            still = outbox.done(kind, self.holder, list(versions.values()), refused)
-            self._tell(kind, outcome.refused)
-            outcome.check()
-            if self.stopped or not still:
-                raise Busy
-            handed, last = handed + len(rows), rows[-1].id
-        return handed
+        kind, sent, last = model.__tablename__, 0, 0
+        # By an alias that is deleted with the index: a process that was frozen while it was replaced writes nothing.
+        targets = [write_alias(self.live(model)), *([also] if also else [])]
+        while rows := outbox.next_changes(model, CHANGES_PER_BATCH, last):
+            if self.engine.is_ready and (outbox.lag(kind) or 0) > MAX_LAG_SECONDS:
+                self.engine.open_circuit("it is too far behind")
+            result = self._send(targets, rows)
+            versions = {row.row_id: row.id for row in rows if row.row_id not in result.retry}
+            refused = {versions.pop(row_id): reason for row_id, reason in result.refused.items()}
+            locked = outbox.complete(kind, self.holder, list(versions.values()), refused)
+            self._log_refused(kind, result.refused)
+            result.check()
+            if self.stopped or not locked:
+                raise IndexLocked
+            sent, last = sent + len(rows), rows[-1].id
+        return sent
 
-    def _send(self, targets: list[str], rows) -> Outcome:
-        """Write rows of version, number and text into indexes, each by its alias."""
+    def _send(self, targets: list[str], rows) -> BulkResult:
+        """Write rows of version, row id and text to indexes, each by its alias."""
         lines = []
-        for version, number, words in rows:
-            # What is gone leaves a document with nothing but its version, so that no older write can bring it back:
-            # Elasticsearch itself remembers a deletion for a minute. The next index that is built has none of them.
-            about = {"id": number, "version": version} if words is None else document(number, version, words)
+        for version, row_id, text in rows:
+            # A deleted row leaves a tombstone with its version, so that no older write can bring it back: Elasticsearch
+            # itself remembers a deletion for a minute only. The next index that is built has no tombstones.
+            document = {"id": row_id, "version": version} if text is None else make_document(row_id, version, text)
             for target in targets:
-                action = {"_index": target, "_id": str(number), "version": version, "version_type": "external"}
-                lines += [{"index": action}, about]
+                action = {"_index": target, "_id": str(row_id), "version": version, "version_type": "external"}
+                lines += [{"index": action}, document]
         body = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
-        # Without an alias of that name it makes no index by itself, of a layout that it guesses.
-        about = {"require_alias": "true", "filter_path": "items.*.status,items.*.error.type,items.*.error.reason"}
-        answer = self.client.perform_request("POST", "/_bulk", params=about, headers=NDJSON, body=body.encode())
-        return outcome(answer.body, rows, len(targets))
+        # require_alias: otherwise Elasticsearch would create a missing index by itself, with guessed mappings.
+        params = {"require_alias": "true", "filter_path": "items.*.status,items.*.error.type,items.*.error.reason"}
+        response = self.client.perform_request("POST", "/_bulk", params=params, headers=NDJSON, body=body.encode())
+        return parse_bulk(response.body, rows, len(targets))
 
-    def _tell(self, kind: str, refused: dict[int, str]):
-        """Say in the log what was refused."""
-        for number, why in list(refused.items())[:MOST_TOLD]:
-            log.error("index of %s: row %s was refused: %s", kind, number, why)
+    def _log_refused(self, kind: str, refused: dict[int, str]):
+        for row_id, reason in list(refused.items())[:MAX_LOGGED]:
+            log.error("index of %s: row %s was refused: %s", kind, row_id, reason)
 
     # Building.
 
     def build(self, model, progress: Callable[[int], None] = lambda _count: None, *, take_over: bool = False):
-        """Build a model's index beside the one in use, and use it instead once it knows all. Only for who is `writing`.
+        """Build a new index for a model, and use it instead of the old one once it is complete. Requires the lock.
 
-        progress: is called with how many rows more were read. take_over: whether to replace one of another place.
-        Raises Foreign where that is not wanted, Busy where another process has taken over, and TROUBLE.
+        progress: is called with the number of rows read since the last call. take_over: whether to replace an index of
+        another installation. Raises ForeignIndex otherwise, IndexLocked when another process has the lock by now, and
+        ELASTICSEARCH_ERRORS.
         """
-        kind, alias = model.__tablename__, self.elastic.index(model)
-        place, found = outbox.register(kind), self.indexes(model)
-        meta = {"place": place, "layout": LAYOUT}
-        old = {name: about["mappings"].get("_meta", {}) for name, about in found.items() if alias in about["aliases"]}
-        if not take_over and any(theirs.get("place") != place for theirs in old.values()):
-            raise Foreign
-        same = list(old.values()) == [meta]
-        self._tidy(model)
+        kind, alias = model.__tablename__, self.engine.alias(model)
+        installation_id, found = outbox.register(kind), self.indexes(model)
+        meta = {OWNER: installation_id, VERSION: INDEX_VERSION}
+        old = {name: index["mappings"].get("_meta", {}) for name, index in found.items() if alias in index["aliases"]}
+        if not take_over and any(other.get(OWNER) != installation_id for other in old.values()):
+            raise ForeignIndex
+        is_current = list(old.values()) == [meta]
+        self._delete_unused(model)
         name = f"{alias}-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}{secrets.token_hex(4)}"
-        self._go_on(model)
+        self._keep_lock(model)
         try:
             self.client.indices.create(
                 index=name,
-                settings={"index": SETTINGS},
+                settings={"index": BUILD_SETTINGS},
                 mappings={**MAPPINGS, "_meta": meta},
-                aliases={writing_to(name): {}},
+                aliases={write_alias(name): {}},
             )
             drained = time.monotonic()
             for rows in batches(model):
-                self._go_on(model)
-                outcome = self._send([writing_to(name)], [(0, number, words) for number, words in rows])
-                outcome.check()
-                for number, why in outcome.refused.items():
-                    outbox.add(kind, [number], why)
-                self._tell(kind, outcome.refused)
+                self._keep_lock(model)
+                result = self._send([write_alias(name)], [(0, row_id, text) for row_id, text in rows])
+                result.check()
+                for row_id, reason in result.refused.items():
+                    outbox.add(kind, [row_id], reason)
+                self._log_refused(kind, result.refused)
                 progress(len(rows))
-                if same and time.monotonic() > drained + LOOK_EVERY:
-                    self._go_on(model)
-                    self.drain(model, writing_to(name))
+                if is_current and time.monotonic() > drained + POLL_SECONDS:
+                    self._keep_lock(model)
+                    self.drain(model, write_alias(name))
                     drained = time.monotonic()
-            self._go_on(model)
-            self.client.indices.put_settings(index=name, settings={"index": IN_USE})
-            self._go_on(model)
+            self._keep_lock(model)
+            self.client.indices.put_settings(index=name, settings={"index": LIVE_SETTINGS})
+            self._keep_lock(model)
             self.client.indices.refresh(index=name)
             newest = max(versions_from(1, name, self.client).values(), default=0)
-            self._go_on(model)
+            self._keep_lock(model)
         except BaseException:
-            with suppress(*TROUBLE):  # whoever builds the next one removes it
+            with suppress(*ELASTICSEARCH_ERRORS):  # it is deleted before the next one is built
                 self.client.indices.delete(index=name)
             raise
-        outbox.built(kind, name, newest)
-        removed = [{"remove_index": {"index": each}} for each in old]
-        self.client.indices.update_aliases(actions=[{"add": {"index": name, "alias": alias}}, *removed])
+        outbox.set_built(kind, name, newest)
+        deleted = [{"remove_index": {"index": old_name}} for old_name in old]
+        self.client.indices.update_aliases(actions=[{"add": {"index": name, "alias": alias}}, *deleted])
         log.info("index of %s: built", kind)
         outbox.retry(kind)
         self.drain(model)
 
-    def _tidy(self, model, *, all_of_them: bool = False):
-        """Remove what somebody began to build and did not finish, who may have died, or may wake up and go on.
+    def _delete_unused(self, model, *, include_live: bool = False):
+        """Delete unfinished indexes of this installation, whose process has crashed or is frozen.
 
-        all_of_them: whether to remove the index in use as well.
+        include_live: also the index in use.
         """
-        place, alias = outbox.register(model.__tablename__), self.elastic.index(model)
-        for name, about in self.indexes(model).items():
-            is_ours = about["mappings"].get("_meta", {}).get("place") == place
-            if is_ours and (all_of_them or alias not in about["aliases"]):
+        installation_id, alias = outbox.register(model.__tablename__), self.engine.alias(model)
+        for name, index in self.indexes(model).items():
+            is_ours = index["mappings"].get("_meta", {}).get(OWNER) == installation_id
+            if is_ours and (include_live or alias not in index["aliases"]):
                 self.client.indices.delete(index=name)
 
     def remove(self, model):
-        """Remove a model's indexes, and have nothing more be written down for them. Only for who is `writing`."""
-        self._tidy(model, all_of_them=True)
+        """Delete a model's indexes, and stop recording changes for them. Requires the lock."""
+        self._delete_unused(model, include_live=True)
         outbox.unregister(model.__tablename__)
 
     # Comparing.
 
     def sync(self, model) -> int:
-        """Hand over everything that waits, and have it found from then on. Only for who is `writing`."""
-        handed = self.drain(model)
-        self.client.indices.refresh(index=self.elastic.index(model))
-        return handed
+        """Send all changes, and make them searchable. Returns how many rows that was. Requires the lock."""
+        sent = self.drain(model)
+        self.client.indices.refresh(index=self.engine.alias(model))
+        return sent
 
     def check(
         self, model, repair: bool, progress: Callable[[int], None] = lambda _count: None
     ) -> tuple[Differences, Differences]:
-        """Return how a model's index differs from the database once all that waits is handed over, and what is left.
+        """Return how a model's index differs from the database after all changes were sent, before and after a repair.
 
-        repair: whether to mend what differs. Raises Busy and TROUBLE.
+        repair: whether to index again what differs. Raises IndexLocked and ELASTICSEARCH_ERRORS.
         """
-        with self.writing(model, PATIENCE):
+        with self.lock(model, LOCK_TIMEOUT_SECONDS):
             self.sync(model)
         found = self.compare(model, progress)
         if not found:
             return found, found
-        # Whatever was changed while it was compared differs no more once that is handed over as well.
-        with self.writing(model, PATIENCE):
+        # Rows that were changed during the comparison no longer differ once their changes are sent as well.
+        with self.lock(model, LOCK_TIMEOUT_SECONDS):
             self.sync(model)
-            found = self.compare_some(model, found.numbers())
+            found = self.compare_rows(model, found.row_ids())
             if not found or not repair:
                 return found, found
             outbox.retry(model.__tablename__)
-            outbox.add(model.__tablename__, found.numbers())
+            outbox.add(model.__tablename__, found.row_ids())
             self.sync(model)
-            return found, self.compare_some(model, found.numbers())
+            return found, self.compare_rows(model, found.row_ids())
 
     def compare(self, model, progress: Callable[[int], None] = lambda _count: None) -> Differences:
-        """Return how a model's index differs from the database, where everything stands still.
+        """Return how a model's index differs from the database, if nothing is changed meanwhile.
 
-        progress: is called with how many rows more were read.
+        progress: is called with the number of rows read since the last call.
         """
         found = Differences()
         documents = self._documents(model)
-        number, words = next(documents)
+        indexed_id, indexed_text = next(documents)
         for rows in batches(model):
-            for there, text in rows:
-                while number is not None and number < there:
-                    found.left_over.append(number)
-                    number, words = next(documents)
-                if number != there:
-                    found.missing.append(there)
+            for row_id, text in rows:
+                while indexed_id is not None and indexed_id < row_id:
+                    found.extra.append(indexed_id)
+                    indexed_id, indexed_text = next(documents)
+                if indexed_id != row_id:
+                    found.missing.append(row_id)
                     continue
-                if words != text:
-                    found.changed.append(there)
-                number, words = next(documents)
+                if indexed_text != text:
+                    found.changed.append(row_id)
+                indexed_id, indexed_text = next(documents)
             progress(len(rows))
-        while number is not None:
-            found.left_over.append(number)
-            number, words = next(documents)
+        while indexed_id is not None:
+            found.extra.append(indexed_id)
+            indexed_id, indexed_text = next(documents)
         return found
 
-    def compare_some(self, model, numbers: list[int]) -> Differences:
-        """Return how the index differs in these rows, but for what is in the outbox. Only for who is `writing`."""
+    def compare_rows(self, model, row_ids: list[int]) -> Differences:
+        """Return how the index differs in these rows, except for those in the outbox. Requires the lock."""
         found, table = Differences(), model.__table__.c
-        for place in range(0, len(numbers), MANY):
-            some = numbers[place : place + MANY]
+        for start in range(0, len(row_ids), BATCH_SIZE):
+            batch = row_ids[start : start + BATCH_SIZE]
             answer = self.client.search(
-                index=self.elastic.index(model),
-                size=len(some),
-                query={"bool": {"filter": [FINDABLE, {"ids": {"values": [str(number) for number in some]}}]}},
+                index=self.engine.alias(model),
+                size=len(batch),
+                query={"bool": {"filter": [FINDABLE, {"ids": {"values": [str(row_id) for row_id in batch]}}]}},
                 sort=[{"id": "asc"}, {"text": "asc"}],
                 source=False,
             )
             documents = dict(hit["sort"] for hit in answer["hits"]["hits"])
-            texts = dict(map(tuple, db.session.execute(select(table.id, table.search_text).where(table.id.in_(some)))))
-            waiting = outbox.waiting_of(model.__tablename__, some)
+            texts = dict(map(tuple, db.session.execute(select(table.id, table.search_text).where(table.id.in_(batch)))))
+            pending = outbox.pending_row_ids(model.__tablename__, batch)
             db.session.commit()
-            for number in set(some) - waiting:
-                if number not in documents and number in texts:
-                    found.missing.append(number)
-                elif number in documents and number not in texts:
-                    found.left_over.append(number)
-                elif documents.get(number) != texts.get(number):
-                    found.changed.append(number)
+            for row_id in set(batch) - pending:
+                if row_id not in documents and row_id in texts:
+                    found.missing.append(row_id)
+                elif row_id in documents and row_id not in texts:
+                    found.extra.append(row_id)
+                elif documents.get(row_id) != texts.get(row_id):
+                    found.changed.append(row_id)
         return found
 
     def _documents(self, model) -> Iterator[tuple[int | None, str | None]]:
-        """Yield number and text of each document in the order of numbers, and then for ever None."""
+        """Yield row id and text of each document, by row id, and after the last one (None, None) for ever."""
         after, more = None, True
         while more:
             answer = self.client.search(
-                index=self.elastic.index(model),
-                size=MANY,
+                index=self.engine.alias(model),
+                size=BATCH_SIZE,
                 query=FINDABLE,
                 sort=[{"id": "asc"}, {"text": "asc"}],
                 search_after=after,
@@ -523,28 +536,28 @@ class Indexer:
             yield None, None
 
 
-def writing_to(name: str) -> str:
-    """Return the alias by which an index is written: it goes with the index, and nothing is made under its name."""
+def write_alias(name: str) -> str:
+    """Return the alias by which an index is written. It is deleted with the index, and creates none by itself."""
     return f"{name}-writing"
 
 
 def batches(model) -> Iterator[list]:
-    """Yield all rows as number and text, in the order of numbers, some thousands at a time."""
-    table, last = model.__table__.c, 0
+    """Yield all rows as pairs of id and search text, by id, in batches."""
+    table, last_id = model.__table__.c, 0
     while rows := db.session.execute(
-        select(table.id, table.search_text).where(table.id > last).order_by(table.id).limit(MANY)
+        select(table.id, table.search_text).where(table.id > last_id).order_by(table.id).limit(BATCH_SIZE)
     ).all():
         db.session.commit()
         yield rows
-        last = rows[-1].id
+        last_id = rows[-1].id
     db.session.commit()
 
 
 def versions_from(version: int, index: str, client) -> dict[int, int]:
-    """Return the newest versions in an index from this one on, by numbers of rows; at most some thousands."""
+    """Return the newest versions in an index, from this one on, by row id; at most BATCH_SIZE."""
     answer = client.search(
         index=index,
-        size=MANY,
+        size=BATCH_SIZE,
         query={"range": {"version": {"gte": version}}},
         sort=[{"version": "desc"}, {"id": "desc"}],
         source=False,
@@ -552,28 +565,28 @@ def versions_from(version: int, index: str, client) -> dict[int, int]:
     )
     try:
         found = [hit["sort"] for hit in answer.body["hits"]["hits"]]
-        return {int(number): int(version) for version, number in found if version > 0}
+        return {int(row_id): int(version) for version, row_id in found if version > 0}
     except (LookupError, TypeError, ValueError) as error:
-        raise Unusable("no answer to a search") from error
+        raise Unavailable("unexpected response to a search") from error
 
 
-def outcome(answer, rows, each: int) -> Outcome:
-    """Return what an answer to a bulk request says of each row, which was written `each` times."""
+def parse_bulk(response, rows, writes_per_row: int) -> BulkResult:
+    """Return the result of a bulk request that wrote each row to so many indexes."""
     try:
-        items = [next(iter(item.values())) for item in answer["items"]]
+        items = [next(iter(item.values())) for item in response["items"]]
         statuses = [(item["status"], item.get("error", {})) for item in items]
     except (AttributeError, LookupError, TypeError, StopIteration) as error:
-        raise Unusable("no answer to a bulk") from error
-    if len(items) != each * len(rows):
-        raise Unusable("an answer to another bulk")
-    refused, again = {}, set()
-    for place, (_version, number, _words) in enumerate(rows):
-        mine = statuses[place * each : (place + 1) * each]
-        # 409: it has a later version already.
-        bad = [(status, error) for status, error in mine if status >= 300 and status != 409]
-        # Only what is wrong with the document itself: not that the index is gone, closed, full, or not ours to write.
+        raise Unavailable("unexpected response to a bulk request") from error
+    if len(items) != writes_per_row * len(rows):
+        raise Unavailable("unexpected number of results of a bulk request")
+    refused, retry = {}, set()
+    for index, (_version, row_id, _text) in enumerate(rows):
+        own = statuses[index * writes_per_row : (index + 1) * writes_per_row]
+        # 409: the index has a later version already.
+        bad = [(status, error) for status, error in own if status >= 300 and status != 409]
+        # Refused only if the document itself is invalid, not if the index is missing, closed, full or read-only.
         if any(status != 400 or error.get("type") == CLOSED for status, error in bad):
-            again.add(number)
+            retry.add(row_id)
         elif bad:
-            refused[number] = f"{bad[0][1].get('type')}: {bad[0][1].get('reason')}"
-    return Outcome(refused, again)
+            refused[row_id] = f"{bad[0][1].get('type')}: {bad[0][1].get('reason')}"
+    return BulkResult(refused, retry)

@@ -1,97 +1,98 @@
 // What pages do beyond HTML and htmx. Everything works without this file; nothing here decides anything.
 "use strict";
 
-const page = document.documentElement;
+const root = document.documentElement;
 const toasts = () => document.getElementById("toasts");
 
 const meta = (name) => document.querySelector(`meta[name=${name}]`)?.content;
 
-// A forged post has no token; htmx sends the form's own, and this one where there is no form. The tab is named so that
-// the stream of events does not tell it what it did itself.
+// htmx sends a form's CSRF token; this one is for requests without a form. The tab id keeps the event stream from telling
+// this tab what it changed itself.
 document.addEventListener("htmx:config:request", (event) => {
   const { headers } = event.detail.ctx.request;
   if (meta("csrf-token")) headers["X-CSRFToken"] = meta("csrf-token");
   if (meta("tab")) headers["X-Tab"] = meta("tab");
 });
 
-// Failures leave the page as it is and say so: in the server's words where it has any, else in ours.
-const complain = (words) => {
-  const box = document.createElement("div");
-  box.className = "notice";
-  box.dataset.kind = "error";
+// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own.
+const showError = (message) => {
+  const notice = document.createElement("div");
+  notice.className = "notice";
+  notice.dataset.kind = "error";
   const text = document.createElement("p");
-  text.textContent = words;
+  text.textContent = message;
   const dismiss = document.createElement("button");
   dismiss.className = "btn btn--quiet";
   dismiss.type = "button";
   dismiss.dataset.dismiss = "";
   dismiss.textContent = toasts().dataset.dismiss;
-  box.append(text, dismiss);
-  toasts().append(box);
+  notice.append(text, dismiss);
+  toasts().append(notice);
 };
 
-// What a page does by itself, nobody waits for: when that fails there is nothing to complain about.
-const isOwnDoing = (context) => Boolean(context?.sourceElement?.closest?.("#stream") || context?.live);
+// Requests that nobody waits for fail silently.
+const isBackground = (context) => Boolean(context?.sourceElement?.closest?.("#stream") || context?.live);
 
 document.addEventListener("htmx:response:error", (event) => {
   const { response, text } = event.detail.ctx;
-  if (isOwnDoing(event.detail.ctx)) return;
+  if (isBackground(event.detail.ctx)) return;
   const notSwapped = response.status >= 500 || [403, 404, 413].includes(response.status);
   if (!notSwapped) return;
-  const ours = response.headers.get("HX-Retarget") === "#toasts";
-  const notice = ours && new DOMParser().parseFromString(text, "text/html").querySelector(".notice");
+  const isNotice = response.headers.get("HX-Retarget") === "#toasts";
+  const notice = isNotice && new DOMParser().parseFromString(text, "text/html").querySelector(".notice");
   if (notice) toasts().append(notice);
-  else complain(toasts().dataset.broken);
+  else showError(toasts().dataset.broken);
 });
 document.addEventListener("htmx:error", (event) => {
   const { ctx } = event.detail;
-  if (ctx && !isOwnDoing(ctx)) complain(toasts().dataset.offline);
+  if (ctx && !isBackground(ctx)) showError(toasts().dataset.offline);
 });
 
-// htmx writes the address of a list that failed into the history, too.
+// htmx would also push the URL of a failed request to the history.
 document.addEventListener("htmx:before:history:update", (event) => {
   if (event.detail.response?.status >= 400) event.preventDefault();
 });
 
-// The next page of a list comes by itself, once; when it does not, the link that was there offers to try again.
-const retry = (event) => {
+// The next page of a list loads by itself, once. If that fails, its link offers to try again.
+const offerRetry = (event) => {
   const link = event.detail.ctx?.sourceElement;
   if (link?.matches?.("[data-next]")) link.textContent = toasts().dataset.again;
 };
-document.addEventListener("htmx:response:error", retry);
-document.addEventListener("htmx:error", retry);
+document.addEventListener("htmx:response:error", offerRetry);
+document.addEventListener("htmx:error", offerRetry);
 
-// Live: the stream says with whom something changed, and what is shown of them is fetched anew by its ordinary route.
-const fetchLive = (path, place, target, swap = "outerHTML") => {
-  const query = new URLSearchParams({ place, next: location.pathname + location.search });
-  const typed = document.getElementById("q")?.value.trim();
-  if (typed) query.set("q", typed);
+// Live updates: the event stream says with whom something changed; the fragments are fetched by their ordinary routes.
+const fetchLive = (path, listName, target, swap = "outerHTML") => {
+  const query = new URLSearchParams({ list: listName, next: location.pathname + location.search });
+  const term = document.getElementById("q")?.value.trim();
+  if (term) query.set("q", term);
   return htmx.ajax("GET", `${path}?${query}`, { source: target, target, swap, live: true });
 };
-// A source of its own for each request: htmx lets only one wait behind another of the same element.
-const fetchAround = (path, place = "") => {
+// For answers that are swapped out of band only. Each request has a source element of its own, since htmx lets only one
+// request of an element wait for another.
+const fetchOutOfBand = (path, listName = "") => {
   const source = document.createElement("span");
   document.getElementById("stream")?.append(source);
-  fetchLive(path, place, source).finally(() => source.remove());
+  fetchLive(path, listName, source).finally(() => source.remove());
 };
-const placeOf = (button) => button.querySelector("[name=place]")?.value ?? "";
-const renewing = new Set(); // people of whom several changes come at once are fetched once
-const renewSoon = (about) => {
-  if (renewing.has(about)) return;
-  renewing.add(about);
-  setTimeout(() => { renewing.delete(about); renew(about); }, 50);
+const listOf = (button) => button.querySelector("[name=list]")?.value ?? "";
+const pending = new Set(); // several changes of a person at once are fetched once
+const updateSoon = (publicId) => {
+  if (pending.has(publicId)) return;
+  pending.add(publicId);
+  setTimeout(() => { pending.delete(publicId); updatePerson(publicId); }, 50);
 };
-const renew = (about) => {
-  const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(about)}"]`);
+const updatePerson = (publicId) => {
+  const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(publicId)}"]`);
   buttons.forEach((button) => {
-    if (button.querySelector(":disabled")) setTimeout(renewSoon, 300, about); // its own answer is on the way
-    else fetchLive(`/u/${about}/button`, placeOf(button), button);
+    if (button.querySelector(":disabled")) setTimeout(updateSoon, 300, publicId); // a request of its own is running
+    else fetchLive(`/u/${publicId}/button`, listOf(button), button);
   });
-  if (!buttons.length) fetchAround(`/u/${about}/row`, document.querySelector("[data-list]")?.dataset.list);
+  if (!buttons.length) fetchOutOfBand(`/u/${publicId}/row`, document.querySelector("[data-list]")?.dataset.list);
 };
-document.addEventListener("friendship", (event) => renewSoon(event.detail.data));
+document.addEventListener("friendship", (event) => updateSoon(event.detail.data));
 
-// A tab that nobody looks at has no stream: a browser opens six lines to a host, and they would all be taken.
+// A hidden tab has no stream: a browser opens six connections to a host, which would all be in use.
 const stream = () => document.getElementById("stream");
 document.addEventListener("htmx:before:request", (event) => {
   if (document.hidden && event.detail.ctx.sourceElement === stream()) event.preventDefault();
@@ -100,7 +101,7 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "seen");
 });
 
-// Whoever cannot be seen any more leaves the page.
+// A person who may no longer be seen disappears from the page.
 document.addEventListener("htmx:response:error", (event) => {
   const { live, target, response } = event.detail.ctx;
   if (!live || response.status !== 404) return;
@@ -108,14 +109,14 @@ document.addEventListener("htmx:response:error", (event) => {
   if (row?.contains(document.activeElement)) document.getElementById("main").focus();
   if (row) row.remove();
   else if (target.closest("#profile")) location.reload();
-  fetchAround("/counters");
+  fetchOutOfBand("/counters");
 });
 
-// Without a stream the page asks, every time that it tries in vain to get one.
-const ask = () => {
-  fetchAround("/counters");
+// Without a stream the page polls, each time that it fails to open one.
+const poll = () => {
+  fetchOutOfBand("/counters");
   const buttons = document.querySelectorAll("#profile [data-friend]");
-  buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, placeOf(button), button));
+  buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, listOf(button), button));
   const list = document.querySelector("#results [data-list]");
   if (list && list.children.length <= 21) {
     fetchLive(location.pathname, "", document.getElementById("results"), "outerMorph");
@@ -123,51 +124,51 @@ const ask = () => {
 };
 document.addEventListener("stale", () => location.reload());
 document.addEventListener("htmx:response:error", (event) => {
-  if (event.detail.ctx.sourceElement?.id === "stream") ask();
+  if (event.detail.ctx.sourceElement?.id === "stream") poll();
 });
 document.addEventListener("htmx:sse:error", (event) => {
-  if (event.detail.status === 401) location.reload(); // signed out, by whichever tab or device
-  else setTimeout(ask, 1000); // not when the page is only being left
+  if (event.detail.status === 401) location.reload(); // logged out, by any tab or device
+  else setTimeout(poll, 1000); // not if the page is only being left
 });
 
-// What leaves or is drawn anew takes the focus along: it goes to what is there instead, or on to the next row.
-let left = null;
+// A button that is swapped or removed loses the focus: it moves to the new button, or to the next row.
+let lostFocus = null;
 document.addEventListener("htmx:before:swap", (event) => {
   const { sourceElement, live, target } = event.detail.ctx;
   const button = sourceElement?.closest?.("[data-friend]");
   if (!button || (live && !target.contains(document.activeElement))) return;
   const row = button.closest("[data-user]");
   const list = row?.parentElement;
-  left = { about: button.dataset.friend, row, list, place: list ? [...list.children].indexOf(row) : 0 };
+  lostFocus = { publicId: button.dataset.friend, row, list, index: list ? [...list.children].indexOf(row) : 0 };
 });
 document.addEventListener("htmx:after:swap", () => {
-  const was = left;
-  left = null;
-  if (!was || document.activeElement !== document.body) return;
-  const { about, row, list, place } = was;
-  const instead = document.querySelector(`[data-friend="${CSS.escape(about)}"] button`);
+  const lost = lostFocus;
+  lostFocus = null;
+  if (!lost || document.activeElement !== document.body) return;
+  const { publicId, row, list, index } = lost;
+  const newButton = document.querySelector(`[data-friend="${CSS.escape(publicId)}"] button`);
   const rows = list && !row.isConnected ? list.querySelectorAll(".row__link") : [];
-  const next = instead ?? rows[Math.min(place, rows.length - 1)];
+  const next = newButton ?? rows[Math.min(index, rows.length - 1)];
   (next ?? document.querySelector("#main h1[tabindex]") ?? document.getElementById("main")).focus();
 });
 
-// Back to a long list: to the row from which one left, as many pages down as it takes.
+// Going back to a long list scrolls to the row that was opened, loading as many pages as that takes.
 document.addEventListener("click", (event) => {
   const row = event.target.closest?.(".row__link")?.closest("[data-user]");
   if (row) history.replaceState({ ...history.state, row: row.id }, "");
 });
-const MOST_PAGES = 25;
-const arrived = (link) => new Promise((done) => {
-  const look = (event) => {
+const MAX_PAGES = 25;
+const requestFinished = (link) => new Promise((resolve) => {
+  const listener = (event) => {
     if (event.detail.ctx.sourceElement !== link && link.isConnected) return;
-    document.removeEventListener("htmx:finally:request", look);
-    done();
+    document.removeEventListener("htmx:finally:request", listener);
+    resolve();
   };
-  document.addEventListener("htmx:finally:request", look);
+  document.addEventListener("htmx:finally:request", listener);
 });
-const seek = async (id) => {
+const scrollToRow = async (id) => {
   history.replaceState({ ...history.state, row: undefined }, "");
-  for (let pages = 0; pages < MOST_PAGES; pages++) {
+  for (let pages = 0; pages < MAX_PAGES; pages++) {
     const row = document.getElementById(id);
     const next = document.querySelector("[data-next]");
     if (row) {
@@ -175,21 +176,21 @@ const seek = async (id) => {
       row.querySelector("a").focus({ preventScroll: true });
     }
     if (row || !next) return;
-    const coming = arrived(next);
+    const finished = requestFinished(next);
     htmx.trigger(next, "click");
-    await coming;
-    if (next.isConnected) return; // it did not come, and says so
+    await finished;
+    if (next.isConnected) return; // it failed, and offers to try again
   }
 };
 
-// htmx 4.0.1 swallows clicks that want a new tab or window.
+// htmx 4.0.1 swallows clicks that open a new tab or window.
 document.addEventListener("click", (event) => {
-  const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey;
-  if (elsewhere && event.target.closest?.("a[href]")) event.stopImmediatePropagation();
+  const opensTab = event.ctrlKey || event.metaKey || event.shiftKey;
+  if (opensTab && event.target.closest?.("a[href]")) event.stopImmediatePropagation();
 }, true);
 
-// Notices of what went well leave by themselves, unless somebody is reading them. Errors stay.
-const leaveSoon = (notice) => {
+// Success notices disappear by themselves, unless hovered or focused. Errors stay.
+const dismissLater = (notice) => {
   if (notice.dataset.kind !== "ok" || notice.dataset.leaving) return;
   notice.dataset.leaving = "";
   const timer = setInterval(() => {
@@ -200,8 +201,8 @@ const leaveSoon = (notice) => {
 };
 const watchToasts = () => {
   if (!toasts()) return;
-  toasts().querySelectorAll(".notice").forEach(leaveSoon);
-  new MutationObserver(() => toasts().querySelectorAll(".notice").forEach(leaveSoon))
+  toasts().querySelectorAll(".notice").forEach(dismissLater);
+  new MutationObserver(() => toasts().querySelectorAll(".notice").forEach(dismissLater))
     .observe(toasts(), { childList: true });
 };
 document.addEventListener("click", (event) => {
@@ -209,27 +210,27 @@ document.addEventListener("click", (event) => {
   if (button && button.matches("button")) button.closest(".notice").remove();
 });
 
-// The theme shows at once; the server keeps it.
+// A new theme shows at once; the server stores it.
 document.addEventListener("change", (event) => {
   if (event.target.name !== "theme") return;
-  if (event.target.value === "auto") delete page.dataset.theme;
-  else page.dataset.theme = event.target.value;
+  if (event.target.value === "auto") delete root.dataset.theme;
+  else root.dataset.theme = event.target.value;
 });
 
-// How much of a text is left to write. The server counts whole characters, and so does this.
+// How many characters are left. Counted in code points, as on the server.
 document.addEventListener("input", (event) => {
-  const { left, most } = event.target.dataset;
+  const { left, max } = event.target.dataset;
   if (!left) return;
   const hint = document.getElementById(`${event.target.id}-hint`);
-  hint.textContent = left.replace("{}", most - [...event.target.value.trim().normalize("NFC")].length);
+  hint.textContent = left.replace("{}", max - [...event.target.value.trim().normalize("NFC")].length);
 });
 
-// Times: UTC in the page, the reader's own zone here.
-if (window.moment) moment.locale(page.lang);
+// Times are in UTC in the page, and shown in the reader's time zone here.
+if (window.moment) moment.locale(root.lang);
 const renderTimes = () => window.flask_moment_render_all && window.flask_moment_render_all();
 document.addEventListener("htmx:after:swap", renderTimes);
 
 document.addEventListener("DOMContentLoaded", () => {
   watchToasts();
-  if (history.state?.row && window.htmx) setTimeout(seek, 0, history.state.row);
+  if (history.state?.row && window.htmx) setTimeout(scrollToRow, 0, history.state.row);
 });

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from noxchat.extensions import db
-from noxchat.models import Letter, User
+from noxchat.models import QueuedEmail, User
 from tests.conftest import PASSWORD, Browser, make_person
 
 MILA = {"username": "Mila", "email": "mila@nox.example", "password": PASSWORD, "password2": PASSWORD}
@@ -69,7 +69,7 @@ def test_a_taken_name_is_told(app, guest, alice):
 
 def test_a_taken_address_is_not_told_and_its_owner_gets_a_letter(any_app):
     make_person(any_app, "Alice", "alice@nox.example")
-    any_app.extensions["postman"].stopped = True  # so that the letter can be seen waiting
+    any_app.extensions["mail_worker"].stopped = True  # so that the letter can be seen waiting
     taken, free = Browser(any_app), Browser(any_app)
     one = taken.post("/auth/register", {**MILA, "email": "ALICE@nox.example"})
     other = free.post("/auth/register", {**MILA, "username": "Nika"})
@@ -81,7 +81,7 @@ def test_a_taken_address_is_not_told_and_its_owner_gets_a_letter(any_app):
 
     assert words(taken) == words(free)
     with any_app.app_context():
-        assert [letter.kind for letter in db.session.scalars(select(Letter))] == ["taken"]
+        assert [letter.kind for letter in db.session.scalars(select(QueuedEmail))] == ["address_taken"]
     assert accounts(any_app) == 2
 
 

@@ -12,10 +12,10 @@ import jwt
 import pytest
 from sqlalchemy import select
 
-from noxchat import resets
+from noxchat import tokens
 from noxchat.database import now
 from noxchat.extensions import db
-from noxchat.models import Letter, User
+from noxchat.models import QueuedEmail, User
 from tests.conftest import PASSWORD, Browser, make_person
 
 NEW = "another lamp in the night 8"
@@ -26,9 +26,9 @@ def link(app, user):
     """Ask for a link as the route does, and return its path."""
     with app.app_context():
         user = db.session.get(User, user.id)
-        resets.ask(user)
+        tokens.renew_reset_nonce(user)
         db.session.commit()
-        return f"/auth/reset/{resets.token(user)}"
+        return f"/auth/reset/{tokens.create_reset_token(user)}"
 
 
 @pytest.mark.parametrize("htmx", [False, True])
@@ -122,7 +122,7 @@ def forged(app, alice):
     good = link(app, alice).rpartition("/")[2]
     with app.app_context():
         user = db.session.get(User, alice.id)
-        key = resets._key()
+        key = tokens._key()
         claims = {"sub": str(user.id), "aud": "reset", "jti": user.reset_nonce, "exp": now() + timedelta(minutes=5)}
 
     def part(value):
@@ -165,14 +165,14 @@ def test_a_newer_link_and_a_password_change_end_an_older_one(app, alice, at_alic
 
 
 def test_letters_to_one_account_are_limited_whether_or_not_it_exists(app, alice):
-    app.extensions["postman"].stopped = True
+    app.extensions["mail_worker"].stopped = True
     for email in ("alice@nox.example", "nobody@nox.example"):
         codes = [
             Browser(app, address=f"10.0.0.{n}").post("/auth/reset", {"email": email}).status_code for n in range(6)
         ]
         assert codes == [303] * 5 + [429]
     with app.app_context():
-        assert len(list(db.session.scalars(select(Letter)))) == 5
+        assert len(list(db.session.scalars(select(QueuedEmail)))) == 5
 
 
 def test_wishes_from_one_address_are_limited(make_app):

@@ -2,16 +2,16 @@
 
 import sys
 
-from tests.bench import elastic, pages, places, races, searches, streams
+from tests.bench import code, databases, elasticsearch, pages, races, search, streams
 
 SEARCH = {
-    "database": searches.main,
-    "compare": elastic.compare_all,
-    "breaker": elastic.breaker,
-    "outages": elastic.outages,
-    "kills": elastic.kills,
+    "database": search.main,
+    "compare": elasticsearch.compare_all,
+    "breaker": elasticsearch.breaker,
+    "outages": elasticsearch.outages,
+    "kills": elasticsearch.kills,
 }
-MEASURES = {**SEARCH, "pages": pages.main, "races": races.main, "streams": streams.main}
+MEASURES = {**SEARCH, "pages": pages.main, "races": races.main, "streams": streams.main, "code": code.main}
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     wanted = [name for given in named for name in (SEARCH if given == "search" else [given])]
     numbers = [int(number) for number in arguments if number.isdigit()]
     if wanted == ["forget"]:
-        places.forget()
+        databases.forget()
         return 0
     if not set(wanted) <= set(MEASURES):
         print(f"{__doc__}\n\n  what: search (all of {', '.join(SEARCH)}), {', '.join(MEASURES)}, forget")

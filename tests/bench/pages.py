@@ -16,10 +16,10 @@ import psutil
 
 from config import ROOT
 from noxchat import sessions
-from noxchat.database import start_writing
+from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import User
-from tests.bench.places import Place, say
+from tests.bench.databases import BenchDatabase, say
 from tests.conftest import Server, free_port, until
 
 CONNECTIONS = 8
@@ -48,9 +48,9 @@ def cpu(pids) -> float:
 def cookie_of(app, number: int) -> str:
     """Sign in the person with this number, and return the cookie that says so."""
     with app.app_context():
-        start_writing(db.session)
+        begin_write(db.session)
         lasting = app.config["REMEMBER_COOKIE_DURATION"]
-        token = sessions.begin(db.session.get(User, number), "bench", lasting).session_token
+        token = sessions.create(db.session.get(User, number), "bench", lasting).session_token
         db.session.commit()
         signer = app.session_interface.get_signing_serializer(app)
         db.session.remove()
@@ -82,7 +82,7 @@ def ask(port: int, path: str, cookie: str, count: int):
 
 def main(count: int = 100_000) -> bool:
     """Measure all pages on PostgreSQL. Returns whether each costs at most MOST times the bare one."""
-    place = Place("postgresql", count, hub=20, requests=3)
+    place = BenchDatabase("postgresql", count, hub=20, requests=3)
     good, plain = True, None
     server = Server(place.folder, place.uri)
     try:
@@ -90,7 +90,7 @@ def main(count: int = 100_000) -> bool:
         size = ask(server.port, "/friends", cookie, CONNECTIONS)
         port = free_port()
         plain = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.plain", place.uri, str(port), str(size)],
+            [sys.executable, "-m", "tests.bench.bare_page", place.uri, str(port), str(size)],
             cwd=ROOT,
             env={**os.environ, **server.environment},
         )

@@ -9,10 +9,10 @@ import flask_migrate
 from sqlalchemy import select
 
 from config import Config
-from noxchat import circle, create_app
+from noxchat import counters, create_app
 from noxchat.extensions import db, limiter
 from noxchat.models import User, blocks, friend_requests, friends
-from tests.bench.places import CACHE, say
+from tests.bench.databases import CACHE, say
 from tests.conftest import Browser, Postgres, make_person, settings
 
 THREADS, PEOPLE = 8, 20
@@ -31,7 +31,7 @@ def broken_rules() -> Counter:
     found["requests between friends"] = len((asking | turned) & friendly)
     found["relations with a block between"] = len((blocking | {pair[::-1] for pair in blocking}) & (friendly | asking))
     for user in db.session.scalars(select(User)):
-        count = circle.counters(user)
+        count = counters.get_counters(user)
         found["wrong counters"] += count.friends != sum(one == user.id for one, _other in friendly)
         found["wrong counters"] += count.incoming != sum(other == user.id for _one, other in asking)
         found["wrong counters"] += count.outgoing != sum(one == user.id for one, _other in asking)

@@ -14,10 +14,10 @@ from sqlalchemy import insert
 
 from config import Config
 from noxchat import create_app, sessions
-from noxchat.database import start_writing
+from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import User, friends
-from tests.bench.places import say
+from tests.bench.databases import say
 from tests.conftest import Postgres, Server, make_person, migrated, settings
 
 PEOPLE, EACH, ROUNDS = 50, 10, 5
@@ -27,8 +27,8 @@ MOST_SECONDS, MOST_PAGE = 1.0, 0.1
 def cookie_of(app, user) -> str:
     """Return the cookie of a new session."""
     with app.app_context():
-        start_writing(db.session)
-        found = sessions.begin(db.session.get(User, user.id), "bench", app.config["REMEMBER_COOKIE_DURATION"])
+        begin_write(db.session)
+        found = sessions.create(db.session.get(User, user.id), "bench", app.config["REMEMBER_COOKIE_DURATION"])
         db.session.commit()
         signer = app.session_interface.get_signing_serializer(app)
         raw = "0123456789abcdef0123456789abcdef01234567"
@@ -106,7 +106,7 @@ def measure(kind: str, uri: str, folder: Path) -> bool:
             # Somebody whom all of them know blocks and so leaves one; then leaves them all: each is told.
             hub = make_person(app, f"Hub {number}", f"hub{number}@nox.example", public_id=f"hub-{number}")
             with app.app_context():
-                start_writing(db.session)
+                begin_write(db.session)
                 pairs = [pair for person in listeners for pair in ((hub.id, person.id), (person.id, hub.id))]
                 db.session.execute(insert(friends), [{"user_id": one, "friend_id": other} for one, other in pairs])
                 db.session.commit()

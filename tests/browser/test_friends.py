@@ -4,8 +4,8 @@ import pytest
 from playwright.sync_api import expect
 
 from config import Config
-from noxchat import create_app, people
-from noxchat.database import start_writing
+from noxchat import create_app, profiles
+from noxchat.database import begin_write
 from noxchat.extensions import db
 from tests.browser.conftest import register, sign_in
 from tests.conftest import Browser, befriend, make_person, settings
@@ -370,8 +370,8 @@ def test_a_click_for_a_new_tab_opens_one(inside, somebody):
 def test_people_are_made_without_the_forms(inside):
     """What the fixtures above rely on."""
     with inside.test_request_context():
-        start_writing(db.session)
-        assert people.find("mila")
+        begin_write(db.session)
+        assert profiles.find_by_public_id("mila")
         db.session.rollback()
 
 

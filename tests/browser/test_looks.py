@@ -6,8 +6,8 @@ import urllib.request
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from tests.architecture.routes import ROUTES
 from tests.browser.conftest import demo_password, sign_in
-from tests.house.routes import ROUTES
 
 axe = Axe()
 PAGES = {endpoint: route.path.replace("alice", "mila") for endpoint, route in ROUTES.items() if route.page}

@@ -1,6 +1,6 @@
-"""A snapshot of every partial in every state: what htmx gets, and pages show, changes only when it was meant to.
+"""Snapshots of every partial in every state: fragments and pages change only on purpose.
 
-Renew them with bin/test tests/fragments --snapshot-update, and read the difference before committing it.
+Update them with bin/test tests/fragments --snapshot-update, and read the difference before committing it.
 """
 
 import re
@@ -14,22 +14,22 @@ from flask_babel import force_locale
 from jinja_partials import render_partial
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from noxchat import people, sky, whatsnew
-from noxchat.auth.forms import LoginForm, NewPasswordForm, RegisterForm, ResetForm
-from noxchat.circle import Counters
-from noxchat.forms import ChangePasswordForm
-from noxchat.main.forms import DeleteForm, LookForm, ProfileForm
-from noxchat.main.friends import Entry
+from noxchat import changelog, moon_phase, profiles
+from noxchat.auth.forms import LoginForm, RegisterForm, RequestResetForm, ResetPasswordForm
+from noxchat.counters import Counters
+from noxchat.exceptions import InvalidInput
+from noxchat.main.forms import ProfileForm
 from noxchat.models import Profile, Session, User
-from noxchat.refusal import Invalid
+from noxchat.relationships import PersonRow
 from noxchat.search import Query
+from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(2026, 11, 23, 21, 38, tzinfo=UTC)
 
 
 class Html(SingleFileSnapshotExtension):
-    """One .html file for each snapshot, to be read and compared as such."""
+    """Stores each snapshot as an .html file."""
 
     _write_mode = WriteMode.TEXT
     file_extension = "html"
@@ -40,8 +40,8 @@ def snapshot(snapshot):
     return snapshot.use_extension(Html)
 
 
-def plain(html):
-    """Return HTML without what differs from run to run, a tag a line."""
+def normalized(html):
+    """Return HTML with a tag on each line, and without what differs between runs."""
     html = re.sub(r'(name="csrf_token" value=)"[^"]*"', r'\1"token"', str(html))
     html = re.sub(r"\?v=[0-9a-f]{12}", "?v=hash", html)
     return BeautifulSoup(html.replace("\r\n", "\n"), "html.parser").prettify()
@@ -60,32 +60,37 @@ def person(number, username, **more):
     )
 
 
+USER_FORMS = (ChangePasswordForm, DeleteAccountForm, ProfileForm, ResetPasswordForm)
 MILA = {"bio": "Amateur astronomer, <b>professional</b> insomniac.", "avatar": "0" * 32 + ".webp"}
 
 
 def form(kind, *errors, **data):
-    made = kind(formdata=None, data=data)
+    """Return a form with values and errors. Some kinds belong to a user."""
+    users = (person(1, "Mila"),) if kind in USER_FORMS else ()
+    made = kind(*users)
+    made.process(data=data)
     for field, text in errors:
-        made.refuse(Invalid(text, field))
+        made.with_error(InvalidInput(text, field))
     return made
 
 
-def button(state, place="", focus=False):
-    return {"person": person(2, "Nika"), "state": state, "place": place, "back": "/search?q=ni", "focus": focus}
+def button(state, list_name="", focus=False):
+    values = {"state": state, "list_name": list_name, "focus": focus}
+    return {"person": person(2, "Nika"), "back": "/search?q=ni", **values}
 
 
 def counter(name, number, *, lit=False, label="", hide=False, oob=False):
     return {"name": name, "number": number, "id": f"count-{name}", "lit": lit, "label": label, "hide": hide, "oob": oob}
 
 
-def home(asking=(), friends=(), known=(), news=None):
-    moment = {"moon": sky.moon(MOMENT), "today": MOMENT, "news": [entry()] if news is None else news}
-    return {"asking": asking, "friends": friends, "known": known, "back": "/", **moment}
+def home(requests=(), friends=(), suggestions=(), entries=None):
+    entries = [changelog_entry()] if entries is None else entries
+    today = {"moon": moon_phase.moon_phase(MOMENT), "today": MOMENT, "changelog": entries}
+    return {"requests": requests, "friends": friends, "suggestions": suggestions, "back": "/", **today}
 
 
-def inserted(place):
-    state = "friends" if place == "friends" else place
-    return {"entry": Entry(person(2, "Nika"), state), "place": place, "back": "/friends"}
+def inserted(list_name):
+    return {"row": PersonRow(person(2, "Nika"), list_name), "list_name": list_name, "back": "/friends"}
 
 
 def profile(who, state, online=False):
@@ -93,32 +98,32 @@ def profile(who, state, online=False):
 
 
 def row(state, online=False, note="", query=None):
-    about = Entry(person(2, "Nika", **MILA), state, online, note)
-    return {"entry": about, "place": "", "query": query, "back": "/search?q=ni"}
+    nika = PersonRow(person(2, "Nika", **MILA), state, online, note)
+    return {"row": nika, "list_name": "", "query": query, "back": "/search?q=ni"}
 
 
-def rows_of(entries, more):
-    return {"entries": entries, "more": more, "name": "friends", "query": None, "back": "/friends"}
+def rows_of(people, next_url):
+    return {"rows": people, "next_url": next_url, "list_name": "friends", "query": None, "back": "/friends"}
 
 
-def results(name, entries, typed="", oob=False):
-    asked = {"typed": typed, "query": Query.of(typed), "back": "/search", "start": True, "oob": oob}
-    return {"entries": entries, "more": "", "name": name, **asked}
+def results(list_name, people, term="", oob=False):
+    search = {"term": term, "query": Query.parse(term), "back": "/search", "is_first": True, "oob": oob}
+    return {"rows": people, "next_url": "", "list_name": list_name, **search}
 
 
-def status(typed, count, more="", oob=False):
-    return {"typed": typed, "query": Query.of(typed), "count": count, "more": more, "oob": oob}
+def status(term, count, next_url="", oob=False):
+    return {"term": term, "query": Query.parse(term), "count": count, "next_url": next_url, "oob": oob}
 
 
-def entry():
-    return whatsnew.Entry("1.0", MOMENT, ("Something new.",))
+def changelog_entry():
+    return changelog.ChangelogEntry("1.0", MOMENT, ("Something new.",))
 
 
-def rows():
+def session_rows():
     two = [Session(id=1, last_used_at=MOMENT, created_at=MOMENT), Session(id=2, last_used_at=MOMENT, created_at=MOMENT)]
     return [
-        {"session": two[0], "device": "Firefox on Linux", "here": True},
-        {"session": two[1], "device": "Safari on iPhone", "here": False},
+        {"session": two[0], "device": "Firefox on Linux", "is_current": True},
+        {"session": two[1], "device": "Safari on iPhone", "is_current": False},
     ]
 
 
@@ -131,19 +136,19 @@ STATES = {
         "empty": lambda: {"form": form(RegisterForm)},
         "taken": lambda: {"form": form(RegisterForm, ("username", "Taken."), username='"><i>', email="a@x")},
     },
-    "auth/reset": {
-        "empty": lambda: {"form": form(ResetForm), "minutes": 10},
-        "bad": lambda: {"form": form(ResetForm, ("email", "Bad.")), "minutes": 1},
+    "auth/request_reset": {
+        "empty": lambda: {"form": form(RequestResetForm), "minutes": 10},
+        "bad": lambda: {"form": form(RequestResetForm, ("email", "Bad.")), "minutes": 1},
     },
     "auth/reset_sent": {"": dict},
-    "auth/reset_void": {"": dict},
-    "auth/new_password": {"empty": lambda: {"form": form(NewPasswordForm), "user": person(1, "Mila")}},
+    "auth/reset_invalid": {"": dict},
+    "auth/new_password": {"empty": lambda: {"form": form(ResetPasswordForm), "user": person(1, "Mila")}},
     "errors/notice": {
         "400": lambda: {
             "code": 400,
             "title": "Old",
             "text": "Text",
-            "ways": [{"href": "/", "label": "Go"}],
+            "links": [{"href": "/", "label": "Go"}],
             "request_id": "x",
             "moon": "new",
         },
@@ -151,7 +156,7 @@ STATES = {
             "code": 500,
             "title": "Broken",
             "text": "Text",
-            "ways": [],
+            "links": [],
             "request_id": "abc",
             "moon": "full",
         },
@@ -168,22 +173,24 @@ STATES = {
             "attributes": {"maxlength": 9},
         },
     },
-    "forms/new_password": {"": lambda: {"form": form(NewPasswordForm)}},
+    "forms/new_password": {"": lambda: {"form": form(ResetPasswordForm)}},
     "friends/button": {
         **{
             state: lambda state=state: button(state)
             for state in ("self", "none", "outgoing", "incoming", "friends", "blocked")
         },
         **{
-            f"{state} on a profile, pressed": lambda state=state: button(state, place="profile", focus=True)
+            f"{state} on a profile, pressed": lambda state=state: button(state, list_name="profile", focus=True)
             for state in ("none", "outgoing", "incoming", "friends", "blocked")
         },
-        "incoming in its list": lambda: button("incoming", place="incoming"),
+        "incoming in its list": lambda: button("incoming", list_name="incoming"),
     },
     "main/home": {
-        "newcomer": lambda: home(known=[Entry(person(3, "Leo"), "none", note="One friend in common")]),
+        "newcomer": lambda: home(suggestions=[PersonRow(person(3, "Leo"), "none", note="One friend in common")]),
         "friends": lambda: home(
-            asking=[Entry(person(4, "Sorin"), "incoming")], friends=[Entry(person(2, "Nika"), "friends", True)], news=[]
+            requests=[PersonRow(person(4, "Sorin"), "incoming")],
+            friends=[PersonRow(person(2, "Nika"), "friends", True)],
+            entries=[],
         ),
     },
     "nav/counter": {
@@ -199,9 +206,9 @@ STATES = {
         "out of band": lambda: {"person": person(1, "Mila", **MILA), "oob": True},
     },
     "people/inserted": {
-        "before a friend": lambda: {**inserted("friends"), "follows": person(3, "Leo")},
-        "last of the friends": lambda: {**inserted("friends"), "follows": None},
-        "first of the requests": lambda: {**inserted("incoming"), "follows": None},
+        "before a friend": lambda: {**inserted("friends"), "next_friend": person(3, "Leo")},
+        "last of the friends": lambda: {**inserted("friends"), "next_friend": None},
+        "first of the requests": lambda: {**inserted("incoming"), "next_friend": None},
     },
     "people/profile": {
         "self": lambda: profile(person(1, "Mila", **MILA), "self"),
@@ -216,49 +223,49 @@ STATES = {
             name: lambda name=name: results(name, [])
             for name in ("friends", "incoming", "outgoing", "blocked", "search")
         },
-        "nobody called so": lambda: results("search", [], typed="<zoe>"),
-        "somebody": lambda: results("search", [Entry(person(2, "Nika"), "none")], typed="ni", oob=True),
+        "nobody found": lambda: results("search", [], term="<zoe>"),
+        "somebody found": lambda: results("search", [PersonRow(person(2, "Nika"), "none")], term="ni", oob=True),
     },
     "people/row": {
         "online": lambda: row("friends", online=True),
-        "away, marked": lambda: row("none", query=Query.of("nik")),
+        "away, highlighted": lambda: row("none", query=Query.parse("nik")),
         "with a note": lambda: row("none", note="One friend in common"),
     },
     "people/rows": {
-        "more to come": lambda: rows_of([Entry(person(2, "Nika"), "friends")], more="/friends?after=abc"),
-        "the last": lambda: rows_of([], more=""),
+        "with a next page": lambda: rows_of([PersonRow(person(2, "Nika"), "friends")], next_url="/friends?after=abc"),
+        "at the end": lambda: rows_of([], next_url=""),
     },
-    "people/search_box": {"": lambda: {"action": "/search", "label": "Name", "typed": '"><b>'}},
+    "people/search_box": {"": lambda: {"action": "/search", "label": "Name", "term": '"><b>'}},
     "people/status": {
         "silent": lambda: status("", 0),
         "nobody": lambda: status("zoe", 0),
         "one": lambda: status("zoe", 1),
-        "one letter, more": lambda: status("z", 20, more="/search?after=abc", oob=True),
+        "one letter, more": lambda: status("z", 20, next_url="/search?after=abc", oob=True),
     },
     "settings/delete": {
-        "empty": lambda: {"form": form(DeleteForm)},
-        "wrong": lambda: {"form": form(DeleteForm, ("password", "Wrong."))},
+        "empty": lambda: {"form": form(DeleteAccountForm)},
+        "wrong": lambda: {"form": form(DeleteAccountForm, ("password", "Wrong."))},
     },
-    "settings/head": {"": lambda: {"title": "Settings", "back": "/", "back_label": "Home"}},
+    "ui/page_header": {"": lambda: {"title": "Settings", "back": "/", "back_label": "Home"}},
     "settings/index": {
         "": lambda: {
-            "form": form(LookForm, theme="night", language="en"),
+            "form": form(PreferencesForm, theme="night", language="en"),
             "password_form": form(ChangePasswordForm),
-            "sessions": 2,
+            "session_count": 2,
         }
     },
-    "settings/look": {"": lambda: {"form": form(LookForm, theme="auto", language="en")}},
+    "settings/preferences": {"": lambda: {"form": form(PreferencesForm, theme="auto", language="en")}},
     "settings/password": {
         "empty": lambda: {"form": form(ChangePasswordForm)},
         "wrong": lambda: {"form": form(ChangePasswordForm, ("current_password", "Wrong."))},
     },
-    "settings/picture": {
+    "main/picture": {
         "initials": lambda: {"person": person(1, "Mila"), "errors": []},
         "picture": lambda: {"person": person(1, "Mila", **MILA), "errors": []},
         "bad file": lambda: {"person": person(1, "Mila"), "errors": ["Damaged."]},
     },
-    "settings/profile": {
-        "as kept": lambda: {
+    "main/edit_profile": {
+        "as stored": lambda: {
             "form": form(ProfileForm, username="Mila", public_id="mila", bio="Hello."),
             "person": person(1, "Mila", **MILA),
         },
@@ -269,15 +276,15 @@ STATES = {
             "person": person(1, "Mila"),
         },
     },
-    "settings/sessions": {"two": lambda: {"rows": rows()}, "one": lambda: {"rows": rows()[:1]}},
-    "ui/look_switch": {"": lambda: {"next": "/auth/login"}},
+    "settings/sessions": {"two": lambda: {"rows": session_rows()}, "one": lambda: {"rows": session_rows()[:1]}},
+    "ui/preference_switch": {"": lambda: {"next": "/auth/login"}},
     "ui/toast": {"ok": lambda: {"text": "<Saved>", "kind": "ok"}, "error": lambda: {"text": "No.", "kind": "error"}},
 }
-MACROS = {"friends/around", "people/avatar", "ui/icons", "ui/notices"}  # drawn through the others
+MACROS = {"friends/button_attributes", "people/avatar", "ui/icons", "ui/notices"}  # rendered by others
 CASES = [(name, state) for name, states in STATES.items() for state in states]
 
 
-def test_every_partial_is_here():
+def test_every_partial_has_snapshots():
     there = {str(path.relative_to(ROOT / "partials").with_suffix("")) for path in (ROOT / "partials").rglob("*.html")}
     assert there == set(STATES) | MACROS
 
@@ -285,28 +292,27 @@ def test_every_partial_is_here():
 @pytest.mark.parametrize(
     ("name", "state"), CASES, ids=[f"{name} {state}".strip().replace("/", " ") for name, state in CASES]
 )
-def test_a_partial_is_as_it_was(app, snapshot, name, state):
+def test_fragment_snapshot(app, snapshot, name, state):
     with app.test_request_context("/settings", base_url="http://localhost"), force_locale("en"):
         g._login_user = person(1, "Mila", **MILA)
-        assert plain(render_partial(f"partials/{name}.html", **STATES[name][state]())) == snapshot
+        assert normalized(render_partial(f"partials/{name}.html", **STATES[name][state]())) == snapshot
 
 
-def test_what_a_page_shows_is_what_the_fragment_is(app, alice, at_alice):
-    """The page holds, word for word, what the route answers to htmx."""
-    from tests.house.routes import ROUTES
+def test_page_contains_its_fragment(app, alice, at_alice):
+    from tests.architecture.routes import ROUTES
 
     def bare(html):
         html = re.sub(r'(name="csrf_token" value=|datetime=|data-timestamp=)"[^"]*"', "", html)
         soup = BeautifulSoup(html, "html.parser")
-        for elsewhere in soup.select("[hx-swap-oob]"):  # what a fragment renews beside itself
-            elsewhere.decompose()
+        for out_of_band in soup.select("[hx-swap-oob]"):
+            out_of_band.decompose()
         return re.sub(r"\s+", " ", str(soup)).strip()
 
     for endpoint, route in ROUTES.items():
-        if route.page and not route.gate and endpoint not in {"auth.reset_password"}:
+        if route.page and not route.guests_only and endpoint not in {"auth.reset_password"}:
             page, fragment = at_alice.get(route.path).text, at_alice.get(route.path, htmx=True).text
             assert bare(fragment) in bare(page), endpoint
 
 
-def test_hues_are_few():
-    assert {people.hue(f"person{number}") for number in range(99)} == set(range(people.HUES))
+def test_hues_are_within_range():
+    assert {profiles.hue(f"person{number}") for number in range(99)} == set(range(profiles.HUES))

@@ -32,7 +32,7 @@ def test_each_bad_file_ends_with_a_code(kind, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(HOSTILE[kind]())))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     code = avatar_decode.main(PIXELS)
-    assert code in {avatar_decode.NOT_A_PICTURE, avatar_decode.TOO_MANY_PIXELS, avatar_decode.TOO_HEAVY}
+    assert code in {avatar_decode.NOT_A_PICTURE, avatar_decode.TOO_MANY_PIXELS, avatar_decode.OUT_OF_MEMORY}
     assert (code == avatar_decode.TOO_MANY_PIXELS) == (kind in {"60 megapixels", "a billion pixels", "negative size"})
 
 

@@ -10,10 +10,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
 from noxchat.main import avatar_utils
 from noxchat.models import Profile
-from noxchat.refusal import Invalid
 from tests.conftest import Browser, make_person
 
 pillow_heif.register_heif_opener()
@@ -252,17 +252,17 @@ def in_app(app, data):
     with app.test_request_context():
         try:
             assert avatar_utils.redraw(data)
-        except Invalid as busy:
+        except InvalidInput as busy:
             assert "Many pictures" in str(busy)
 
 
 def test_sixteen_bit_and_odd_sizes_survive_the_reading_in_strips():
-    from noxchat.main.avatar_decode import PngStrips, joined
+    from noxchat.main.avatar_decode import PngStrips, join_bands
 
     noise = Image.merge("RGB", [Image.effect_noise((3001, 2999), 120) for _band in "rgb"])
     file = encoded(noise, "PNG")
     whole = noise.reduce(5)
-    parts = joined(PngStrips.of(file).bands(5), noise.size, 5)
+    parts = join_bands(PngStrips.from_png(file).bands(5), noise.size, 5)
     assert parts.size == whole.size and parts.tobytes() == whole.tobytes()
 
 

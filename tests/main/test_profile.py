@@ -214,5 +214,5 @@ def test_what_is_down_beside_the_database_is_told_and_no_reason_to_fail(make_app
     app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=9, ELASTICSEARCH_URL="http://127.0.0.1:9", WORKERS=2)
     ready = Browser(app).get("/readyz")
     assert ready.status_code == 200
-    assert "outbox" in ready.json["mail"] and "database searches" in ready.json["elasticsearch"]
+    assert "queue" in ready.json["mail"] and "database searches" in ready.json["elasticsearch"]
     assert "each process counts by itself" in ready.json["limits"]

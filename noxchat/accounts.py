@@ -1,0 +1,129 @@
+"""Accounts: register, authenticate, change, delete."""
+
+from flask_babel import gettext as _
+from sqlalchemy import delete, exists, select
+from sqlalchemy.exc import IntegrityError
+
+from noxchat import avatars, friendships, passwords, profiles, throttle
+from noxchat.database import violates_constraint
+from noxchat.exceptions import Conflict, InvalidInput
+from noxchat.extensions import db
+from noxchat.mail import kinds, queue
+from noxchat.models import Profile, PublicId, User
+from noxchat.names import email_key, random_public_id, skeleton
+
+# What rule modules do when an account is deleted, besides the rows that the database deletes by itself: before it they
+# lock whoever is affected and tell them, after it they remove what is not in the database.
+BEFORE_DELETION = (friendships.before_account_deletion,)
+AFTER_DELETION = (avatars.after_account_deletion,)
+
+
+def create(username: str, email: str, password_hash: str, *, language: str | None = None) -> User | None:
+    """Create an account with an empty profile and a random Public ID.
+
+    username, email: as returned by names.clean_username and names.clean_email.
+    Returns None when the address belongs to another account. Raises InvalidInput about `username` when that is taken.
+    """
+    user = User(
+        username=username,
+        username_key=skeleton(username),
+        email=email,
+        email_key=email_key(email),
+        password_hash=password_hash,
+        language=language,
+    )
+    if db.session.scalar(select(exists().where(User.username_key == user.username_key))):
+        raise profiles.username_taken()
+    if find_by_email(email):
+        return None
+    try:
+        with db.session.begin_nested():
+            db.session.add(user)
+    except IntegrityError as error:
+        if violates_constraint(error, "username_key"):
+            raise profiles.username_taken() from error
+        if violates_constraint(error, "email_key"):
+            return None
+        raise
+    public_id = random_public_id()
+    db.session.add(PublicId(key=public_id, user_id=user.id))
+    db.session.flush()
+    db.session.add(Profile(user=user, public_id=public_id, public_id_key=public_id))
+    db.session.flush()
+    return user
+
+
+def register(username: str, email: str, password_hash: str, *, language: str) -> User | None:
+    """Create an account as `create` does; if the address belongs to another account, queue an e-mail to its owner.
+
+    Whoever registers cannot tell the two cases apart.
+    """
+    user = create(username, email, password_hash, language=language)
+    if user is None:
+        owner = find_by_email(email)
+        if owner and throttle.allow_address_taken_email(owner):
+            queue.enqueue(kinds.address_taken, owner)
+    return user
+
+
+def find_by_email(email: str) -> User | None:
+    """Return the account with this e-mail address, regardless of case."""
+    return db.session.scalar(profiles.with_profile().where(User.email_key == email_key(email)))
+
+
+def find_by_identifier(identifier: str) -> User | None:
+    """Return the account with this e-mail address or Public ID. One look-up: a Public ID never contains an @."""
+    identifier = identifier.strip(" ")
+    return find_by_email(identifier) if "@" in identifier else profiles.find_by_public_id(identifier)
+
+
+def authenticate(user: User | None, password: str) -> bool:
+    """Tell whether this is the account's password. Takes the same time when there is no account."""
+    return passwords.verify_password(user and user.password_hash, password)
+
+
+def confirm_password(user: User, password: str, field: str):
+    """Check the password of somebody who is logged in, before something that cannot be undone.
+
+    field: the form field that it was typed into. Raises InvalidInput about it, or RateLimited.
+    """
+    throttle.count_password_confirmation(user)
+    if not authenticate(user, password):
+        raise InvalidInput(_("This is not your password."), field)
+
+
+def lock_account(user: User) -> User:
+    """Return the account as it is now, with its profile, locked against changes until the transaction ends.
+
+    Raises Conflict when it was deleted in the meantime.
+    """
+    statement = profiles.with_profile().where(User.id == user.id).with_for_update()
+    locked = db.session.scalar(statement.execution_options(populate_existing=True))
+    if locked is None:
+        raise Conflict(_("This account does not exist any more."))
+    return locked
+
+
+def set_password(user: User, password_hash: str):
+    """Set a new password. Password reset links stop working."""
+    user.password_hash = password_hash
+    user.reset_nonce = None
+    db.session.flush()
+
+
+def set_preferences(user: User, preferences: dict[str, str]):
+    """Set the theme, the language or both. Raises Conflict when the account was deleted."""
+    user = lock_account(user)
+    for name, value in preferences.items():
+        setattr(user, name, value)
+    db.session.flush()
+
+
+def delete_account(user: User):
+    """Delete an account; the database deletes all rows that refer to it. Raises Conflict when it is deleted already."""
+    for step in BEFORE_DELETION:
+        step(user)
+    user = lock_account(user)
+    db.session.execute(delete(User).where(User.id == user.id))
+    for step in AFTER_DELETION:
+        step(user)

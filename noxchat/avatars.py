@@ -1,0 +1,161 @@
+"""Storage of avatars: DATA_DIR/avatars/<public id>/<hash of the content>.webp.
+
+A file's name changes with its content, so browsers may cache it for a year.
+
+Files follow the database transaction at hand: what was written is deleted when it is rolled back, and what was replaced
+is deleted only once it is committed. Call these functions after all other statements of the transaction, since a file
+lock allows one transaction at a time, also between processes: a picture that is uploaded while its folder is renamed
+ends up in the new folder, and a freed Public ID never shows the former owner's picture.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from flask import current_app
+from flask_babel import gettext as _
+from sqlalchemy import event
+from sqlalchemy.orm import Session as DatabaseSession
+
+from noxchat.exceptions import InvalidInput
+from noxchat.extensions import db
+from noxchat.models import User
+
+log = logging.getLogger("noxchat.avatars")
+
+FILE_NAME = re.compile(r"[0-9a-f]{32}\.webp")
+
+
+def folder(public_id: str) -> Path:
+    """Return the folder of a person's pictures. A Public ID contains no character that could lead out of it."""
+    return current_app.config["AVATAR_DIR"] / public_id.lower()
+
+
+def update(user: User, old_public_id: str, picture: bytes | None = None):
+    """Bring the files in line with a profile that was edited: move them to its Public ID, store a new picture.
+
+    old_public_id: before the edit. picture: WebP; None keeps the present one.
+    Raises InvalidInput about `avatar` when a file cannot be written.
+    """
+    profile, old_name = user.profile, user.profile.avatar
+    is_moved = profile.public_id.lower() != old_public_id.lower()
+    if picture:
+        profile.avatar = _write(profile.public_id, picture)
+    elif is_moved and old_name and (old_file := folder(old_public_id) / old_name).is_file():
+        _write(profile.public_id, old_file.read_bytes())
+    if is_moved:
+        _changes().removed.append(folder(old_public_id))
+    elif old_name and profile.avatar != old_name:
+        _changes().removed.append(folder(old_public_id) / old_name)
+
+
+def remove(user: User):
+    """Delete a person's avatar, if there is one."""
+    if user.profile.avatar:
+        _changes().removed.append(folder(user.profile.public_id) / user.profile.avatar)
+    user.profile.avatar = None
+
+
+def after_account_deletion(user: User):
+    """Delete all pictures of an account that was deleted."""
+    _changes().removed.append(folder(user.profile.public_id))
+
+
+def _write(public_id: str, picture: bytes) -> str:
+    """Write a picture and return its file name. Raises InvalidInput."""
+    name = hashlib.sha256(picture).hexdigest()[:32] + ".webp"
+    path = folder(public_id) / name
+    changes = _changes()
+    if not path.exists():
+        changes.created.append(path)
+        try:
+            _write_atomically(path, picture)
+        except OSError as error:
+            raise _cannot_write(error) from error
+    return name
+
+
+def _write_atomically(path: Path, data: bytes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _cannot_write(error: OSError) -> InvalidInput:
+    log.error("avatar not saved: %s", error.strerror)
+    return InvalidInput(_("The picture could not be kept: the disk is full or not writable."), "avatar")
+
+
+class FileChanges:
+    """The files that a transaction has created, and those to remove with its commit. Holds the file lock until then."""
+
+    def __init__(self, root: Path):
+        self.created: list[Path] = []
+        self.removed: list[Path] = []
+        root.mkdir(parents=True, exist_ok=True)
+        self.lock = open(root / ".lock", "a")  # noqa: SIM115  closed at the end of the transaction
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def commit(self):
+        """Remove what was replaced."""
+        for path in self.removed:
+            try:
+                _remove(path)
+            except OSError as error:  # the change itself is committed; what is left only takes space
+                log.warning("old avatar not removed: %s", error.strerror)
+        self.lock.close()
+
+    def rollback(self):
+        """Remove what was created."""
+        for path in self.created:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: the old picture is still there
+                path.parent.rmdir()
+        self.lock.close()
+
+
+def _changes() -> FileChanges:
+    """Return the changes of the transaction at hand, waiting for the file lock the first time. Raises InvalidInput."""
+    info = db.session.info
+    if "avatar_changes" not in info:
+        try:
+            info["avatar_changes"] = FileChanges(current_app.config["AVATAR_DIR"])
+        except OSError as error:
+            raise _cannot_write(error) from error
+    return info["avatar_changes"]
+
+
+@event.listens_for(DatabaseSession, "after_commit")
+def _commit_files(session):
+    if changes := session.info.pop("avatar_changes", None):
+        changes.commit()
+
+
+@event.listens_for(DatabaseSession, "after_transaction_end")
+def _roll_back_files(session, transaction):
+    # Also when the session is closed without a rollback. Savepoints have a parent, and are not the end.
+    if transaction.parent is None and (changes := session.info.pop("avatar_changes", None)):
+        changes.rollback()
+
+
+def _remove(path: Path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+        with suppress(OSError):  # not empty: another picture is there by now
+            path.parent.rmdir()

@@ -1,0 +1,35 @@
+"""How a rule refuses: an exception for each kind of answer, with a message for the person who asked."""
+
+
+class RuleError(Exception):
+    """A rule refused, and nothing was changed. The message is shown to the person."""
+
+
+class NotFound(RuleError):
+    """Who or what it is about does not exist, or may not be seen by this person: both are answered alike (404)."""
+
+
+class Conflict(RuleError):
+    """The action is not allowed in the present state (409)."""
+
+
+class InvalidInput(RuleError):
+    """A value cannot be accepted (422).
+
+    field: the name of the form field that it is about, or None.
+    """
+
+    def __init__(self, message, field=None):
+        super().__init__(message)
+        self.field = field
+
+
+class RateLimited(RuleError):
+    """Too many attempts (429).
+
+    retry_after: seconds to wait before the next one.
+    """
+
+    def __init__(self, message, retry_after):
+        super().__init__(message)
+        self.retry_after = retry_after

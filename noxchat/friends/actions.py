@@ -1,0 +1,114 @@
+"""The actions of the friend button."""
+
+import logging
+from collections.abc import Callable
+
+from flask import abort, request, url_for
+from flask_babel import gettext as _
+from flask_login import current_user
+
+from noxchat import friendships, relationships
+from noxchat.database import begin_write
+from noxchat.exceptions import Conflict
+from noxchat.extensions import db
+from noxchat.friends import blueprint
+from noxchat.friends.fragments import button_fragments
+from noxchat.friendships import FriendshipChange
+from noxchat.models import User
+from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, OUTGOING
+from noxchat.web.htmx import changed, safe_path, tab_id, wants_fragment
+from noxchat.web.login import rollback_and_reload_user
+
+log = logging.getLogger("noxchat.friends")
+
+
+def notice(change: FriendshipChange, state: str, name: str) -> tuple[str, str]:
+    """Return the notice about an action and its kind: `ok` only for what really happened."""
+    done = {
+        FriendshipChange.SENT: _("Your request to %(name)s is on its way.", name=name),
+        FriendshipChange.ACCEPTED: _("You and %(name)s are friends now.", name=name),
+        FriendshipChange.DECLINED: _("The request by %(name)s is declined.", name=name),
+        FriendshipChange.CANCELLED: _("Your request to %(name)s is cancelled.", name=name),
+        FriendshipChange.REMOVED: _("You and %(name)s are no longer friends.", name=name),
+        FriendshipChange.BLOCKED: _("%(name)s is blocked, and sees nothing of you any more.", name=name),
+        FriendshipChange.UNBLOCKED: _("%(name)s is not blocked any more.", name=name),
+    }
+    if change in done:
+        return done[change], "ok"
+    unchanged = {
+        FRIENDS: _("You and %(name)s are friends already.", name=name),
+        OUTGOING: _("Your request to %(name)s is still open.", name=name),
+        INCOMING: _("%(name)s is waiting for your answer.", name=name),
+        BLOCKED: _("%(name)s is blocked already.", name=name),
+    }
+    return unchanged.get(state, _("Nothing is open between you and %(name)s any more.", name=name)), "info"
+
+
+def perform(public_id: str, rule: Callable[[User, User, str], FriendshipChange]):
+    """Call one of the rules of friendships.py, and answer with the button as it is now."""
+    begin_write(db.session)
+    person, _state = relationships.find_visible(current_user, public_id)
+    if person is None:
+        abort(404)
+    name, user_id, refusal, change = person.username, person.id, None, FriendshipChange.UNCHANGED
+    try:
+        change = rule(current_user, person, tab_id())
+        db.session.commit()
+    except Conflict as error:
+        refusal = str(error)
+        rollback_and_reload_user()
+    log.info("friendship %s: user %s and user %s", "refused" if refusal else change.value, current_user.id, user_id)
+    person, state = relationships.find_visible(current_user, public_id)
+    back = return_path(person)
+    fragments = button_fragments(public_id, person, state, back, focus=True) if wants_fragment() else ()
+    text, kind = (refusal, "error") if refusal else notice(change, state, name)
+    return changed(*fragments, back=back, ok=text, kind=kind, status=409 if refusal else 200)
+
+
+def return_path(person: User | None) -> str:
+    """Return the path to go back to after a plain form: `next`, or the person's profile."""
+    if "next" not in request.form and person:
+        return url_for("main.profile", public_id=person.profile.public_id)
+    return safe_path(request.form.get("next"))
+
+
+@blueprint.route("/u/<public_id>/request", methods=["POST"])
+def send_request(public_id):
+    """Send a friend request; accept theirs if there is one."""
+    return perform(public_id, friendships.send)
+
+
+@blueprint.route("/u/<public_id>/request/accept", methods=["POST"])
+def accept_request(public_id):
+    """Accept a request."""
+    return perform(public_id, friendships.accept)
+
+
+@blueprint.route("/u/<public_id>/request/decline", methods=["POST"])
+def decline_request(public_id):
+    """Decline a request."""
+    return perform(public_id, friendships.decline)
+
+
+@blueprint.route("/u/<public_id>/request/cancel", methods=["POST"])
+def cancel_request(public_id):
+    """Take back one's own request."""
+    return perform(public_id, friendships.cancel)
+
+
+@blueprint.route("/u/<public_id>/unfriend", methods=["POST"])
+def unfriend(public_id):
+    """End a friendship."""
+    return perform(public_id, friendships.remove)
+
+
+@blueprint.route("/u/<public_id>/block", methods=["POST"])
+def block(public_id):
+    """Block somebody."""
+    return perform(public_id, friendships.block)
+
+
+@blueprint.route("/u/<public_id>/unblock", methods=["POST"])
+def unblock(public_id):
+    """Unblock somebody."""
+    return perform(public_id, friendships.unblock)

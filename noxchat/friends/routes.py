@@ -1,0 +1,85 @@
+"""The lists of friends and requests, and the fragments that open pages fetch when something changed."""
+
+from flask import abort, redirect, request, url_for
+from flask_login import current_user
+from jinja_partials import render_partial
+
+from noxchat import relationships
+from noxchat.friends import blueprint
+from noxchat.friends.fragments import button_fragments, render_counters
+from noxchat.models import User
+from noxchat.relationships import INCOMING, OUTGOING, person_row
+from noxchat.search import Query
+from noxchat.web.htmx import changed, safe_path, wants_fragment
+from noxchat.web.people import LIST_STATES, search_term, show_people
+
+
+def show_list(list_name: str, page):
+    """Answer with one of the three lists."""
+    rows = [person_row(person, LIST_STATES[list_name]) for person in page.items]
+    return show_people("friends/list.html", list_name, page, rows, search_term())
+
+
+@blueprint.route("/friends")
+def friends():
+    """List friends by name."""
+    page = relationships.list_friends(current_user, Query.parse(search_term()), request.args.get("after"))
+    return show_list("friends", page)
+
+
+@blueprint.route("/friends/incoming")
+def incoming():
+    """List incoming requests, newest first."""
+    query = Query.parse(search_term())
+    return show_list("incoming", relationships.list_requests(current_user, INCOMING, query, request.args.get("after")))
+
+
+@blueprint.route("/friends/outgoing")
+def outgoing():
+    """List outgoing requests, newest first."""
+    query = Query.parse(search_term())
+    return show_list("outgoing", relationships.list_requests(current_user, OUTGOING, query, request.args.get("after")))
+
+
+@blueprint.route("/u/<public_id>/button")
+def button(public_id):
+    """Show a person's friend button as it is now, to a page that was told of a change."""
+    person, state = relationships.find_visible(current_user, public_id)
+    if person is None:
+        abort(404)
+    if not wants_fragment():
+        return redirect(url_for("main.profile", public_id=person.profile.public_id))
+    fragments = button_fragments(public_id, person, state, safe_path(request.args.get("next")), focus=False)
+    return changed(*fragments, back="/")
+
+
+@blueprint.route("/u/<public_id>/row")
+def row(public_id):
+    """Insert a person into the list in which they now belong, on a page that was told of a change; with counters."""
+    person, state = relationships.find_visible(current_user, public_id)
+    if not wants_fragment():
+        return redirect(url_for("main.profile", public_id=public_id))
+    fragments = [render_counters()]
+    list_name = request.args.get("list", "")
+    if person is not None and LIST_STATES.get(list_name) == state and not search_term():
+        fragments.append(render_inserted_row(person, state, list_name))
+    return changed(*fragments, back="/")
+
+
+def render_inserted_row(person: User, state: str, list_name: str) -> str:
+    """Return a person's row, to be inserted where it belongs in a list."""
+    return render_partial(
+        "partials/people/inserted.html",
+        row=person_row(person, state),
+        list_name=list_name,
+        next_friend=relationships.next_friend_by_name(current_user, person) if list_name == "friends" else None,
+        back=safe_path(request.args.get("next")),
+    )
+
+
+@blueprint.route("/counters")
+def counters():
+    """Show the counters alone, to a page without an event stream."""
+    if not wants_fragment():
+        return redirect(url_for("friends.friends"))
+    return changed(render_counters(), back="/")

@@ -1,0 +1,48 @@
+"""The home page, or the landing page for visitors."""
+
+from flask import render_template
+from flask_babel import ngettext
+from flask_login import current_user
+
+from noxchat import changelog, moon_phase, relationships
+from noxchat.database import now
+from noxchat.main import blueprint
+from noxchat.relationships import FRIENDS, INCOMING, NONE, PersonRow, person_row
+from noxchat.web.htmx import current_path, show
+from noxchat.web.security import public
+
+MAX_FRIENDS = 12
+MAX_REQUESTS = 3
+
+
+@blueprint.route("/")
+@public
+def home():
+    """Show requests to answer, friends, suggestions and the changelog; to visitors, what NoxChat is."""
+    if not current_user.is_authenticated:
+        return render_template("main/landing.html")
+    requests, friends = relationships.home_lists(current_user, MAX_REQUESTS, MAX_FRIENDS)
+    return show(
+        "main/home.html",
+        "partials/main/home.html",
+        requests=[person_row(person, INCOMING) for person in requests],
+        friends=[person_row(person, FRIENDS) for person in friends],
+        suggestions=suggestion_rows(len(friends)),
+        moon=moon_phase.moon_phase(now()),
+        today=now(),
+        changelog=changelog.latest_entries(),
+        back=current_path(),
+    )
+
+
+def suggestion_rows(friend_count: int) -> list[PersonRow]:
+    """Return people whom somebody with few friends may know."""
+    if friend_count > relationships.SUGGEST_UP_TO_FRIENDS:
+        return []
+    suggestions = relationships.suggest_people(current_user)
+    return [person_row(person, NONE, friends_in_common(count)) for person, count in suggestions]
+
+
+def friends_in_common(count: int) -> str:
+    """Return a note about how many friends two people have in common."""
+    return ngettext("One friend in common", "%(num)s friends in common", count)

@@ -1,0 +1,34 @@
+"""The tables. What must never be wrong is a constraint here, not an `if` elsewhere."""
+
+from noxchat.models.emails import QueuedEmail
+from noxchat.models.events import Event
+from noxchat.models.friendships import blocks, friend_requests, friends, request_cooldowns
+from noxchat.models.people import (
+    BIO_LENGTH,
+    EMAIL_LENGTH,
+    PASSWORD_LENGTH,
+    PUBLIC_ID_LENGTH,
+    USERNAME_LENGTH,
+    Profile,
+    PublicId,
+    User,
+)
+from noxchat.models.sessions import Session
+
+__all__ = [
+    "BIO_LENGTH",
+    "EMAIL_LENGTH",
+    "PASSWORD_LENGTH",
+    "PUBLIC_ID_LENGTH",
+    "USERNAME_LENGTH",
+    "Event",
+    "Profile",
+    "PublicId",
+    "QueuedEmail",
+    "Session",
+    "User",
+    "blocks",
+    "friend_requests",
+    "friends",
+    "request_cooldowns",
+]

@@ -1,0 +1,29 @@
+"""The e-mail queue."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from noxchat.database import UTCDateTime, now
+from noxchat.extensions import db
+from noxchat.models.people import EMAIL_LENGTH
+
+
+class QueuedEmail(db.Model):
+    """An e-mail that has not been sent yet. Text and links are made when it is sent, so no secret is stored.
+
+    user_id: the account that it is about. address: where it goes; by default to the account's own address.
+    """
+
+    __tablename__ = "email_queue"
+    __table_args__ = (CheckConstraint("user_id IS NOT NULL OR address IS NOT NULL", "recipient"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    address: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH))
+    kind: Mapped[str] = mapped_column(String(32))
+    language: Mapped[str] = mapped_column(String(2))
+    tries: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now, index=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)

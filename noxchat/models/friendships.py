@@ -1,0 +1,61 @@
+"""Friendships, friend requests, and blocks."""
+
+from sqlalchemy import CheckConstraint, Column, Computed, ForeignKey, ForeignKeyConstraint, Index, Integer, Table
+
+from noxchat.database import UTCDateTime, now
+from noxchat.extensions import db
+
+friends = Table(
+    "friends",
+    db.metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("friend_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("since", UTCDateTime, nullable=False, default=now),
+    CheckConstraint("user_id <> friend_id", "not_oneself"),
+    # A friendship is two rows. At the end of each transaction the opposite row must exist; deleting one deletes both.
+    ForeignKeyConstraint(
+        ["friend_id", "user_id"],
+        ["friends.user_id", "friends.friend_id"],
+        ondelete="CASCADE",
+        deferrable=True,
+        initially="DEFERRED",
+    ),
+)
+
+# A request in either direction has the same low_id and high_id, so that two people have at most one between them.
+LOWER = "WHEN sender_id < receiver_id"
+
+friend_requests = Table(
+    "friend_requests",
+    db.metadata,
+    Column("sender_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("receiver_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("created_at", UTCDateTime, nullable=False, default=now),
+    Column("low_id", Integer, Computed(f"CASE {LOWER} THEN sender_id ELSE receiver_id END", persisted=True)),
+    Column("high_id", Integer, Computed(f"CASE {LOWER} THEN receiver_id ELSE sender_id END", persisted=True)),
+    CheckConstraint("sender_id <> receiver_id", "not_oneself"),
+    Index("uq_friend_requests_pair", "low_id", "high_id", unique=True),
+    # For the lists, newest first, by keyset.
+    Index("ix_friend_requests_sent", "sender_id", "created_at", "receiver_id"),
+    Index("ix_friend_requests_received", "receiver_id", "created_at", "sender_id"),
+)
+
+# After a decline, the sender may not ask the same receiver again before `until`.
+request_cooldowns = Table(
+    "request_cooldowns",
+    db.metadata,
+    Column("sender_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("receiver_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("until", UTCDateTime, nullable=False),
+    CheckConstraint("sender_id <> receiver_id", "not_oneself"),
+)
+
+blocks = Table(
+    "blocks",
+    db.metadata,
+    Column("blocker_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("blocked_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("since", UTCDateTime, nullable=False, default=now),
+    CheckConstraint("blocker_id <> blocked_id", "not_oneself"),
+    Index("ix_blocks_since", "blocker_id", "since", "blocked_id"),
+)

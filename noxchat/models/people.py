@@ -1,0 +1,99 @@
+"""Accounts and profiles."""
+
+from datetime import datetime
+
+from flask_login import UserMixin
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, String, Text, UniqueConstraint, select
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from noxchat.database import UTCDateTime, now
+from noxchat.extensions import db
+from noxchat.search import SearchableMixin
+
+USERNAME_LENGTH = (2, 32)
+PUBLIC_ID_LENGTH = (3, 32)
+BIO_LENGTH = 140
+EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3: a path of 256 with its angle brackets
+PASSWORD_LENGTH = (8, 1024)
+
+
+class User(SearchableMixin, UserMixin, db.Model):
+    """An account: how somebody logs in, and their preferences."""
+
+    __tablename__ = "users"
+    __searchable__ = ("username", "profile.public_id")
+    # AUTOINCREMENT: the id of a deleted account is never reused, since signed cookies and tokens may still name it.
+    __table_args__ = (
+        CheckConstraint("length(username) BETWEEN {} AND {}".format(*USERNAME_LENGTH), "username_length"),
+        CheckConstraint(f"length(email) BETWEEN 3 AND {EMAIL_LENGTH}", "email_length"),
+        CheckConstraint("theme IN ('auto', 'day', 'night')", "theme"),
+        # In the order of names, and covering what a search reads of people it does not return.
+        Index("ix_users_search_text", "search_text", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(String(USERNAME_LENGTH[1]))
+    username_key: Mapped[str] = mapped_column(String(255), unique=True)
+    email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
+    email_key: Mapped[str] = mapped_column(String(EMAIL_LENGTH), unique=True)
+    password_hash: Mapped[str] = mapped_column(String(255))
+    reset_nonce: Mapped[str | None] = mapped_column(String(32), unique=True)
+    language: Mapped[str | None] = mapped_column(String(2))
+    theme: Mapped[str] = mapped_column(String(5), default="auto")
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    last_seen_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    profile: Mapped["Profile"] = relationship(
+        back_populates="user", lazy="raise", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+    # The session that this request belongs to, and its token while that is known: set by sessions.py.
+    session = None
+    session_token = None
+
+    @classmethod
+    def exact_match_ids(cls, word):
+        """Return a select of the id of the person with this Public ID (in lower case)."""
+        return select(Profile.user_id).where(Profile.public_id_key == word)
+
+    def get_id(self):
+        """Return Flask-Login's id: the token of a session, not of a person, so that each session can be ended."""
+        return self.session_token
+
+
+class Profile(db.Model):
+    """What other people see of somebody."""
+
+    __tablename__ = "profiles"
+    __table_args__ = (
+        CheckConstraint("length(public_id) BETWEEN {} AND {}".format(*PUBLIC_ID_LENGTH), "public_id_length"),
+        CheckConstraint("public_id_key = lower(public_id)", "public_id_key"),
+        CheckConstraint(f"length(bio) <= {BIO_LENGTH}", "bio_length"),
+        # Nobody can have a Public ID that is reserved for another.
+        ForeignKeyConstraint(
+            ["public_id_key", "user_id"], ["public_ids.key", "public_ids.user_id"], ondelete="CASCADE"
+        ),
+    )
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH[1]))
+    public_id_key: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH[1]), unique=True)
+    bio: Mapped[str] = mapped_column(Text, default="")
+    avatar: Mapped[str | None] = mapped_column(String(64))
+
+    user: Mapped[User] = relationship(back_populates="profile", lazy="raise")
+
+    def search_owner(self):
+        """Return the user, whose search text contains the Public ID."""
+        return self.__dict__.get("user") or db.session.get(User, self.user_id)
+
+
+class PublicId(db.Model):
+    """A Public ID in lower case with its owner, present or former: a released one stays reserved for its owner."""
+
+    __tablename__ = "public_ids"
+    __table_args__ = (UniqueConstraint("key", "user_id"),)
+
+    key: Mapped[str] = mapped_column(String(PUBLIC_ID_LENGTH[1]), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)

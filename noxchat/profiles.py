@@ -1,0 +1,95 @@
+"""Profiles: find, edit, presence, and how a person is drawn."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from flask_babel import gettext as _
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import contains_eager
+
+from noxchat.database import now, violates_constraint
+from noxchat.exceptions import InvalidInput
+from noxchat.extensions import db
+from noxchat.models import Profile, PublicId, User
+from noxchat.names import skeleton
+
+ONLINE_FOR = timedelta(minutes=5)  # after the last request
+HUES = 8
+
+
+def username_taken() -> InvalidInput:
+    """Return the error about a username that is taken."""
+    return InvalidInput(_("This name is taken, or looks like one that is. Choose another."), "username")
+
+
+def public_id_taken() -> InvalidInput:
+    """Return the error about a Public ID that is taken or reserved."""
+    return InvalidInput(_("This Public ID is already in use. Choose another."), "public_id")
+
+
+def with_profile():
+    """Return a select of users with their profiles, in one statement."""
+    return select(User).join(User.profile).options(contains_eager(User.profile))
+
+
+def find_by_public_id(public_id: str) -> User | None:
+    """Return the person with this Public ID, regardless of case, whoever may see them. For a viewer: relationships."""
+    return db.session.scalar(with_profile().where(Profile.public_id_key == public_id.lower()))
+
+
+def edit(user: User, *, username: str, public_id: str, bio: str):
+    """Change the profile of a person who was returned by accounts.lock_account.
+
+    The texts are as returned by names.clean_username, clean_public_id and clean_bio.
+    Raises InvalidInput about `username` or `public_id` when that is taken or reserved.
+    """
+    key = public_id.lower()
+    owner_id = db.session.scalar(select(PublicId.user_id).where(PublicId.key == key))
+    if owner_id not in (None, user.id):
+        raise public_id_taken()
+    try:
+        with db.session.begin_nested():
+            user.username, user.username_key = username, skeleton(username)
+            if owner_id is None:
+                db.session.add(PublicId(key=key, user_id=user.id))
+                db.session.flush()
+            user.profile.public_id, user.profile.public_id_key = public_id, key
+            user.profile.bio = bio
+    except IntegrityError as error:
+        if violates_constraint(error, "username_key"):
+            raise username_taken() from error
+        if violates_constraint(error, "public_ids"):
+            raise public_id_taken() from error
+        raise
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """What is needed to draw somebody's avatar: a picture, or initials on a colour that is always theirs.
+
+    picture: its file name, or None. hue: 0 to HUES - 1.
+    """
+
+    public_id: str
+    picture: str | None
+    initials: str
+    hue: int
+
+
+def avatar_of(user: User) -> Avatar:
+    """Return somebody's avatar."""
+    words = [word for word in user.username.replace("_", " ").replace("-", " ").replace(".", " ").split() if word]
+    letters = words[0][0] + words[1][0] if len(words) > 1 else user.username[:2]
+    profile = user.profile
+    return Avatar(profile.public_id, profile.avatar, letters.upper()[:2], hue(profile.public_id_key))
+
+
+def hue(public_id_key: str) -> int:
+    """Return the colour of a Public ID, 0 to HUES - 1: always the same."""
+    return sum(ord(char) * (index + 1) for index, char in enumerate(public_id_key)) % HUES
+
+
+def is_online(user: User) -> bool:
+    """Tell whether somebody was active in the last minutes."""
+    return user.last_seen_at is not None and user.last_seen_at > now() - ONLINE_FOR

@@ -1,0 +1,268 @@
+"""How two people are related, the lists of people that follow from it, and suggestions.
+
+These are read on every page, so each statement is built once, with the viewer and whatever else differs as parameters.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+
+from sqlalchemy import Integer, Text, bindparam, case, exists, func, literal, select, tuple_, union_all
+
+from noxchat import blocks, keyset
+from noxchat.database import UTCDateTime
+from noxchat.exceptions import NotFound
+from noxchat.extensions import db
+from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns
+from noxchat.profiles import is_online, with_profile
+from noxchat.search import EXACT, SUBSTRING, Hit, Query, contains_all
+
+# How a person is related to the viewer; also the states of the friend button.
+SELF, NONE, OUTGOING, INCOMING, FRIENDS, BLOCKED = "self", "none", "outgoing", "incoming", "friends", "blocked"
+
+VIEWER, OTHER = bindparam("viewer", type_=Integer), bindparam("other", type_=Integer)
+LIMIT = keyset.PAGE_SIZE + 1  # one more than a page, to see whether there is another
+
+MAX_SUGGESTIONS = 6
+SUGGEST_UP_TO_FRIENDS = 5  # with more friends than this, nobody is suggested
+
+
+def _state(other):
+    """Return the expression for how a person is related to VIEWER. other: a column or parameter with their id."""
+
+    def related(table, mine: str, theirs: str):
+        return exists().where(table.c[mine] == VIEWER, table.c[theirs] == other)
+
+    return case(
+        (other == VIEWER, SELF),
+        (blocks.is_blocked(VIEWER, other), BLOCKED),
+        (related(friends, "user_id", "friend_id"), FRIENDS),
+        (related(friend_requests, "sender_id", "receiver_id"), OUTGOING),
+        (related(friend_requests, "receiver_id", "sender_id"), INCOMING),
+        else_=NONE,
+    )
+
+
+STATE = _state(User.id)
+IS_LISTED = User.id.not_in(blocks.hidden_from(VIEWER))
+
+
+@dataclass(frozen=True)
+class Relationship:
+    """How a person is related to the viewer.
+
+    state: SELF, NONE, OUTGOING, INCOMING, FRIENDS or BLOCKED. cooldown_until: until when the viewer may not send a
+    request, or None.
+    """
+
+    state: str
+    cooldown_until: datetime | None
+
+
+COOLDOWN = (
+    select(request_cooldowns.c.until)
+    .where(request_cooldowns.c.sender_id == VIEWER, request_cooldowns.c.receiver_id == OTHER)
+    .scalar_subquery()
+)
+RELATIONSHIP = select(_state(OTHER), COOLDOWN, blocks.is_blocked(OTHER, VIEWER))
+
+
+def get_relationship(viewer: User, person: User) -> Relationship:
+    """Return how a person is related to the viewer, in one statement. Raises NotFound when the person blocks them."""
+    state, cooldown_until, hidden = db.session.execute(RELATIONSHIP, {"viewer": viewer.id, "other": person.id}).one()
+    if hidden:
+        raise NotFound
+    return Relationship(state, cooldown_until)
+
+
+FIND = (
+    with_profile()
+    .add_columns(STATE)
+    .join(PublicId, PublicId.user_id == User.id)
+    .where(PublicId.key == bindparam("key"), User.id.not_in(blocks.hidden_from(VIEWER, include_blocked=False)))
+)
+
+
+def find_visible(viewer: User, public_id: str) -> tuple[User, str] | tuple[None, None]:
+    """Return the person with this Public ID, present or former, and their state; (None, None) if there is none.
+
+    A person who blocks the viewer does not exist for them.
+    """
+    return db.session.execute(FIND, {"viewer": viewer.id, "key": public_id.lower()}).first() or (None, None)
+
+
+@dataclass(frozen=True)
+class PersonRow:
+    """A person in a list. state: of the friend button. online: only true for friends. note: shown below the name."""
+
+    person: User
+    state: str
+    online: bool = False
+    note: str = ""
+
+
+def person_row(person: User, state: str, note: str = "") -> PersonRow:
+    """Return the row for a person."""
+    return PersonRow(person, state, state == FRIENDS and is_online(person), note)
+
+
+@lru_cache(maxsize=128)
+def _load_hits(hits):
+    rows = with_profile().add_columns(STATE, hits.c.rank, hits.c.search_text).join(hits, hits.c.id == User.id)
+    return rows.where(IS_LISTED).order_by(hits.c.rank, hits.c.search_text)
+
+
+def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
+    """Return a page of pairs of User and state, best match first.
+
+    Whichever search engine finds them, the database decides who may be seen.
+    """
+    position = keyset.decode_cursor(cursor, int, str)
+    after = Hit(0, *position) if position and EXACT <= position[0] <= SUBSTRING else None
+    rows = User.search(query, after, LIMIT, _load_hits, excluded=blocks.HIDDEN_FROM_SEARCH, viewer=viewer.id)
+    rows = [((person, state), *position) for person, state, *position in rows]
+    return keyset.make_page(rows, cursor if after else None, lambda row: row[1:])
+
+
+@cache
+def _friends(words: int, resumed: bool):
+    # Without MATERIALIZED, PostgreSQL walks the names of all people in search of friends.
+    mine = select(friends.c.friend_id).where(friends.c.user_id == VIEWER).cte("mine")
+    mine = mine.prefix_with("MATERIALIZED", dialect="postgresql")
+    rows = with_profile().add_columns(User.search_text).join(mine, mine.c.friend_id == User.id).where(IS_LISTED)
+    if words:
+        rows = rows.where(contains_all(User.search_text, words))
+    if resumed:
+        rows = rows.where(User.search_text > bindparam("after", type_=Text))
+    return rows.order_by(User.search_text).limit(LIMIT)
+
+
+def list_friends(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
+    """Return a page of friends by name, as User.
+
+    query: what their names must match; an empty one matches all.
+    """
+    after = keyset.decode_cursor(cursor, str)
+    if query and not query.can_match:
+        return keyset.Page([], None)
+    values = {"viewer": viewer.id, **query.parameters, **({"after": after[0]} if after else {})}
+    rows = db.session.execute(_friends(len(query.words), after is not None), values)
+    return keyset.make_page(rows, cursor if after else None, lambda row: row[1:])
+
+
+def list_requests(viewer: User, direction: str, query: Query, cursor: str | None) -> keyset.Page:
+    """Return a page of people with a friend request to or from the viewer, newest first, as User.
+
+    direction: INCOMING or OUTGOING. query: as for list_friends.
+    """
+    if query and not query.can_match:
+        return keyset.Page([], None)
+    mine, theirs = ("receiver_id", "sender_id") if direction == INCOMING else ("sender_id", "receiver_id")
+    return _newest_first(friend_requests, mine, theirs, "created_at", viewer, query, cursor)
+
+
+def list_blocked(viewer: User, cursor: str | None) -> keyset.Page:
+    """Return a page of people whom the viewer blocks, newest first, as User."""
+    return _newest_first(blocks.blocks, "blocker_id", "blocked_id", "since", viewer, Query(()), cursor)
+
+
+@cache
+def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool):
+    time, other_id = table.c[time], table.c[theirs]
+    # First a page of the list by its index, then the people on it; otherwise all of them are joined to show twenty.
+    listed = select(other_id.label("other_id"), time.label("time")).where(table.c[mine] == VIEWER)
+    if table is not blocks.blocks:
+        listed = listed.where(other_id.not_in(blocks.hidden_from(VIEWER)))
+    if words:
+        listed = listed.join(User, User.id == other_id).where(contains_all(User.search_text, words))
+    if resumed:
+        before = tuple_(bindparam("time", type_=UTCDateTime), bindparam("other_id", type_=Integer))
+        listed = listed.where(tuple_(time, other_id) < before)
+    page = listed.order_by(time.desc(), other_id.desc()).limit(LIMIT).subquery()
+    rows = with_profile().add_columns(page.c.time).join(page, page.c.other_id == User.id)
+    return rows.order_by(page.c.time.desc(), page.c.other_id.desc())
+
+
+def _newest_first(table, mine, theirs, time, viewer: User, query: Query, cursor: str | None) -> keyset.Page:
+    after = _time_and_id(keyset.decode_cursor(cursor, str, int))
+    values = {"viewer": viewer.id, **query.parameters, **(after or {})}
+    rows = db.session.execute(_by_time(table, mine, theirs, time, len(query.words), bool(after)), values)
+    return keyset.make_page(rows, cursor if after else None, lambda row: (row[1].isoformat(), row[0].id))
+
+
+def _time_and_id(position) -> dict | None:
+    """Return the parameters for a cursor's position, or None if it is not one of such a list."""
+    try:
+        time = datetime.fromisoformat(position[0]) if position else None
+        return {"time": time.astimezone(UTC), "other_id": position[1]} if time and time.tzinfo else None
+    except (ValueError, OverflowError):  # not a time, or one beyond the range of UTC
+        return None
+
+
+@cache
+def _home_lists(max_requests: int, max_friends: int):
+    table, last_seen = friend_requests.c, func.coalesce(User.last_seen_at, User.created_at)
+    requests = (
+        select(table.sender_id.label("id"), literal(INCOMING).label("kind"), table.created_at.label("time"))
+        .where(table.receiver_id == VIEWER)
+        .order_by(table.created_at.desc())
+        .limit(max_requests)
+    )
+    recent_friends = (
+        select(User.id, literal(FRIENDS), last_seen.label("time"))
+        .join(friends, friends.c.friend_id == User.id)
+        .where(friends.c.user_id == VIEWER)
+        .order_by(last_seen.desc(), User.id)
+        .limit(max_friends)
+    )
+    both = union_all(select(requests.subquery()), select(recent_friends.subquery())).subquery()
+    rows = with_profile().add_columns(both.c.kind).join(both, both.c.id == User.id).where(IS_LISTED)
+    return rows.order_by(both.c.time.desc(), User.id)
+
+
+def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[User], list[User]]:
+    """Return who sent the newest incoming requests, and the friends who were active last, in one statement."""
+    found = db.session.execute(_home_lists(max_requests, max_friends), {"viewer": viewer.id}).all()
+    return [user for user, kind in found if kind == INCOMING], [user for user, kind in found if kind == FRIENDS]
+
+
+@cache
+def _suggestions():
+    mine = select(friends.c.friend_id).where(friends.c.user_id == VIEWER)
+    theirs, requests, shared = friends.alias(), friend_requests.c, func.count()
+    cooldowns = request_cooldowns.c
+    found = (
+        select(theirs.c.friend_id.label("id"), shared.label("shared"))
+        .where(
+            theirs.c.user_id.in_(mine),
+            theirs.c.friend_id != VIEWER,
+            theirs.c.friend_id.not_in(mine),
+            theirs.c.friend_id.not_in(select(requests.receiver_id).where(requests.sender_id == VIEWER)),
+            theirs.c.friend_id.not_in(select(requests.sender_id).where(requests.receiver_id == VIEWER)),
+            theirs.c.friend_id.not_in(select(cooldowns.receiver_id).where(cooldowns.sender_id == VIEWER)),
+            theirs.c.friend_id.not_in(blocks.hidden_from(VIEWER)),
+        )
+        .group_by(theirs.c.friend_id)
+        .order_by(shared.desc(), theirs.c.friend_id)
+        .limit(MAX_SUGGESTIONS)
+        .subquery()
+    )
+    rows = with_profile().add_columns(found.c.shared).join(found, found.c.id == User.id)
+    return rows.order_by(found.c.shared.desc(), User.id)
+
+
+def suggest_people(viewer: User) -> list[tuple[User, int]]:
+    """Return friends of friends with the number of friends in common, most of them first."""
+    return [tuple(row) for row in db.session.execute(_suggestions(), {"viewer": viewer.id})]
+
+
+def next_friend_by_name(viewer: User, person: User) -> User | None:
+    """Return the friend who follows a person in the list of friends, or None at its end."""
+    name = select(User.search_text).where(User.id == person.id).scalar_subquery()
+    return db.session.scalar(
+        with_profile()
+        .join(friends, friends.c.friend_id == User.id)
+        .where(friends.c.user_id == viewer.id, User.search_text > name)
+        .order_by(User.search_text)
+        .limit(1)
+    )

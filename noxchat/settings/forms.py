@@ -1,0 +1,80 @@
+"""The forms of the settings. Their field names are part of the public contract."""
+
+from flask import request
+from flask_babel import gettext as _
+from flask_babel import lazy_gettext as _l
+from wtforms import PasswordField, RadioField, SelectField
+from wtforms.fields.choices import SelectChoice
+
+from noxchat import accounts
+from noxchat.exceptions import InvalidInput
+from noxchat.web.forms import Form, NewPasswordForm, check_password_length, new_password_fields, required
+from noxchat.web.preferences import LANGUAGES, THEMES, language, theme
+
+
+class PreferencesForm(Form):
+    """Theme and language, or one of them.
+
+    chosen: those that were submitted, once the form is valid.
+    """
+
+    theme = RadioField(
+        _l("Theme"),
+        choices=[
+            SelectChoice("auto", _l("Device")),
+            SelectChoice("night", _l("Night")),
+            SelectChoice("day", _l("Day")),
+        ],
+    )
+    language = SelectField(_l("Language"), choices=[SelectChoice(*language) for language in LANGUAGES.items()])
+
+    def __init__(self):
+        super().__init__(data={"theme": theme(), "language": language()})
+        self.chosen = {}
+
+    def validate(self, *args, **kwargs) -> bool:
+        """Accept a form with only one of the fields, as the buttons of the guest pages send it."""
+        self.chosen = {name: request.form[name] for name in ("theme", "language") if name in request.form}
+        known = self.chosen.get("theme", "auto") in THEMES and self.chosen.get("language", "en") in LANGUAGES
+        if self.chosen and known:
+            return True
+        super().validate(*args, **kwargs)
+        self.with_error(InvalidInput(_("Choose one of the themes and languages that there are.")))
+        return False
+
+
+class ConfirmedForm(Form):
+    """Base of forms in which somebody who is logged in confirms their password.
+
+    user: who that is. password_field: the name of the field for it.
+    """
+
+    password_field = "password"  # noqa: S105  a name
+
+    def __init__(self, user, **kwargs):
+        super().__init__(**kwargs)
+        self.user = user
+
+    def validate(self, *args, **kwargs) -> bool:
+        """Validate the fields, then the password. Raises RateLimited."""
+        if not super().validate(*args, **kwargs):
+            return False
+        try:
+            accounts.confirm_password(self.user, self[self.password_field].data, self.password_field)
+        except InvalidInput as error:
+            self.with_error(error)
+            return False
+        return True
+
+
+class ChangePasswordForm(NewPasswordForm, ConfirmedForm):
+    password_field = "current_password"  # noqa: S105
+    current_password = PasswordField(_l("Current password"), [required(), check_password_length])
+    password, password2 = new_password_fields(_l("New password"))
+
+    def personal_words(self):  # noqa: D102
+        return self.user.username, self.user.email
+
+
+class DeleteAccountForm(ConfirmedForm):
+    password = PasswordField(_l("Password"), [required(), check_password_length])

@@ -1,0 +1,98 @@
+"""Settings: overview, preferences, password, blocked people, deletion of the account."""
+
+import logging
+
+from flask import request, url_for
+from flask_babel import gettext as _
+from flask_login import current_user
+from jinja_partials import render_partial
+
+from noxchat import accounts, passwords, relationships, sessions
+from noxchat.database import begin_write
+from noxchat.extensions import db
+from noxchat.settings import blueprint
+from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
+from noxchat.web import preferences
+from noxchat.web.htmx import changed, redirect_to, refresh_page, safe_path, show
+from noxchat.web.login import log_out, rotate_session_token
+from noxchat.web.people import show_people
+from noxchat.web.security import public
+
+log = logging.getLogger("noxchat.settings")
+
+
+def show_form(name: str, form):
+    """Answer with a form of the settings."""
+    return show(f"settings/{name}.html", f"partials/settings/{name}.html", form.status, form=form)
+
+
+@blueprint.route("/settings")
+def index():
+    """Show all settings."""
+    return show(
+        "settings/index.html",
+        "partials/settings/index.html",
+        form=PreferencesForm(),
+        password_form=ChangePasswordForm(current_user),
+        session_count=len(sessions.list_all(current_user)),
+    )
+
+
+@blueprint.route("/settings/look", methods=["GET", "POST"])
+@public
+def edit_preferences():
+    """Change theme, language or both: in the account for somebody who is logged in, and in this browser for all."""
+    form = PreferencesForm()
+    if not form.validate_on_submit():
+        return show_form("preferences", form)
+    previous_language = preferences.language()
+    if current_user.is_authenticated:
+        begin_write(db.session)
+        accounts.set_preferences(current_user, form.chosen)
+        db.session.commit()
+    response = changed(back=safe_path(request.form.get("next")))
+    preferences.set_cookies(response, form.chosen)
+    if form.chosen.get("language", previous_language) != previous_language:
+        refresh_page(response)
+    return response
+
+
+@blueprint.route("/settings/password", methods=["GET", "POST"])
+def change_password():
+    """Change the password, which ends every other session."""
+    form = ChangePasswordForm(current_user)
+    if not form.validate_on_submit():
+        return show_form("password", form)
+    password_hash = passwords.hash_password(form.password.data)
+    begin_write(db.session)
+    accounts.set_password(accounts.lock_account(current_user), password_hash)
+    sessions.revoke_others(current_user)
+    rotate_session_token(current_user)
+    db.session.commit()
+    log.info("password changed: user %s", current_user.id)
+    text = _("Your password is changed, and every other device is logged out.")
+    empty_form = render_partial("partials/settings/password.html", form=ChangePasswordForm(current_user, formdata=None))
+    return changed(empty_form, back=url_for("settings.index"), ok=f"{text} {form.strength}")
+
+
+@blueprint.route("/settings/blocked")
+def blocked():
+    """List the people whom one blocks."""
+    page = relationships.list_blocked(current_user, request.args.get("after"))
+    rows = [relationships.person_row(person, relationships.BLOCKED) for person in page.items]
+    return show_people("settings/blocked.html", "blocked", page, rows)
+
+
+@blueprint.route("/settings/delete", methods=["GET", "POST"])
+def delete_account():
+    """Delete the account and everything that belongs to it."""
+    form = DeleteAccountForm(current_user)
+    if not form.validate_on_submit():
+        return show_form("delete", form)
+    user_id = current_user.id
+    begin_write(db.session)
+    accounts.delete_account(current_user)
+    db.session.commit()
+    log.info("account deleted: user %s", user_id)
+    log_out()
+    return redirect_to(url_for("main.home"), _("Your account is deleted. Take care."))

@@ -1,0 +1,115 @@
+"""What forms share: fields that are validated by rules, and new passwords."""
+
+from flask import request
+from flask_babel import gettext as _
+from flask_babel import lazy_gettext as _l
+from flask_wtf import FlaskForm
+from wtforms import PasswordField
+from wtforms.validators import InputRequired, ValidationError
+
+from noxchat import passwords
+from noxchat.exceptions import InvalidInput
+from noxchat.models import PASSWORD_LENGTH
+
+
+class Form(FlaskForm):
+    """A form without a CSRF field of its own: web.security checks the token before every route.
+
+    cleaned: the values that rules have returned, by field name. Fields keep what was typed, to be shown again.
+    """
+
+    class Meta:
+        csrf = False
+
+        def wrap_formdata(self, form, formdata):  # noqa: ARG002
+            # Flask-WTF merges the files in, and then a file could take the place of a text.
+            return request.form if request.method == "POST" and formdata is not None else None
+
+        def get_translations(self, form):  # noqa: ARG002
+            return None  # WTForms' own messages are never shown
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.cleaned = {}
+
+    def with_error(self, error: InvalidInput) -> "Form":
+        """Show an error beside its field, or above the form if it is about none. Returns the form."""
+        field = self._fields.get(error.field)
+        if field is None:
+            self.form_errors = [*self.form_errors, str(error)]
+        else:
+            field.errors = [*field.errors, str(error)]
+        return self
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of an answer that shows the form: 422 when it was submitted, for then it has errors."""
+        return 422 if self.is_submitted() else 200
+
+
+class Cleaned:
+    """A validator that stores what a rule makes of the value in the form's `cleaned`.
+
+    rule: takes the text and returns it as it is stored; raises InvalidInput.
+    """
+
+    def __init__(self, rule):
+        self.rule = rule
+
+    def __call__(self, form, field):
+        try:
+            form.cleaned[field.name] = self.rule(field.data or "")
+        except InvalidInput as error:
+            raise ValidationError(str(error)) from None
+
+
+def required():
+    """Return a validator for a field that must not be empty."""
+    return InputRequired(_l("Fill in this field."))
+
+
+def check_password_length(form, field):  # noqa: ARG001
+    """Refuse a password that is too long before anything is computed from it."""
+    if len(field.data or "") > PASSWORD_LENGTH[1]:
+        raise ValidationError(_("This is longer than any password here."))
+
+
+def new_password_fields(label):
+    """Return the fields `password` and `password2` for the class body of a NewPasswordForm. label: of the first."""
+    maximum = {"autocomplete": "new-password", "maxlength": PASSWORD_LENGTH[1]}
+    return (
+        PasswordField(
+            label, [required(), check_password_length], render_kw={**maximum, "minlength": PASSWORD_LENGTH[0]}
+        ),
+        PasswordField(_l("Repeat password"), [required(), same_as_password], render_kw=maximum),
+    )
+
+
+def same_as_password(form, field):
+    """Refuse a repetition that differs."""
+    if field.data != form.password.data:
+        raise ValidationError(_("The two passwords differ."))
+
+
+class NewPasswordForm(Form):
+    """Base of the forms in which a new password is chosen.
+
+    strength: a message about the password, once the form is valid.
+    """
+
+    strength = ""
+
+    def personal_words(self) -> tuple[str, ...]:
+        """Return what everybody may know about the person, and which therefore adds no strength to a password."""
+        return ()
+
+    def validate(self, *args, **kwargs) -> bool:
+        """Validate the fields, then the strength of the password."""
+        if not super().validate(*args, **kwargs):
+            return False
+        try:
+            self.strength = passwords.check_strength(self.password.data, *self.personal_words())
+        except InvalidInput as error:
+            self.with_error(error)
+            return False
+        return True

@@ -1,0 +1,89 @@
+"""logs/noxchat.log: one line per event, with the request's id; rotated by size, readable by its owner only.
+
+Nothing secret is written: no field's text, no cookie, no token, no e-mail; URLs appear as routes, not as typed.
+"""
+
+import logging
+import re
+import secrets
+import sys
+import time
+
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+from flask import Flask, g, has_request_context, request
+
+log = logging.getLogger("noxchat")
+
+# Whatever could begin a new line or control a terminal.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class SingleLineFormatter(logging.Formatter):
+    """Formats each event as one line, tracebacks included."""
+
+    converter = time.gmtime
+
+    def __init__(self):
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s [%(request_id)s] %(name)s: %(message)s")
+        self.datefmt = "%Y-%m-%dT%H:%M:%S"
+
+    def format(self, record):
+        record.request_id = g.get("request_id", "-") if has_request_context() else "-"
+        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().format(record))
+
+
+def init_app(app: Flask):
+    """Open the log and write a line for each request.
+
+    If the folder cannot be written, the log goes to standard error, with a warning.
+    """
+    handlers = [logging.StreamHandler(sys.stderr)] if app.debug else []
+    problem = None
+    try:
+        handlers.append(_file_handler(app))
+    except OSError as error:
+        problem = f"{app.config['LOG_DIR']} cannot be written ({error.strerror}): the log goes to standard error"
+        handlers = [logging.StreamHandler(sys.stderr)]
+    for old in log.handlers[:]:
+        log.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        handler.setFormatter(SingleLineFormatter())
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = app.testing
+    app.logger = log  # instead of the one that Flask would create
+    for warning in filter(None, [problem, *app.config["warnings"]]):
+        log.warning(warning)
+    app.before_request(_begin_request)
+    app.after_request(_log_request)
+
+
+def _file_handler(app: Flask) -> logging.Handler:
+    """Return the handler for the log file. Raises OSError when that cannot be written."""
+    app.config["LOG_DIR"].mkdir(parents=True, exist_ok=True)
+    path = app.config["LOG_DIR"] / "noxchat.log"
+    with open(path, "ab"):  # the handler itself would only fail at the first line
+        path.chmod(0o600)
+    # The standard library's handler loses lines when several processes rotate one file.
+    return ConcurrentRotatingFileHandler(
+        str(path),
+        maxBytes=app.config["LOG_FILE_BYTES"],
+        backupCount=app.config["LOG_FILES"],
+        encoding="utf-8",
+        chmod=0o600,
+    )
+
+
+def _begin_request():
+    g.request_id = secrets.token_hex(6)
+    g.began = time.perf_counter()
+
+
+def _log_request(response):
+    response.headers["X-Request-ID"] = g.request_id
+    if request.endpoint != "static":
+        # The route, not the path: paths contain reset tokens, and whatever people type.
+        milliseconds = (time.perf_counter() - g.began) * 1000
+        log.info("%s %s %s %.0f ms", request.method, request.url_rule or "-", response.status_code, milliseconds)
+    return response

@@ -1,0 +1,40 @@
+"""Lists of people: what the lists of friends, requests, blocked people and the search have in common."""
+
+from flask import Response, request, url_for
+
+from noxchat.keyset import Page
+from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, OUTGOING, PersonRow
+from noxchat.search import Query
+from noxchat.web.htmx import current_path, show
+
+# The lists in which a person belongs only while their friend button has this state.
+LIST_STATES = {"friends": FRIENDS, "incoming": INCOMING, "outgoing": OUTGOING, "blocked": BLOCKED}
+
+
+def search_term() -> str:
+    """Return what is typed into the search box of this page."""
+    return request.args.get("q", "").strip()
+
+
+def next_page_url(page: Page, **values) -> str:
+    """Return the URL of the following page of this list; empty at the end."""
+    return url_for(request.endpoint, after=page.next_cursor, **values) if page.next_cursor else ""
+
+
+def show_people(template: str, list_name: str, page: Page, rows: list[PersonRow], term: str = "") -> Response:
+    """Answer with a list of people, or with its next rows when htmx asked for those.
+
+    list_name: a key of LIST_STATES, or `search`. rows: those of the page. term: what was searched for.
+    """
+    return show(
+        template,
+        "partials/people/results.html" if page.is_first else "partials/people/rows.html",
+        list_name=list_name,
+        rows=rows,
+        next_url=next_page_url(page, q=term or None),
+        term=term,
+        query=Query.parse(term),
+        back=current_path(),
+        is_first=page.is_first,
+        oob=True,
+    )

@@ -1,0 +1,42 @@
+"""The language and theme of a request: from the account, else a cookie, else the browser."""
+
+from flask import Response, current_app, g, has_request_context, request
+
+from noxchat.models import User
+
+LANGUAGES = {"en": "English", "ru": "Русский"}
+THEMES = ("auto", "night", "day")
+COOKIE_SECONDS = 365 * 24 * 3600
+
+
+def apply_preferences(user: User):
+    """Answer this request in somebody's language and theme, even if it fails and the user is no longer loaded."""
+    g.user_language, g.user_theme = user.language, user.theme
+
+
+def language() -> str:
+    """Return the language to answer in."""
+    if not has_request_context():  # the command line is in English, and the mail worker sets each e-mail's language
+        return "en"
+    chosen = g.get("user_language") or request.cookies.get("language")
+    return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
+
+
+def theme() -> str:
+    """Return the theme to answer in; `auto` follows the device."""
+    chosen = g.get("user_theme") or request.cookies.get("theme")
+    return chosen if chosen in THEMES else "auto"
+
+
+def set_cookies(response: Response, preferences: dict[str, str]):
+    """Store preferences in the browser for a year, for pages that are shown before logging in."""
+    for name, value in preferences.items():
+        response.set_cookie(
+            name,
+            value,
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="Lax",
+            secure=current_app.config["SECURE"],
+            path="/",
+        )

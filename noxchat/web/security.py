@@ -1,0 +1,180 @@
+"""The checks of every request before a route is called, and the security headers of every response.
+
+The order in `check_request` is deliberate: cheap checks first, and no body is read from somebody who may not send one.
+"""
+
+import logging
+from ipaddress import ip_address
+from urllib.parse import unquote_to_bytes
+
+from flask import Flask, abort, current_app, g, request, url_for
+from flask.sessions import SecureCookieSessionInterface
+from flask_login import current_user
+from flask_wtf.csrf import CSRFError
+from werkzeug.sansio.utils import host_is_trusted
+
+from noxchat.extensions import csrf, db
+from noxchat.web import htmx
+
+log = logging.getLogger("noxchat.security")
+
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+# Of OWASP's list (https://owasp.org/www-project-secure-headers): whatever our pages do not use is forbidden.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; font-src 'self'; "
+    "manifest-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=(), browsing-topics=()",
+    "X-Frame-Options": "DENY",
+}
+
+
+def public(view):
+    """Mark a route that can be used without being logged in; all others require it."""
+    view.is_public = True
+    return view
+
+
+def machine_endpoint(view):
+    """Mark a public route for machines: session, cookies and account are never touched."""
+    view.is_public = view.is_machine_endpoint = True
+    return view
+
+
+def probe_endpoint(view):
+    """Mark a machine endpoint for health probes, which may use any host name."""
+    view.is_probe = True
+    return machine_endpoint(view)
+
+
+def init_app(app: Flask):
+    """Check every request, and add the security headers to every response."""
+    app.session_interface = SessionInterface()
+    app.before_request(check_request)
+    app.after_request(add_security_headers)
+
+
+def check_request():
+    """Refuse what no route should have to handle: foreign hosts, invalid UTF-8, anonymous users, forged posts."""
+    view = current_app.view_functions.get(request.endpoint)
+    is_probe = getattr(view, "is_probe", False)
+    if not is_probe and not host_is_trusted(request.environ.get("HTTP_HOST"), current_app.config["HOSTS"]):
+        log.warning("foreign host refused")
+        g.skip_session = True
+        abort(400)
+    valid_url = _is_valid(request.environ["PATH_INFO"].encode("latin-1")) and _is_valid(request.query_string)
+    if not valid_url or not all(value.isascii() for value in request.cookies.values()):
+        g.skip_session = True
+        abort(400)
+    if view is None or getattr(view, "is_machine_endpoint", False) or request.endpoint == "static":
+        g.skip_session = True
+        return None
+    if not getattr(view, "is_public", False) and not current_user.is_authenticated:
+        page = htmx.page_path()
+        return htmx.login_required(url_for("auth.login", next=None if page == "/" else page))
+    if request.method not in SAFE_METHODS:
+        _check_post()
+    return None
+
+
+def _check_post():
+    origin = request.headers.get("Origin")
+    if origin is not None and not _is_own(origin):
+        log.warning("csrf refused: foreign origin")
+        raise CSRFError("foreign origin")
+    if request.mimetype != "multipart/form-data":
+        request.max_content_length = current_app.config["MAX_FORM_MEMORY_SIZE"]
+        if not _is_valid(request.get_data().replace(b"+", b" ")):
+            abort(400)
+    if not all(_is_text(name) and _is_text(value) for name, value in request.form.items(multi=True)):
+        abort(400)
+    try:
+        csrf.protect()
+    except CSRFError:
+        log.warning("csrf refused: token missing or stale")
+        raise
+    # Release the connection: hashing or decoding a picture may take a while now.
+    db.session.commit()
+
+
+def _is_own(origin: str) -> bool:
+    if origin == "null":
+        # Browsers send this from a page without referrer, such as that of a reset link. They then say in another header
+        # where the request came from (https://www.w3.org/TR/fetch-metadata).
+        return request.headers.get("Sec-Fetch-Site") == "same-origin"
+    scheme = current_app.config["PREFERRED_URL_SCHEME"]  # behind a proxy the request has another
+    return origin in {current_app.config["BASE_URL"], f"{scheme}://{request.host}"}
+
+
+def _is_valid(encoded: bytes) -> bool:
+    """Tell whether the percent-encoded bytes of a URL or a form are valid UTF-8 without NUL."""
+    try:
+        return _is_text(unquote_to_bytes(encoded).decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether a text can be stored: no database accepts NUL, and U+FFFD stands for invalid UTF-8."""
+    return "\0" not in text and "\ufffd" not in text
+
+
+class SessionInterface(SecureCookieSessionInterface):
+    """Flask's sessions, skipped where there is no account: Flask-Login would make every response vary by cookie."""
+
+    def save_session(self, app, session, response):
+        if not g.get("skip_session"):
+            super().save_session(app, session, response)
+
+
+def add_security_headers(response):
+    """Add the headers, but not those that a route has set itself."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    if current_app.config["SECURE"]:
+        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+    if response.mimetype == "text/html":
+        response.headers.setdefault("Cache-Control", "no-store")
+    return htmx.add_vary(response)
+
+
+class ClientAddress:
+    """WSGI middleware that sets REMOTE_ADDR to the client's address behind trusted proxies.
+
+    X-Forwarded-For is believed only from an address in TRUSTED_PROXIES, and read from its end: the first address that
+    is not a trusted proxy is the client. Other X-Forwarded headers are never read.
+    """
+
+    def __init__(self, app, proxies):
+        self.app = app
+        self.proxies = proxies
+
+    def __call__(self, environ, start_response):
+        remote = environ.get("REMOTE_ADDR", "")
+        if self.proxies and self._is_proxy(remote):
+            for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+                hop = hop.strip()
+                if not _is_address(hop):
+                    break
+                remote = hop
+                if not self._is_proxy(hop):
+                    break
+            environ["REMOTE_ADDR"] = remote
+        return self.app(environ, start_response)
+
+    def _is_proxy(self, address: str) -> bool:
+        return _is_address(address) and any(ip_address(address) in network for network in self.proxies)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,156 @@
+"""Registering, finding and changing people, on both databases, also at the same time."""
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from noxchat import accounts, profiles, relationships
+from noxchat.database import begin_write
+from noxchat.exceptions import Conflict, InvalidInput
+from noxchat.extensions import db
+from noxchat.models import Profile, PublicId, Session, User, friend_requests, friends
+from tests.conftest import at_once, befriend, make_person, password_hash
+
+
+def register(username, email):
+    begin_write(db.session)
+    user = accounts.create(username, email, password_hash())
+    db.session.commit()
+    return user
+
+
+def test_eight_sign_ups_with_one_name_make_one_account(any_app):
+    password_hash()
+    results = at_once(any_app, 8, lambda number: register("Mila", f"mila{number}@nox.example"))
+    assert sum(isinstance(result, User) for result in results) == 1
+    assert sum(isinstance(result, InvalidInput) and result.field == "username" for result in results) == 7
+    with any_app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(User)) == 1
+        assert db.session.scalar(select(func.count()).select_from(Profile)) == 1
+
+
+def test_eight_sign_ups_with_one_address_make_one_account(any_app):
+    results = at_once(any_app, 8, lambda number: register(f"Person {'abcdefgh'[number]}", "one@nox.example"))
+    assert sum(isinstance(result, User) for result in results) == 1
+    assert results.count(None) == 7
+
+
+def test_eight_people_want_one_public_id(any_app):
+    made = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefgh"]
+
+    def rename(number):
+        begin_write(db.session)
+        user = accounts.lock_account(made[number])
+        profiles.edit(user, username=user.username, public_id="moon", bio="")
+        db.session.commit()
+        return user
+
+    results = at_once(any_app, 8, rename)
+    assert sum(isinstance(result, User) for result in results) == 1
+    assert sum(isinstance(result, InvalidInput) and result.field == "public_id" for result in results) == 7
+
+
+def test_names_are_unique_whatever_their_case_accents_and_alphabet(any_app):
+    make_person(any_app, "José", "jose@nox.example")
+    with any_app.test_request_context():
+        for name in ("jose", "JOSE", "Jose\u0301", "jоsе"):
+            with pytest.raises(InvalidInput):
+                register(name, "other@nox.example")
+            db.session.rollback()
+
+
+def test_a_released_public_id_stays_its_owners(any_app):
+    alice, bob = make_person(any_app, "Alice", public_id="alice"), make_person(any_app, "Bob", public_id="bobby")
+    with any_app.test_request_context():
+        begin_write(db.session)
+        profiles.edit(accounts.lock_account(alice), username="Alice", public_id="Wonder", bio="")
+        db.session.commit()
+        assert profiles.find_by_public_id("alice") is None
+        assert relationships.find_visible(bob, "ALICE")[0].id == alice.id
+        assert profiles.find_by_public_id("wonder").profile.public_id == "Wonder"
+        begin_write(db.session)
+        with pytest.raises(InvalidInput):
+            profiles.edit(accounts.lock_account(bob), username="Bob", public_id="Alice", bio="")
+        db.session.rollback()
+        begin_write(db.session)
+        profiles.edit(accounts.lock_account(alice), username="Alice", public_id="ALICE", bio="")
+        db.session.commit()
+        assert profiles.find_by_public_id("alice").profile.public_id == "ALICE"
+
+
+def test_deleting_a_person_leaves_nothing_dangling(any_app):
+    alice, bob, clara = (make_person(any_app, name) for name in ("Alice", "Bob", "Clara"))
+    befriend(any_app, alice, bob)
+    with any_app.test_request_context():
+        begin_write(db.session)
+        db.session.execute(friend_requests.insert(), [{"sender_id": clara.id, "receiver_id": alice.id}])
+        db.session.add(Session(token_hash="x" * 64, user_id=alice.id))
+        accounts.delete_account(alice)
+        db.session.commit()
+        for table in (friends, friend_requests, Session.__table__):
+            assert db.session.scalar(select(func.count()).select_from(table)) == 0
+        assert db.session.scalar(select(func.count()).select_from(PublicId)) == 2
+        with pytest.raises(Conflict):
+            accounts.lock_account(alice)
+
+
+def test_a_deleted_number_is_never_given_again(any_app):
+    first = make_person(any_app, "Alice")
+    with any_app.test_request_context():
+        begin_write(db.session)
+        accounts.delete_account(first)
+        db.session.commit()
+    assert make_person(any_app, "Bob").id > first.id
+
+
+BROKEN_RULES = {
+    "friendship with oneself": lambda a, b: friends.insert().values(user_id=a, friend_id=a),
+    "friendship one way": lambda a, b: friends.insert().values(user_id=a, friend_id=b),
+    "request to oneself": lambda a, b: friend_requests.insert().values(sender_id=a, receiver_id=a),
+    "crossing requests": lambda a, b: friend_requests.insert().values(
+        [{"sender_id": a, "receiver_id": b}, {"sender_id": b, "receiver_id": a}]
+    ),
+    "long name": lambda a, b: User.__table__.update().where(User.id == a).values(username="x" * 33),
+    "short name": lambda a, b: User.__table__.update().where(User.id == a).values(username="x"),
+    "unknown theme": lambda a, b: User.__table__.update().where(User.id == a).values(theme="pink"),
+    "long bio": lambda a, b: Profile.__table__.update().where(Profile.user_id == a).values(bio="x" * 141),
+    "another's name": lambda a, b: User.__table__.update().values(username_key="same"),
+    "another's address": lambda a, b: User.__table__.update().values(email_key="same"),
+    "another's Public ID": lambda a, b: (
+        Profile.__table__.update().where(Profile.user_id == a).values(public_id="bobby", public_id_key="bobby")
+    ),
+    "key of another Public ID": lambda a, b: (
+        Profile.__table__.update().where(Profile.user_id == a).values(public_id="other")
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN_RULES)
+def test_the_database_itself_refuses(any_app, rule):
+    alice, bob = make_person(any_app, "Alice", public_id="alice"), make_person(any_app, "Bob", public_id="bobby")
+    with any_app.app_context():
+        begin_write(db.session)
+        with pytest.raises(Exception) as refused:
+            db.session.execute(BROKEN_RULES[rule](alice.id, bob.id))
+            db.session.commit()
+        db.session.rollback()
+    assert isinstance(refused.value, IntegrityError) or "too long" in str(refused.value)
+
+
+def test_removing_one_direction_of_a_friendship_removes_the_other(any_app):
+    alice, bob = make_person(any_app, "Alice"), make_person(any_app, "Bob")
+    befriend(any_app, alice, bob)
+    with any_app.app_context():
+        assert relationships.get_relationship(alice, bob).state == "friends"
+        begin_write(db.session)
+        db.session.execute(friends.delete().where(friends.c.user_id == alice.id))
+        db.session.commit()
+        assert relationships.get_relationship(bob, alice).state == "none"
+
+
+def test_initials_and_hue_are_always_the_same(app):
+    person = make_person(app, "Anna Maria", public_id="anna")
+    face = profiles.avatar_of(person)
+    assert face.initials == "AM"
+    assert face.hue == profiles.hue("anna")
+    assert 0 <= face.hue < profiles.HUES
