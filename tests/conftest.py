@@ -196,7 +196,7 @@ def elasticsearch_server():
         return
     try:
         server = elastic.Server(free_port())
-    except elastic.Absent as reason:
+    except elastic.NotInstalled as reason:
         skip(str(reason))
     yield server
     server.close()
@@ -211,12 +211,12 @@ def elasticsearch(elasticsearch_server):
 
 
 @pytest.fixture
-def line(elasticsearch):
-    """A line to Elasticsearch that can be broken."""
-    line = faults.Line(elasticsearch.port)
-    yield line
-    line.fault = faults.PASS
-    line.close()
+def proxy(elasticsearch):
+    """A proxy to Elasticsearch that can break connections."""
+    proxy = faults.FaultProxy(elasticsearch.port)
+    yield proxy
+    proxy.fault = faults.PASS
+    proxy.close()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -289,7 +289,7 @@ def settle(app):
     indexer = app.extensions["indexer"]
     with app.app_context():
         for model in models():
-            until(indexer.step)
+            wait_until(indexer.step)
             with indexer.lock(model, timeout=20):
                 indexer.drain(model)
             indexer.client.indices.refresh(index=indexer.engine.alias(model))
@@ -407,7 +407,7 @@ def befriend(app, one, other):
         db.session.commit()
 
 
-def at_once(app, count, work):
+def run_in_threads(app, count, work):
     """Run work(number) in as many threads at the same moment; return what each returned or raised."""
     barrier, results = Barrier(count), [None] * count
 
@@ -435,7 +435,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def until(check, seconds=20):
+def wait_until(check, seconds=20):
     """Wait until check() is true and return what it returned; fail when that takes too long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -455,7 +455,7 @@ class Answer:
     text: str
 
 
-def over_network(opener, request, timeout=30):
+def send_request(opener, request, timeout=30):
     """Send a request and return the answer, whatever its status."""
     try:
         response = opener.open(request, timeout=timeout)
@@ -481,7 +481,7 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        until(lambda: self.answers() or self.process.poll() is not None, 30)
+        wait_until(lambda: self.answers() or self.process.poll() is not None, 30)
 
     def answers(self):
         try:
@@ -491,7 +491,7 @@ class Server:
 
     def get(self, path):
         """Ask for a page; errors are answers too."""
-        return over_network(urllib.request.build_opener(), self.base + path)
+        return send_request(urllib.request.build_opener(), self.base + path)
 
     def said(self):
         return Path(self.output.name).read_text()
@@ -530,7 +530,7 @@ class Visitor:
         self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
 
     def open(self, path, data=None, **headers):
-        return over_network(self.opener, urllib.request.Request(self.server.base + path, data=data, headers=headers))
+        return send_request(self.opener, urllib.request.Request(self.server.base + path, data=data, headers=headers))
 
     def token(self, page):
         return TOKEN.search(self.open(page).text)[1]

@@ -9,7 +9,7 @@ from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, Session, User, friend_requests, friends
-from tests.conftest import at_once, befriend, make_person, password_hash
+from tests.conftest import befriend, make_person, password_hash, run_in_threads
 
 
 def register(username, email):
@@ -21,7 +21,7 @@ def register(username, email):
 
 def test_eight_sign_ups_with_one_name_make_one_account(any_app):
     password_hash()
-    results = at_once(any_app, 8, lambda number: register("Mila", f"mila{number}@nox.example"))
+    results = run_in_threads(any_app, 8, lambda number: register("Mila", f"mila{number}@nox.example"))
     assert sum(isinstance(result, User) for result in results) == 1
     assert sum(isinstance(result, InvalidInput) and result.field == "username" for result in results) == 7
     with any_app.app_context():
@@ -30,7 +30,7 @@ def test_eight_sign_ups_with_one_name_make_one_account(any_app):
 
 
 def test_eight_sign_ups_with_one_address_make_one_account(any_app):
-    results = at_once(any_app, 8, lambda number: register(f"Person {'abcdefgh'[number]}", "one@nox.example"))
+    results = run_in_threads(any_app, 8, lambda number: register(f"Person {'abcdefgh'[number]}", "one@nox.example"))
     assert sum(isinstance(result, User) for result in results) == 1
     assert results.count(None) == 7
 
@@ -45,7 +45,7 @@ def test_eight_people_want_one_public_id(any_app):
         db.session.commit()
         return user
 
-    results = at_once(any_app, 8, rename)
+    results = run_in_threads(any_app, 8, rename)
     assert sum(isinstance(result, User) for result in results) == 1
     assert sum(isinstance(result, InvalidInput) and result.field == "public_id" for result in results) == 7
 

@@ -21,8 +21,8 @@ from noxchat.models import User
 from noxchat.search import Query, make_search_text, outbox
 from noxchat.search.elasticsearch_engine import ELASTICSEARCH_ERRORS, INDEX_VERSION, MAPPINGS, make_document
 from noxchat.search.indexer import ForeignIndex, IndexLocked, IndexUnusable
-from tests.conftest import Browser, Server, at_once, make_person, numbers, prefix, settings, settle, until
-from tests.elasticsearch.faults import ANSWERS, FAULTS, PASS, Line, answer
+from tests.conftest import Browser, Server, make_person, numbers, prefix, run_in_threads, settings, settle, wait_until
+from tests.elasticsearch.faults import ANSWERS, FAULTS, PASS, FaultProxy, answer
 
 SECONDS = 2.0  # within which everything is answered, and found
 NAMES = ["Nika", "Nikanor", "Anika", "Monika Nil", "Alice", "Алёна", "O'Neil"]
@@ -39,9 +39,9 @@ def elastic_app(make_app, url, kind="sqlite", **more):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def app(request, make_app, line):
+def app(request, make_app, proxy):
     """An application on each database, with everybody in its index, by a line that can be broken; nothing runs yet."""
-    app = elastic_app(make_app, line.url, request.param)
+    app = elastic_app(make_app, proxy.url, request.param)
     indexer = app.extensions["indexer"]
     app.start, indexer.start = indexer.start, lambda: None
     app.index = f"{app.config['ELASTICSEARCH_PREFIX']}-users"
@@ -91,7 +91,7 @@ def half_a_minute_later(app):
 
 def handed_over(app):
     """Wait until nothing waits any more, and what was handed over is found."""
-    until(lambda: waiting(app).count == 0)
+    wait_until(lambda: waiting(app).count == 0)
     indexer_of(app).client.indices.refresh(index=app.index)
 
 
@@ -138,10 +138,10 @@ def test_without_elasticsearch_no_change_is_written_down(any_app):
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang", "nobody"])
-def test_an_unreachable_server_delays_the_start_by_nothing(make_app, line, fault):
-    line.fault = fault
+def test_an_unreachable_server_delays_the_start_by_nothing(make_app, proxy, fault):
+    proxy.fault = fault
     # An address of RFC 5737 that no packet comes back from.
-    url = "http://192.0.2.1:9200" if fault == "nobody" else line.url
+    url = "http://192.0.2.1:9200" if fault == "nobody" else proxy.url
     make_app()  # what is loaded once
     began = time.monotonic()
     app = make_app(ELASTICSEARCH_URL=url)
@@ -156,9 +156,9 @@ def test_an_unreachable_server_delays_the_start_by_nothing(make_app, line, fault
         ] == ["Nika"]
 
 
-def test_a_server_starts_and_answers_while_elasticsearch_hangs(serve, line):
-    line.fault = "hang"
-    server = serve(ELASTICSEARCH_URL=line.url)
+def test_a_server_starts_and_answers_while_elasticsearch_hangs(serve, proxy):
+    proxy.fault = "hang"
+    server = serve(ELASTICSEARCH_URL=proxy.url)
     assert server.get("/healthz").status == 200
     began = time.monotonic()
     ready = server.get("/readyz")
@@ -170,30 +170,30 @@ def test_a_server_starts_and_answers_while_elasticsearch_hangs(serve, line):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alone(
-    app, line, fault, caplog, monkeypatch
+    app, proxy, fault, caplog, monkeypatch
 ):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("noxchat.search.elasticsearch_engine.MIN_OPEN_SECONDS", 0.1)
     assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready
-    asked = line.seen
-    line.fault = fault
+    asked = proxy.seen
+    proxy.fault = fault
     found, took = names_found(app)
     assert found == NIKAS and took < SECONDS
     assert not app.extensions["elasticsearch"].is_ready
-    seen = line.seen
+    seen = proxy.seen
     for _search in range(20):
         found, took = names_found(app)
         assert found == NIKAS and took < 0.5
-    assert line.seen == seen, "it is left alone"
+    assert proxy.seen == seen, "it is left alone"
     warnings = [record.message for record in caplog.records if "searching in the database" in record.message]
     assert len(warnings) == 1 and seen - asked <= 1
     # And back again, by itself, with one line that tells it.
-    line.fault = PASS
+    proxy.fault = PASS
     app.extensions["indexer"].start = app.start
     app.start()
-    until(lambda: app.extensions["elasticsearch"].is_ready)
-    before = line.seen
-    assert names_found(app)[0] == NIKAS and line.seen > before
+    wait_until(lambda: app.extensions["elasticsearch"].is_ready)
+    before = proxy.seen
+    assert names_found(app)[0] == NIKAS and proxy.seen > before
     returned = [
         record.message for record in caplog.records if record.message.startswith("searching with Elasticsearch")
     ]
@@ -201,20 +201,20 @@ def test_whatever_goes_wrong_the_database_answers_and_elasticsearch_is_left_alon
 
 
 @pytest.mark.parametrize("fault", ["hang", "slow", "drip", "500"])
-def test_twenty_who_search_at_once_when_it_fails_are_all_answered_in_time(app, line, fault):
-    line.fault = fault
-    results = at_once(app, 20, lambda _number: names_found(app))
+def test_twenty_who_search_at_once_when_it_fails_are_all_answered_in_time(app, proxy, fault):
+    proxy.fault = fault
+    results = run_in_threads(app, 20, lambda _number: names_found(app))
     assert all(found == NIKAS and took < SECONDS for found, took in results), results
 
 
 @pytest.mark.parametrize("fault", ["drip", "endless", "hang", "cut"])
-def test_no_connection_is_lost_with_an_answer_that_is_given_up(app, line, fault):
+def test_no_connection_is_lost_with_an_answer_that_is_given_up(app, proxy, fault):
     elastic = app.extensions["elasticsearch"]
     for _time in range(app.config["THREADS"] + 8):
-        line.fault = fault
+        proxy.fault = fault
         with pytest.raises(Exception):  # noqa: B017, PT011
             elastic.client.options(request_timeout=0.05).cluster.health()
-    line.fault = PASS
+    proxy.fault = PASS
     assert elastic.client.cluster.health()["status"]
 
 
@@ -261,8 +261,8 @@ def test_a_name_that_cannot_be_looked_up_is_not_waited_for(app, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang", "endless", "500", "noise", "json"])
-def test_saving_never_waits_and_nothing_is_lost(app, line, fault):
-    line.fault = fault
+def test_saving_never_waits_and_nothing_is_lost(app, proxy, fault):
+    proxy.fault = fault
     app.extensions["indexer"].start = app.start
     app.start()
     browser = Browser(app, app.viewer)
@@ -272,13 +272,13 @@ def test_saving_never_waits_and_nothing_is_lost(app, line, fault):
     assert browser.post("/settings/profile", fields, token=token).status_code in (200, 303)
     assert time.monotonic() - began < 1
     assert waiting(app).count >= 1
-    line.fault = PASS
-    until(lambda: app.extensions["elasticsearch"].is_ready, 60)
+    proxy.fault = PASS
+    wait_until(lambda: app.extensions["elasticsearch"].is_ready, 60)
     handed_over(app)
     assert is_right(app)
 
 
-def test_readyz_and_doctor_tell_and_never_fail_because_of_it(app, line):
+def test_readyz_and_doctor_tell_and_never_fail_because_of_it(app, proxy):
     def doctor():
         done = app.test_cli_runner().invoke(args=["doctor"])
         return done.exit_code, next(line for line in done.output.splitlines() if "Elasticsearch:" in line)
@@ -287,7 +287,7 @@ def test_readyz_and_doctor_tell_and_never_fail_because_of_it(app, line):
     ready = app.test_client().get("/readyz")
     assert ready.status_code == 200 and "answers" in ready.json["elasticsearch"]
     for fault in ("refuse", "hang", "drip", "endless", "401", "noise", "deep"):
-        line.fault = fault
+        proxy.fault = fault
         began = time.monotonic()
         ready = app.test_client().get("/readyz")
         assert ready.status_code == 200 and "database searches" in ready.json["elasticsearch"]
@@ -386,10 +386,10 @@ def test_a_change_is_found_within_two_seconds(serve, elasticsearch, tmp_path, ho
     server = serve(uri=uri, **more)
     app = make_app(uri=uri, **more)
     app.viewer = viewer
-    until(lambda: app.test_cli_runner().invoke(args=["search", "status"]).output.count("Documents: 1 of 1"))
+    wait_until(lambda: app.test_cli_runner().invoke(args=["search", "status"]).output.count("Documents: 1 of 1"))
     app.extensions["indexer"].start = lambda: None
     with app.app_context():
-        until(app.extensions["indexer"].step)
+        wait_until(app.extensions["indexer"].step)
     for number in range(5):
         make_person(other if how == "page" else app, f"Zora {number}", f"z{number}@nox.example")
         began = time.monotonic()
@@ -433,17 +433,17 @@ def test_who_drains_a_long_outbox_does_not_ask_an_index_that_is_behind(app, monk
     assert found == [["Alicia"], ["Alicia"]] and waiting(app).count == 0
 
 
-def test_a_row_that_somebody_holds_for_long_holds_up_nobody_else(make_app, line):
-    app = elastic_app(make_app, line.url, "postgresql")
+def test_a_row_that_somebody_holds_for_long_holds_up_nobody_else(make_app, proxy):
+    app = elastic_app(make_app, proxy.url, "postgresql")
     app.extensions["indexer"].start = lambda: None
     settle(app)
     rename(app, "Nika", "Veronika")
     with app.app_context(), db.engine.connect() as other:
         other.execute(update(User).where(User.username == "Veronika").values(search_text="  held"))
         rename(app, "Alice", "Alicia")
-        began, before = time.monotonic(), line.seen
+        began, before = time.monotonic(), proxy.seen
         assert indexer_of(app).step()
-        assert time.monotonic() - began < 1 and line.seen - before < 6, "and nobody spins"
+        assert time.monotonic() - began < 1 and proxy.seen - before < 6, "and nobody spins"
         assert waiting(app).count == 1
         other.rollback()
     settle(app)
@@ -485,15 +485,15 @@ def test_an_index_is_built_although_a_row_is_refused(app):
     assert waiting(app).refused == 0 and names_found(app, "alicia")[0] == ["Alicia"] and is_right(app)
 
 
-def test_a_server_that_cannot_take_a_document_just_now_is_given_it_again(app, line, monkeypatch):
+def test_a_server_that_cannot_take_a_document_just_now_is_given_it_again(app, proxy, monkeypatch):
     rename(app, "Nika", "Veronika")
     full = b'{"items": [{"index": {"status": 429, "error": {"type": "es_rejected_execution_exception"}}}]}'
     monkeypatch.setitem(ANSWERS, "full", answer("200 OK", full))
-    line.fault = "full"
+    proxy.fault = "full"
     with app.app_context():
         assert not indexer_of(app).step() and not app.extensions["elasticsearch"].is_ready
     assert waiting(app).count == 1 and waiting(app).refused == 0
-    line.fault = PASS
+    proxy.fault = PASS
     settle(app)
     assert names_found(app, "veronika")[0] == ["Veronika"]
 
@@ -515,7 +515,7 @@ def test_one_process_writes_at_a_time_and_another_takes_over_from_one_that_died(
         db.session.commit()
         assert outbox.acquire_lease("users", "other") is True and outbox.acquire_lease("users", "one") is None
         outbox.release_lease("users", "other")
-    results = at_once(app, 8, lambda number: outbox.acquire_lease("users", f"holder {number}"))
+    results = run_in_threads(app, 8, lambda number: outbox.acquire_lease("users", f"holder {number}"))
     assert results.count(False) == 1 and results.count(None) == 7, results
 
 
@@ -582,17 +582,17 @@ def test_a_missing_index_is_built_by_one_process(app, elasticsearch, monkeypatch
 
     monkeypatch.setattr(type(indexer), "build", counted)
     others = [type(indexer)(app, app.extensions["elasticsearch"]) for _process in range(5)]
-    at_once(app, 5, lambda number: others[number].step())
+    run_in_threads(app, 5, lambda number: others[number].step())
     assert len(built) == 1
     with app.app_context():
-        until(others[0].step)
+        wait_until(others[0].step)
     assert app.extensions["elasticsearch"].is_ready and names_found(app)[0] == NIKAS and is_right(app)
 
 
 def test_two_threads_of_one_process_do_not_write_together(app):
     wipe(app)
     app.extensions["elasticsearch"].is_ready = False
-    at_once(app, 6, lambda _number: indexer_of(app).step())
+    run_in_threads(app, 6, lambda _number: indexer_of(app).step())
     settle(app)
     assert len(indexer_of(app).indexes(User)) == 1 and names_found(app)[0] == NIKAS and is_right(app)
 
@@ -695,7 +695,7 @@ def put_back(app):
     db.session.commit()
 
 
-def test_a_server_that_dies_freezes_and_comes_back_is_not_noticed(at_work, line, elasticsearch):
+def test_a_server_that_dies_freezes_and_comes_back_is_not_noticed(at_work, proxy, elasticsearch):
     if not hasattr(elasticsearch, "kill"):
         pytest.skip("ELASTICSEARCH_TEST_URL is not the tests' own to kill")
     app = at_work
@@ -707,7 +707,7 @@ def test_a_server_that_dies_freezes_and_comes_back_is_not_noticed(at_work, line,
             assert took < SECONDS and found == [f"Zoe {number}"]
         rename(app, "Zoe 4", "Nika")
         elasticsearch.thaw() if outage == "freeze" else elasticsearch.start()
-        until(lambda: app.extensions["elasticsearch"].is_ready, 60)
+        wait_until(lambda: app.extensions["elasticsearch"].is_ready, 60)
         handed_over(app)
         assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready and is_right(app)
 
@@ -721,7 +721,7 @@ def test_an_index_that_was_just_built_is_whole_after_a_power_cut(app, elasticsea
     built = set(indexer_of(app).indexes(User))
     elasticsearch.kill()
     elasticsearch.start()
-    until(lambda: is_right(app))  # its first answers take longer than a search waits
+    wait_until(lambda: is_right(app))  # its first answers take longer than a search waits
     assert set(indexer_of(app).indexes(User)) == built
 
 
@@ -744,8 +744,8 @@ def test_an_index_that_falls_too_far_behind_is_not_asked(app):
 # Two on one server.
 
 
-def test_the_index_of_another_place_is_left_alone_until_it_is_taken_over(app, make_app, line, caplog):
-    other = make_app(ELASTICSEARCH_URL=line.url, ELASTICSEARCH_PREFIX=app.config["ELASTICSEARCH_PREFIX"])
+def test_the_index_of_another_place_is_left_alone_until_it_is_taken_over(app, make_app, proxy, caplog):
+    other = make_app(ELASTICSEARCH_URL=proxy.url, ELASTICSEARCH_PREFIX=app.config["ELASTICSEARCH_PREFIX"])
     other.viewer = make_person(other, "Viewer")
     make_person(other, "Nikita", "n@nox.example")
     other.extensions["indexer"].start = lambda: None
@@ -768,10 +768,10 @@ def test_the_index_of_another_place_is_left_alone_until_it_is_taken_over(app, ma
     assert names_found(app)[0] == NIKAS
 
 
-def test_two_places_with_prefixes_of_their_own_know_nothing_of_each_other(make_app, line):
+def test_two_places_with_prefixes_of_their_own_know_nothing_of_each_other(make_app, proxy):
     both = prefix()
-    one = elastic_app(make_app, line.url, ELASTICSEARCH_PREFIX=both)
-    other = elastic_app(make_app, line.url, ELASTICSEARCH_PREFIX=f"{both}_users")
+    one = elastic_app(make_app, proxy.url, ELASTICSEARCH_PREFIX=both)
+    other = elastic_app(make_app, proxy.url, ELASTICSEARCH_PREFIX=f"{both}_users")
     for app in (one, other):
         app.index = f"{app.config['ELASTICSEARCH_PREFIX']}-users"
         settle(app)
@@ -782,7 +782,7 @@ def test_two_places_with_prefixes_of_their_own_know_nothing_of_each_other(make_a
 # Pages.
 
 
-def test_a_cursor_made_by_one_engine_goes_on_in_another_without_a_gap_or_a_double(app, line):
+def test_a_cursor_made_by_one_engine_goes_on_in_another_without_a_gap_or_a_double(app, proxy):
     with app.app_context():
         begin_write(db.session)
         for number in range(130):
@@ -826,7 +826,7 @@ def test_a_page_is_full_although_many_of_its_hits_may_not_be_seen(app):
         assert app.extensions["elasticsearch"].is_ready
 
 
-def test_where_elasticsearch_fails_in_the_middle_of_a_page_the_database_goes_on(app, line, monkeypatch):
+def test_where_elasticsearch_fails_in_the_middle_of_a_page_the_database_goes_on(app, proxy, monkeypatch):
     with app.app_context():
         begin_write(db.session)
         annas = [accounts.create(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(60)]
@@ -837,7 +837,7 @@ def test_where_elasticsearch_fails_in_the_middle_of_a_page_the_database_goes_on(
 
     def failing(*args):
         asked.append(args)
-        line.fault = "cut" if len(asked) > 1 else PASS
+        proxy.fault = "cut" if len(asked) > 1 else PASS
         return ask(*args)
 
     monkeypatch.setattr(elastic, "_fetch_hits", failing)
@@ -860,11 +860,11 @@ def test_who_was_deleted_is_not_shown_although_the_index_still_knows_them(app):
     assert names_found(app)[0] == NIKAS[1:] and app.extensions["elasticsearch"].is_ready
 
 
-def test_the_page_itself_is_answered_by_elasticsearch(app, line):
+def test_the_page_itself_is_answered_by_elasticsearch(app, proxy):
     browser = Browser(app, app.viewer)
-    seen = line.seen
+    seen = proxy.seen
     answer = browser.get("/search?q=nika", htmx=True)
-    assert answer.status_code == 200 and line.seen == seen + 1
+    assert answer.status_code == 200 and proxy.seen == seen + 1
     assert all(name in answer.text for name in ("Nikanor", "Anika"))
 
 
@@ -928,7 +928,7 @@ def test_reindex_writes_texts_anew(app):
     assert names_found(app, "alice")[0] == ["Alice"] and names_found(app, "somebody")[0] == [] and is_right(app)
 
 
-# The command line.
+# The command proxy.
 
 
 def test_check_finds_every_difference_and_mends_it(app):
@@ -951,17 +951,17 @@ def test_check_finds_every_difference_and_mends_it(app):
     assert is_right(app) and names_found(app)[0] == NIKAS
 
 
-def test_status_and_sync_say_how_it_is(app, line):
+def test_status_and_sync_say_how_it_is(app, proxy):
     run = app.test_cli_runner().invoke
     count = len(NAMES) + 1
     said = run(args=["search", "status"]).output
-    assert f"Documents: {count} of {count} rows" in said and "0 users wait" in said and line.url in said
+    assert f"Documents: {count} of {count} rows" in said and "0 users wait" in said and proxy.url in said
     assert re.search(rf"Index: +{app.index}-\d+", said)
     rename(app, "Nika", "Veronika")
     assert "1 users wait" in run(args=["search", "status"]).output
     assert run(args=["search", "sync"]).output == "1 users sent.\n"
     assert names_found(app, "veronika")[0] == ["Veronika"] and app.extensions["elasticsearch"].is_ready
-    line.fault = "refuse"
+    proxy.fault = "refuse"
     for command in ("status", "sync", "check", "reindex"):
         done = run(args=["search", command])
         assert done.exit_code == 1 and "Error: Elasticsearch at" in done.output, (command, done.output)
@@ -993,15 +993,15 @@ def test_who_goes_back_to_the_database_forgets_the_index(app, make_app):
 
 @pytest.mark.parametrize("fault", [PASS, "401", "500", "refuse", "hang", "noise", "html"])
 @pytest.mark.parametrize("how", ["password", "key"])
-def test_secrets_go_to_the_server_and_into_no_log(make_app, line, fault, how, caplog, capfd, monkeypatch):
+def test_secrets_go_to_the_server_and_into_no_log(make_app, proxy, fault, how, caplog, capfd, monkeypatch):
     monkeypatch.setattr("noxchat.search.indexer.TIMEOUT_SECONDS", 0.5)
     caplog.set_level(logging.DEBUG)
     secret = "hush/hush s3cret"
     if how == "password":
-        more = {"ELASTICSEARCH_URL": line.url.replace("://", "://elastic:hush%2Fhush%20s3cret@")}
+        more = {"ELASTICSEARCH_URL": proxy.url.replace("://", "://elastic:hush%2Fhush%20s3cret@")}
     else:
-        more = {"ELASTICSEARCH_URL": line.url, "ELASTICSEARCH_API_KEY": secret}
-    line.fault = fault
+        more = {"ELASTICSEARCH_URL": proxy.url, "ELASTICSEARCH_API_KEY": secret}
+    proxy.fault = fault
     app = make_app(ELASTICSEARCH_PREFIX=prefix(), **more)
     app.viewer = make_person(app, "Viewer")
     with app.app_context():
@@ -1019,7 +1019,7 @@ def test_secrets_go_to_the_server_and_into_no_log(make_app, line, fault, how, ca
         import base64
 
         proof = base64.b64encode(f"elastic:{secret}".encode()) if how == "password" else secret.encode()
-        assert all(proof in request for request in line.requests) and line.requests
+        assert all(proof in request for request in proxy.requests) and proxy.requests
 
 
 def test_a_certificate_authority_of_ones_own_is_believed_and_no_other(make_app, elasticsearch, tmp_path):
@@ -1031,20 +1031,20 @@ def test_a_certificate_authority_of_ones_own_is_believed_and_no_other(make_app, 
     )  # fmt: skip
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
-    line = Line(elasticsearch.port, tls)
+    proxy = FaultProxy(elasticsearch.port, tls)
     try:
-        url = line.url.replace("http:", "https:")
+        url = proxy.url.replace("http:", "https:")
         stranger = elastic_app(make_app, url)
         with stranger.app_context():
             assert not stranger.extensions["indexer"].step()
             with pytest.raises(ELASTICSEARCH_ERRORS):
                 stranger.extensions["elasticsearch"].client.cluster.health()
-        assert line.requests == [], "nothing is said to who cannot be believed"
+        assert proxy.requests == [], "nothing is said to who cannot be believed"
         app = elastic_app(make_app, url, ELASTICSEARCH_CA=certificate)
         settle(app)
-        assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready and line.requests
+        assert names_found(app)[0] == NIKAS and app.extensions["elasticsearch"].is_ready and proxy.requests
     finally:
-        line.close()
+        proxy.close()
 
 
 # The whole: a server with threads, and changes all the while.
@@ -1080,7 +1080,7 @@ def test_a_server_killed_while_people_are_renamed_loses_nothing(tmp_path, new_da
         server.process.wait()
     server = Server(tmp_path, uri, **more)
     try:
-        until(lambda: waiting(app).count == 0, 40)
+        wait_until(lambda: waiting(app).count == 0, 40)
         assert is_right(app)
     finally:
         server.stop()

@@ -17,7 +17,7 @@ from noxchat import counters, event_stream, events, friendships, sessions
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Event, User
-from tests.conftest import Browser, Visitor, at_once, make_person, until
+from tests.conftest import Browser, Visitor, make_person, run_in_threads, wait_until
 
 
 class Listener:
@@ -201,7 +201,7 @@ def test_a_person_has_ten_streams_and_a_closed_one_makes_room(serve):
     refused = Listener(bob)
     assert refused.status == 503 and refused.headers["Retry-After"] and refused.headers["Content-Length"] == "0"
     listeners[0].hang_up()
-    assert until(lambda: Listener(bob).status == 200, 5)
+    assert wait_until(lambda: Listener(bob).status == 200, 5)
 
 
 def test_beyond_the_servers_streams_is_503_and_pages_go_on(serve):
@@ -310,7 +310,7 @@ def test_events_of_a_person_become_visible_in_the_order_of_their_ids(any_app, wr
         for _round in range(6):
             write(everybody[number + 1], hub, everybody)
 
-    assert at_once(any_app, 8, work) == [None] * 8
+    assert run_in_threads(any_app, 8, work) == [None] * 8
     done.set()
     watcher.join()
     with any_app.app_context():

@@ -13,7 +13,7 @@ from noxchat.extensions import db
 from noxchat.friendships import FriendshipChange
 from noxchat.models import Event, User, blocks, friend_requests, friends, request_cooldowns
 from noxchat.search import Query
-from tests.conftest import at_once, befriend, make_person
+from tests.conftest import befriend, make_person, run_in_threads
 
 NOBODY = Query(())
 
@@ -346,7 +346,7 @@ def test_races_end_in_one_state_that_both_agree_on(any_app, trio, race):
                 return {"delete_account": delete_account, "rename": rename}[name](both[who], both[whom])
             return do(getattr(friendships, name), both[who], both[whom])
 
-        results = at_once(any_app, len(moves), move)
+        results = run_in_threads(any_app, len(moves), move)
         # A rule may say no; nothing may break.
         assert all(isinstance(result, FriendshipChange | RuleError) for result in results), results
         assert_sound()
@@ -376,7 +376,7 @@ def test_a_storm_of_everything_breaks_nothing(any_app):
                 continue
         return True
 
-    assert at_once(any_app, 8, storm) == [True] * 8
+    assert run_in_threads(any_app, 8, storm) == [True] * 8
     with any_app.test_request_context():
         assert pairs(friends) and pairs(blocks)
         assert_sound()

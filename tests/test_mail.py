@@ -23,7 +23,7 @@ from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.mail import kinds, queue, worker
 from noxchat.models import QueuedEmail, User
-from tests.conftest import Browser, free_port, make_person, settings, until
+from tests.conftest import Browser, free_port, make_person, settings, wait_until
 
 
 class Post:
@@ -93,7 +93,7 @@ def test_a_letter_arrives_with_a_link_that_works(make_app, smtp, language):
 
     token = TOKEN.search(guest.get("/auth/reset", **options).text)[1]
     guest.post("/auth/reset", {"email": "ALICE@nox.example"}, token=token, **options)
-    (letter,) = until(lambda: post.letters)
+    (letter,) = wait_until(lambda: post.letters)
     assert letter["To"] == "alice@nox.example" and letter["Auto-Submitted"] == "auto-generated"
     assert letter["Subject"] == {"en": "Reset your NoxChat password", "ru": "Сброс пароля NoxChat"}[language]
     for kind in ("plain", "html"):
@@ -102,7 +102,7 @@ def test_a_letter_arrives_with_a_link_that_works(make_app, smtp, language):
         assert {"en": "10 minutes", "ru": "10 минут"}[language] in text
     link = next(line for line in body(letter, "plain").splitlines() if line.startswith("https://"))
     assert Browser(app).get(link.removeprefix("https://nox.example"), **options).status_code == 200
-    until(lambda: waiting(app) == 0)
+    wait_until(lambda: waiting(app) == 0)
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Forwarded-Server"])
@@ -110,7 +110,7 @@ def test_letters_know_only_the_configured_host(make_app, header):
     app = make_app()
     make_person(app, "Alice", "alice@nox.example")
     ask(app, **{header: "host=evil.example"})
-    (path,) = until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
+    (path,) = wait_until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
     assert "evil.example" not in path.read_text()
 
 
@@ -125,7 +125,7 @@ def test_a_foreign_host_is_refused(app):
 def test_without_a_server_letters_are_files_that_are_whole(app):
     make_person(app, "Alice", "alice@nox.example")
     ask(app)
-    (path,) = until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
+    (path,) = wait_until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
     letter = BytesParser(policy=policy.default).parsebytes(path.read_bytes())
     assert "http://127.0.0.1:8000/auth/reset/" in body(letter, "plain")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -183,7 +183,7 @@ def test_the_other_letter_says_that_there_is_an_account(app):
     from tests.auth.test_register import MILA
 
     Browser(app).post("/auth/register", {**MILA, "email": "alice@nox.example"})
-    (path,) = until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
+    (path,) = wait_until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
     text = body(BytesParser(policy=policy.default).parsebytes(path.read_bytes()), "plain")
     assert "already" in text and alice.username in text and "http://127.0.0.1:8000/auth/reset" in text
 
@@ -193,12 +193,12 @@ def test_a_server_that_is_down_slows_no_page_and_loses_no_letter(make_app, smtp)
     app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port)
     make_person(app, "Alice", "alice@nox.example")
     assert ask(app) < 2
-    until(lambda: "email not sent" in (app.config["LOG_DIR"] / "noxchat.log").read_text())
+    wait_until(lambda: "email not sent" in (app.config["LOG_DIR"] / "noxchat.log").read_text())
     assert waiting(app) == 1
     post = Post()
     smtp(port, post)
-    until(lambda: post.letters, 40)
-    until(lambda: waiting(app) == 0)
+    wait_until(lambda: post.letters, 40)
+    wait_until(lambda: waiting(app) == 0)
     log = (app.config["LOG_DIR"] / "noxchat.log").read_text()
     assert "ConnectionRefusedError; next try in 1 s" in log and "alice@" not in log
 
@@ -231,7 +231,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up(make_app, monkeypatc
         app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=silent.getsockname()[1])
         make_person(app, "Alice", "alice@nox.example")
         assert ask(app) < 2
-        until(lambda: "email not sent" in (app.config["LOG_DIR"] / "noxchat.log").read_text())
+        wait_until(lambda: "email not sent" in (app.config["LOG_DIR"] / "noxchat.log").read_text())
         assert waiting(app) == 1
 
 
@@ -241,7 +241,7 @@ def test_a_slow_server_gets_the_letter_once(make_app, smtp):
     app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port)
     make_person(app, "Alice", "alice@nox.example")
     assert ask(app) < 2
-    until(lambda: waiting(app) == 0)
+    wait_until(lambda: waiting(app) == 0)
     assert len(post.letters) == 1
 
 
@@ -253,7 +253,7 @@ def test_a_refusal_for_good_is_dropped_and_one_for_now_is_not(make_app, smtp, re
     make_person(app, "Alice", "alice@nox.example")
     ask(app)
     words = "email given up" if left == 0 else "email not sent"
-    until(lambda: words in (app.config["LOG_DIR"] / "noxchat.log").read_text())
+    wait_until(lambda: words in (app.config["LOG_DIR"] / "noxchat.log").read_text())
     assert waiting(app) == left
 
 
@@ -318,14 +318,14 @@ def test_a_killed_process_loses_no_letter(make_app, tmp_path, new_database, smtp
             )
 
         first = serve()
-        until(lambda: tries(app) == 1)
+        wait_until(lambda: tries(app) == 1)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     post = Post()
     smtp(port, post)
     second = serve()
     try:
-        until(lambda: post.letters, 60)
+        wait_until(lambda: post.letters, 60)
     finally:
         second.terminate()
         second.wait(35)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from noxchat import security
-from tests.conftest import PASSWORD, Visitor, until
+from tests.conftest import PASSWORD, Visitor, wait_until
 
 
 def test_it_starts_on_an_empty_folder_with_demo_people_and_a_login(serve, tmp_path):
@@ -68,7 +68,7 @@ def test_a_database_that_is_down_is_a_503_and_back_by_itself(serve, postgres):
         assert server.get("/auth/login").status == 200
     finally:
         postgres.start()
-    until(lambda: visitor.open("/settings").status == 200, 15)
+    wait_until(lambda: visitor.open("/settings").status == 200, 15)
 
 
 def test_after_a_mere_restart_not_one_request_fails(serve, postgres):
@@ -96,7 +96,7 @@ def test_a_frozen_database_is_a_503_too(serve, postgres):
     finally:
         for process in family:
             process.resume()
-    until(lambda: visitor.open("/settings").status == 200, 15)
+    wait_until(lambda: visitor.open("/settings").status == 200, 15)
 
 
 def test_nobody_is_half_registered_when_the_database_goes(serve, postgres):
@@ -110,7 +110,7 @@ def test_nobody_is_half_registered_when_the_database_goes(serve, postgres):
         assert visitor.open("/auth/register", body).status == 503
     finally:
         postgres.start()
-    until(lambda: server.get("/readyz").status == 200)
+    wait_until(lambda: server.get("/readyz").status == 200)
     assert "Thank you" in visitor.post("/auth/register", fields).text
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from config import ROOT
-from tests.conftest import free_port, until
+from tests.conftest import free_port, wait_until
 
 COREUTILS = "basename cat chmod cp cut date dirname env head id ln ls mkdir mktemp mv pwd readlink rm sort stat tail test touch tr true uname wc".split()
 
@@ -64,7 +64,7 @@ def start(clone, environment):
         except OSError:
             return False
 
-    until(answers, 400)
+    wait_until(answers, 400)
     return process, output, time.monotonic() - began
 
 

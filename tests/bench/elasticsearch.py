@@ -26,7 +26,7 @@ from noxchat.search import outbox
 from tests import elasticsearch
 from tests.bench.databases import CACHE, BenchDatabase, say
 from tests.bench.pages import cookie_of, cpu
-from tests.conftest import PASSWORD, Browser, Postgres, Server, free_port, make_person, settings, until
+from tests.conftest import PASSWORD, Browser, Postgres, Server, free_port, make_person, settings, wait_until
 
 KINDS = {
     "common": "anna",
@@ -127,9 +127,9 @@ def compare(count: int) -> bool:
             status = command(other.environment, "status")[0]
             if f"of {count} rows" not in status:
                 say("the server builds the index by itself")
-                until(lambda: f"Documents: {count} of" in command(other.environment, "status")[0], 900)
+                wait_until(lambda: f"Documents: {count} of" in command(other.environment, "status")[0], 900)
             good = reindex(count, other, cookie)
-            until(lambda: "with Elasticsearch" in with_or_without(server, Person(other.port, cookie)), 60)
+            wait_until(lambda: "with Elasticsearch" in with_or_without(server, Person(other.port, cookie)), 60)
             say(f"{count:,} people, PostgreSQL alone and with Elasticsearch, in turn: milliseconds for the person, the")
             print("  CPU milliseconds of application + database, and of application + database + Elasticsearch")
             pids = {"alone": (plain.process.pid,), "with": (other.process.pid,)}
@@ -219,7 +219,7 @@ def differences(app) -> str:
             return app.extensions["elasticsearch"].is_ready and outbox.backlog("users").count == 0
 
     indexer.start()
-    until(settled, 180)
+    wait_until(settled, 180)
     return app.test_cli_runner().invoke(args=["search", "check"]).output.strip()
 
 
@@ -350,7 +350,7 @@ def kills(times: int = 50) -> bool:
                 application.process.wait()
                 renamed += count[0]
                 application = Server(app.config["DATA_DIR"].parent, uri, **more)
-                until(lambda: settled(app), 60)
+                wait_until(lambda: settled(app), 60)
                 said = app.test_cli_runner().invoke(args=["search", "check"]).output.strip()
                 wrong += "users: 0 differences." not in said
             application.stop()

@@ -20,7 +20,7 @@ from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import User
 from tests.bench.databases import BenchDatabase, say
-from tests.conftest import Server, free_port, until
+from tests.conftest import Server, free_port, wait_until
 
 CONNECTIONS = 8
 BATCH = 240
@@ -94,7 +94,7 @@ def main(count: int = 100_000) -> bool:
             cwd=ROOT,
             env={**os.environ, **server.environment},
         )
-        until(lambda: answers(port), 20)
+        wait_until(lambda: answers(port), 20)
         bare_size = ask(port, "/", cookie, CONNECTIONS)
         say(
             f"{count:,} people; ours {size} bytes, the bare page {bare_size}; {CONNECTIONS} connections, {ROUNDS} rounds"

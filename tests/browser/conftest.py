@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.conftest import PASSWORD, Server, skip, until
+from tests.conftest import PASSWORD, Server, skip, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def letter_to(site, address):
         ]
         return [letter for letter in letters if letter["To"] == address]
 
-    return until(newest)[-1]
+    return wait_until(newest)[-1]
 
 
 def photo(side=900):

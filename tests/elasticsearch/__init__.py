@@ -28,13 +28,13 @@ classname=org.elasticsearch.transport.netty4.Netty4Plugin
 """
 
 
-class Absent(Exception):
+class NotInstalled(Exception):
     """Something is not installed; its words say what to do."""
 
 
 @cache
 def java() -> str:
-    """Return a Java that is new enough. Raises Absent where there is none."""
+    """Return a Java that is new enough. Raises NotInstalled where there is none."""
     homes = [os.environ.get("JAVA_HOME"), *sorted(map(str, Path("/usr/lib/jvm").glob("*")))[::-1]]
     found = [shutil.which("java"), *(f"{home}/bin/java" for home in homes if home)]
     for program in filter(None, found):
@@ -43,7 +43,9 @@ def java() -> str:
             version = re.search(r'version "(\d+)', said)
             if version and int(version[1]) >= OLDEST_JAVA:
                 return program
-    raise Absent(f"there is no Java {OLDEST_JAVA} or newer: install one (JAVA_HOME), or set ELASTICSEARCH_TEST_URL")
+    raise NotInstalled(
+        f"there is no Java {OLDEST_JAVA} or newer: install one (JAVA_HOME), or set ELASTICSEARCH_TEST_URL"
+    )
 
 
 def fetch():
@@ -52,7 +54,7 @@ def fetch():
         return
     maven = shutil.which("mvn")
     if not maven:
-        raise Absent("Maven is not installed: apt-get install maven, or set ELASTICSEARCH_TEST_URL")
+        raise NotInstalled("Maven is not installed: apt-get install maven, or set ELASTICSEARCH_TEST_URL")
     unfinished = Path(tempfile.mkdtemp(prefix="lib-", dir=HERE))
     brought = subprocess.run(
         [maven, "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"],
@@ -63,7 +65,7 @@ def fetch():
     )
     if brought.returncode:
         shutil.rmtree(unfinished)
-        raise Absent(f"Maven could not bring Elasticsearch: {brought.stdout.strip().splitlines()[:1]}")
+        raise NotInstalled(f"Maven could not bring Elasticsearch: {brought.stdout.strip().splitlines()[:1]}")
     try:
         unfinished.rename(LIB)
     except OSError:  # another was sooner

@@ -42,7 +42,7 @@ ANSWERS = {
 }
 
 
-class Line:
+class FaultProxy:
     """Passes everything on to a server, or does one of FAULTS, to every request from then on.
 
     fault: what it does. requests: what came, as bytes. tls: a context, to speak TLS with.
