@@ -16,7 +16,7 @@ from sqlalchemy import ARRAY, Integer, bindparam, delete, func, insert, select, 
 
 from noxchat.database import now
 from noxchat.extensions import db
-from noxchat.models import Event
+from noxchat.models import Event, User
 
 KEPT_FOR = timedelta(days=1)
 CHANNEL = "noxchat_events"  # of PostgreSQL's NOTIFY
@@ -32,22 +32,36 @@ ACQUIRE_LOCKS = text("SELECT pg_advisory_xact_lock(:class, slot) FROM unnest(:sl
 def publish(kind: str, recipients: Sequence[tuple[int, str]], tab: str = ""):
     """Publish an event to people, delivered once the transaction is committed.
 
-    kind: the name of the server-sent event. recipients: user ids, each with the event's data (up to 64 characters).
-    tab: the browser tab that made the change, and therefore is not told.
+    kind: the name of the server-sent event. recipients: user ids, each with the event's data (up to 64 characters);
+    accounts that are deleted meanwhile are left out. tab: the browser tab that made the change, and is not told.
 
     Call it once in a transaction, after all other locks are taken and before users are deleted: see the lock order.
     """
-    if not recipients:
+    user_ids = _lock_recipients({user_id for user_id, _data in recipients})
+    if not user_ids:
         return
-    user_ids = sorted({user_id for user_id, _data in recipients})
-    on_postgresql = db.engine.dialect.name == "postgresql"
-    if on_postgresql:
-        # In one statement and in ascending order, so that two transactions never wait for each other.
-        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({user_id % LOCKS for user_id in user_ids})})
     db.session.execute(delete(Event).where(Event.user_id.in_(user_ids), Event.created_at < now() - KEPT_FOR))
     event = {"kind": kind, "tab": tab, "created_at": now()}
-    db.session.execute(insert(Event), [{"user_id": user_id, "data": data, **event} for user_id, data in recipients])
-    if on_postgresql:
+    rows = [{"user_id": user_id, "data": data, **event} for user_id, data in recipients if user_id in user_ids]
+    db.session.execute(insert(Event), rows)
+    _announce(sorted(user_ids))
+
+
+def _lock_recipients(user_ids: set[int]) -> set[int]:
+    """Acquire the locks of recipients, and return those whose accounts exist."""
+    if not user_ids:
+        return set()
+    if db.engine.dialect.name == "postgresql":
+        # In one statement and in ascending order, so that two transactions never wait for each other.
+        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({user_id % LOCKS for user_id in user_ids})})
+    # The same lock as the foreign key will take; only the deletion of an account conflicts with it.
+    existing = select(User.id).where(User.id.in_(user_ids)).with_for_update(read=True, key_share=True)
+    return set(db.session.scalars(existing))
+
+
+def _announce(user_ids: list[int]):
+    """Have event_stream.py wake the streams of these people after the commit."""
+    if db.engine.dialect.name == "postgresql":
         for start in range(0, len(user_ids), IDS_PER_NOTIFY):
             payload = json.dumps(user_ids[start : start + IDS_PER_NOTIFY])
             db.session.execute(select(func.pg_notify(CHANNEL, payload)))

@@ -3,8 +3,7 @@
 import contextlib
 import logging
 
-from flask import Flask, current_app, g, make_response, render_template, request, url_for
-from flask_babel import format_decimal
+from flask import Flask, g, make_response, render_template, request, url_for
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
 from jinja_partials import render_partial
@@ -16,6 +15,7 @@ from noxchat.exceptions import Conflict, InvalidInput, NotFound, RateLimited
 from noxchat.extensions import db
 from noxchat.web import htmx
 from noxchat.web.login import skip_user_loading
+from noxchat.web.templating import max_picture_megabytes
 
 log = logging.getLogger("noxchat.errors")
 
@@ -30,6 +30,8 @@ def error_page(code: int) -> dict:
     reload = {"href": htmx.page_path(), "label": _("Load it again")}
     form = {"href": _upload_form_path(), "label": _("Back to the form")}
     home = {"href": "/", "label": _("Go home")}
+    size = max_picture_megabytes()
+    too_large = _("A picture may have %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
     pages = {
         400: (
             *("crescent", _("This page is out of date")),
@@ -42,7 +44,7 @@ def error_page(code: int) -> dict:
         ),
         405: ("new", _("Not this way"), _("This address does not open like this. Begin again from home."), [home]),
         409: ("half", _("It is different by now"), _("Somebody was faster. Look at it again."), [again, home]),
-        413: ("gibbous", _("Too big to carry"), _too_large(), [form]),
+        413: ("gibbous", _("Too big to carry"), too_large, [form]),
         422: (
             *("half", _("This does not fit")),
             *(_("Something in the form cannot be taken. Go back and look at it again."), [again, home]),
@@ -59,11 +61,6 @@ def error_page(code: int) -> dict:
     }
     moon, title, text, links = pages.get(code) or pages[500 if code >= 500 else 400]
     return {"moon": moon, "title": title, "text": text, "links": links}
-
-
-def _too_large() -> str:
-    size = format_decimal(current_app.config["AVATAR_BYTES"] / 1_000_000)
-    return _("A picture may have %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
 
 
 def _upload_form_path() -> str:

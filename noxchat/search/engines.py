@@ -65,10 +65,10 @@ EXACT_RANK = """exact AS (
 )"""
 NAME_RANK = """named AS (
   SELECT search_text, id FROM {table}
-  WHERE search_text >= :longer AND search_text < :beyond AND {wanted} AND {room} {after}
+  WHERE search_text >= :longer AND search_text < :beyond AND {wanted} AND {has_room} {after}
   ORDER BY search_text LIMIT :limit
 )"""
-WALKED_RANK = """room_{rank} AS (SELECT {room} AS yes),
+WALKED_RANK = """has_room_{rank} AS (SELECT {has_room} AS yes),
 below_{rank} AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text < {below} {after}
@@ -80,7 +80,7 @@ below_cut_{rank} AS (SELECT EXISTS (
   AND (SELECT count(*) FROM below_{rank}) < :limit ORDER BY search_text LIMIT 1 OFFSET :window
 ) AS yes),
 above_gate_{rank} AS (
-  SELECT (SELECT yes FROM room_{rank}) AND NOT (SELECT yes FROM below_cut_{rank})
+  SELECT (SELECT yes FROM has_room_{rank}) AND NOT (SELECT yes FROM below_cut_{rank})
   AND (SELECT count(*) FROM below_{rank}) < :limit AS yes
 ),
 above_{rank} AS (
@@ -204,9 +204,9 @@ class Engine:
                     matches=matches.get(rank),
                     gate=gate,
                     look_up=self.look_up(model.__tablename__, patterns, gate),
-                    room=f"{counts} < :limit" if counts else "1 = 1",
+                    has_room=f"{counts} < :limit" if counts else "1 = 1",
                     after="AND search_text > :after" if is_resumed else "",
-                    below=f"CASE WHEN (SELECT yes FROM room_{rank}) THEN :prefix ELSE '' END",  # noqa: S608
+                    below=f"CASE WHEN (SELECT yes FROM has_room_{rank}) THEN :prefix ELSE '' END",  # noqa: S608
                     above=f"CASE WHEN (SELECT yes FROM above_gate_{rank}) THEN {resume} ELSE :end END",  # noqa: S608
                 )
             )

@@ -1,0 +1,87 @@
+"""Upgrading a database with data from the previous release keeps everything, on both databases; and back again."""
+
+import flask_migrate
+import pytest
+from sqlalchemy import text
+
+from noxchat.extensions import db
+from noxchat.mail import worker
+from noxchat.search import outbox
+from tests.conftest import DATABASES
+
+RELEASE_1_2 = "5b0c7e91d3fa"
+TIMES = "'2026-11-24 21:38:00.000000'"
+DATA = [
+    *(
+        f"INSERT INTO users (id, username, username_key, email, email_key, password_hash, reset_nonce, theme, created_at)"
+        f" VALUES ({number}, '{name}', '{name}', '{name}@x', '{name}@x', '!', '{name}', 'auto', {TIMES})"
+        for number, name in ((1, "alice"), (2, "bob"))
+    ),
+    f"INSERT INTO pauses (sender_id, receiver_id, until) VALUES (1, 2, {TIMES})",
+    *(
+        "INSERT INTO outbox (user_id, kind, language, tries, next_try_at, created_at)"
+        f" VALUES ({number}, '{kind}', 'ru', 3, {TIMES}, {TIMES})"
+        for number, kind in ((1, "reset"), (2, "taken"))
+    ),
+    f"INSERT INTO events (user_id, kind, about, tab, created_at) VALUES (1, 'friendship', 'bob', 't', {TIMES})",
+    "INSERT INTO search_indexes (kind, place, name, known) VALUES ('users', 'abc', 'noxchat-users-1', 7)",
+]
+
+
+def rows(statement):
+    found = [tuple(map(str, row)) for row in db.session.execute(text(statement))]
+    db.session.commit()
+    return found
+
+
+@pytest.fixture(params=DATABASES)
+def old_app(request, make_app, tmp_path):
+    """An application on a database of release 1.2 with data in every table that has changed since."""
+    if request.param == "sqlite":
+        app = make_app(uri=f"sqlite:///{tmp_path}/old.db")
+    else:
+        postgres = request.getfixturevalue("postgres")
+        postgres.execute("DROP DATABASE IF EXISTS nox_old")
+        postgres.execute("CREATE DATABASE nox_old")
+        app = make_app(uri=postgres.uri("nox_old"))
+    app.extensions["mail_worker"].stopped = True
+    with app.app_context():
+        flask_migrate.upgrade(revision=RELEASE_1_2)
+        for statement in DATA:
+            db.session.execute(text(statement))
+        db.session.commit()
+        yield app
+
+
+OLD_TABLES = (
+    *("SELECT sender_id, receiver_id, until FROM pauses", "SELECT about, tab FROM events"),
+    "SELECT user_id, kind, language, tries, next_try_at, created_at FROM outbox ORDER BY id",
+    "SELECT kind, place, name, known FROM search_indexes",
+)
+
+
+def test_upgrade_from_1_2_keeps_everything(old_app):
+    before = [rows(statement) for statement in OLD_TABLES]
+    flask_migrate.upgrade()
+    assert rows("SELECT sender_id, receiver_id, until FROM request_cooldowns") == before[0]
+    assert rows("SELECT data, tab FROM events") == before[1]
+    kinds = {"reset": "password_reset", "taken": "address_taken"}
+    queued = rows("SELECT user_id, kind, language, tries, next_try_at, created_at FROM email_queue ORDER BY id")
+    assert queued == [(row[0], kinds[row[1]], *row[2:]) for row in before[2]]
+    assert rows("SELECT kind, installation_id, name, known FROM search_indexes") == before[3]
+    flask_migrate.downgrade(revision=RELEASE_1_2)
+    assert [rows(statement) for statement in OLD_TABLES] == before
+
+
+def test_emails_queued_by_1_2_are_sent(old_app):
+    flask_migrate.upgrade()
+    while worker.send_next():
+        continue
+    sent = [path.read_text() for path in old_app.config["MAIL_DIR"].glob("*.eml")]
+    assert {"To: alice@x" in email for email in sent} == {True, False} and len(sent) == 2
+    assert rows("SELECT * FROM email_queue") == []
+
+
+def test_an_index_of_1_2_stays_in_use(old_app):
+    flask_migrate.upgrade()
+    assert outbox.register("users") == "abc" and outbox.last_built("users") == ("noxchat-users-1", 7)
