@@ -1,4 +1,4 @@
-"""The application that servers and the `flask` command load: `flask --app main …`, `gunicorn main:app`."""
+"""The application for the `flask` command: `flask --app main …`. bin/run starts noxchat/web/server.py instead."""
 
 from config import Config
 from noxchat import create_app

@@ -41,9 +41,8 @@ def create_app(config) -> Flask:
     security.init_app(app)
     templating.init_app(app)
 
-    for package in (auth, main, friends, settings):
+    for package in (auth, main, friends, settings, errors):
         app.register_blueprint(package.blueprint)
-    errors.init_app(app)
     cli.init_app(app)
     app.extensions["mail_worker"] = MailWorker(app)
     app.extensions["event_streams"] = event_stream.EventStreams(app)

@@ -4,7 +4,7 @@ from flask_babel import gettext as _
 from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import avatars, friendships, passwords, profiles, throttle
+from noxchat import avatars, events, friendships, passwords, profiles, throttle
 from noxchat.database import violates_constraint
 from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
@@ -12,9 +12,11 @@ from noxchat.mail import kinds, queue
 from noxchat.models import Profile, PublicId, User
 from noxchat.names import email_key, random_public_id, skeleton
 
-# What rule modules do when an account is deleted, besides the rows that the database deletes by itself: before it they
-# lock whoever is affected and tell them, after it they remove what is not in the database.
-BEFORE_DELETION = (friendships.before_account_deletion,)
+# What rule modules contribute to the deletion of an account, besides the rows that the database deletes by itself.
+# Functions of the user, in three steps because of the lock order: lock what is affected; return the events that tell
+# others; after the deletion, remove what is not in the database.
+LOCK_FOR_DELETION = (friendships.lock_for_deletion,)
+DELETION_EVENTS = (friendships.deletion_events,)
 AFTER_DELETION = (avatars.after_account_deletion,)
 
 
@@ -121,9 +123,10 @@ def set_preferences(user: User, preferences: dict[str, str]):
 
 def delete_account(user: User):
     """Delete an account; the database deletes all rows that refer to it. Raises Conflict when it is deleted already."""
-    for step in BEFORE_DELETION:
-        step(user)
+    for lock in LOCK_FOR_DELETION:
+        lock(user)
     user = lock_account(user)
+    events.publish_all([event for get_events in DELETION_EVENTS for event in get_events(user)])
     db.session.execute(delete(User).where(User.id == user.id))
-    for step in AFTER_DELETION:
-        step(user)
+    for clean_up in AFTER_DELETION:
+        clean_up(user)

@@ -35,14 +35,22 @@ def publish(kind: str, recipients: Sequence[tuple[int, str]], tab: str = ""):
     kind: the name of the server-sent event. recipients: user ids, each with the event's data (up to 64 characters);
     accounts that are deleted meanwhile are left out. tab: the browser tab that made the change, and is not told.
 
-    Call it once in a transaction, after all other locks are taken and before users are deleted: see the lock order.
+    Publish once in a transaction, after all other locks on users and other rows, or transactions could deadlock.
     """
-    user_ids = _lock_recipients({user_id for user_id, _data in recipients})
+    publish_all([(user_id, kind, data) for user_id, data in recipients], tab)
+
+
+def publish_all(events: Sequence[tuple[int, str, str]], tab: str = ""):
+    """Publish events of several kinds as `publish` does. events: each with user id, kind and data."""
+    user_ids = _lock_recipients({user_id for user_id, _kind, _data in events})
     if not user_ids:
         return
     db.session.execute(delete(Event).where(Event.user_id.in_(user_ids), Event.created_at < now() - KEPT_FOR))
-    event = {"kind": kind, "tab": tab, "created_at": now()}
-    rows = [{"user_id": user_id, "data": data, **event} for user_id, data in recipients if user_id in user_ids]
+    rows = [
+        {"user_id": user_id, "kind": kind, "data": data, "tab": tab, "created_at": now()}
+        for user_id, kind, data in events
+        if user_id in user_ids
+    ]
     db.session.execute(insert(Event), rows)
     _announce(sorted(user_ids))
 
@@ -51,12 +59,13 @@ def _lock_recipients(user_ids: set[int]) -> set[int]:
     """Acquire the locks of recipients, and return those whose accounts exist."""
     if not user_ids:
         return set()
-    if db.engine.dialect.name == "postgresql":
-        # In one statement and in ascending order, so that two transactions never wait for each other.
-        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({user_id % LOCKS for user_id in user_ids})})
     # The same lock as the foreign key will take; only the deletion of an account conflicts with it.
-    existing = select(User.id).where(User.id.in_(user_ids)).with_for_update(read=True, key_share=True)
-    return set(db.session.scalars(existing))
+    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(read=True, key_share=True)
+    existing = set(db.session.scalars(rows))
+    if existing and db.engine.dialect.name == "postgresql":
+        # In one statement and in ascending order, so that two transactions never wait for each other.
+        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({user_id % LOCKS for user_id in existing})})
+    return existing
 
 
 def _announce(user_ids: list[int]):

@@ -189,8 +189,8 @@ def _notify_both(viewer: User, person: User, tab: str):
     events.publish(EVENT, [(viewer.id, person.profile.public_id), (person.id, viewer.profile.public_id)], tab)
 
 
-def before_account_deletion(user: User):
-    """Lock an account together with everybody who will notice its deletion, and tell them.
+def lock_for_deletion(user: User):
+    """Lock an account together with everybody who will notice its deletion.
 
     Without the locks, two friends who delete their accounts at once could wait for each other, and so could somebody
     who accepts a request of theirs at that moment.
@@ -201,10 +201,14 @@ def before_account_deletion(user: User):
         lock_users(user.id, *affected)
         if _affected(user.id) <= affected:
             attempt.commit()
-            break
+            return
         # A new one came before the lock. Locking them now would break the order; rolling back releases the locks.
         attempt.rollback()
-    events.publish(EVENT, [(user_id, user.profile.public_id) for user_id in _affected(user.id)])
+
+
+def deletion_events(user: User) -> list[tuple[int, str, str]]:
+    """Return the events that tell people of the deletion of an account, as for events.publish_all."""
+    return [(user_id, EVENT, user.profile.public_id) for user_id in _affected(user.id)]
 
 
 def _affected(user_id: int) -> set[int]:

@@ -1,4 +1,4 @@
-"""Registering, finding and changing people, on both databases, also at the same time."""
+"""Accounts and profiles: register, find, edit, delete, on both databases and in concurrent threads."""
 
 import pytest
 from sqlalchemy import func, select
@@ -19,7 +19,7 @@ def register(username, email):
     return user
 
 
-def test_eight_sign_ups_with_one_name_make_one_account(any_app):
+def test_username_race_creates_one_account(any_app):
     password_hash()
     results = run_in_threads(any_app, 8, lambda number: register("Mila", f"mila{number}@nox.example"))
     assert sum(isinstance(result, User) for result in results) == 1
@@ -29,18 +29,18 @@ def test_eight_sign_ups_with_one_name_make_one_account(any_app):
         assert db.session.scalar(select(func.count()).select_from(Profile)) == 1
 
 
-def test_eight_sign_ups_with_one_address_make_one_account(any_app):
+def test_email_address_race_creates_one_account(any_app):
     results = run_in_threads(any_app, 8, lambda number: register(f"Person {'abcdefgh'[number]}", "one@nox.example"))
     assert sum(isinstance(result, User) for result in results) == 1
     assert results.count(None) == 7
 
 
-def test_eight_people_want_one_public_id(any_app):
-    made = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefgh"]
+def test_public_id_race_has_one_winner(any_app):
+    people = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefgh"]
 
     def rename(number):
         begin_write(db.session)
-        user = accounts.lock_account(made[number])
+        user = accounts.lock_account(people[number])
         profiles.edit(user, username=user.username, public_id="moon", bio="")
         db.session.commit()
         return user
@@ -50,7 +50,7 @@ def test_eight_people_want_one_public_id(any_app):
     assert sum(isinstance(result, InvalidInput) and result.field == "public_id" for result in results) == 7
 
 
-def test_names_are_unique_whatever_their_case_accents_and_alphabet(any_app):
+def test_username_is_unique_across_case_accents_and_scripts(any_app):
     make_person(any_app, "José", "jose@nox.example")
     with any_app.test_request_context():
         for name in ("jose", "JOSE", "Jose\u0301", "jоsе"):
@@ -59,7 +59,7 @@ def test_names_are_unique_whatever_their_case_accents_and_alphabet(any_app):
             db.session.rollback()
 
 
-def test_a_released_public_id_stays_its_owners(any_app):
+def test_released_public_id_stays_reserved_for_its_former_owner(any_app):
     alice, bob = make_person(any_app, "Alice", public_id="alice"), make_person(any_app, "Bob", public_id="bobby")
     with any_app.test_request_context():
         begin_write(db.session)
@@ -78,7 +78,7 @@ def test_a_released_public_id_stays_its_owners(any_app):
         assert profiles.find_by_public_id("alice").profile.public_id == "ALICE"
 
 
-def test_deleting_a_person_leaves_nothing_dangling(any_app):
+def test_account_deletion_removes_related_rows(any_app):
     alice, bob, clara = (make_person(any_app, name) for name in ("Alice", "Bob", "Clara"))
     befriend(any_app, alice, bob)
     with any_app.test_request_context():
@@ -94,7 +94,7 @@ def test_deleting_a_person_leaves_nothing_dangling(any_app):
             accounts.lock_account(alice)
 
 
-def test_a_deleted_number_is_never_given_again(any_app):
+def test_deleted_user_id_is_never_reused(any_app):
     first = make_person(any_app, "Alice")
     with any_app.test_request_context():
         begin_write(db.session)
@@ -103,41 +103,41 @@ def test_a_deleted_number_is_never_given_again(any_app):
     assert make_person(any_app, "Bob").id > first.id
 
 
-BROKEN_RULES = {
+INVALID_CHANGES = {
     "friendship with oneself": lambda a, b: friends.insert().values(user_id=a, friend_id=a),
-    "friendship one way": lambda a, b: friends.insert().values(user_id=a, friend_id=b),
+    "one-way friendship": lambda a, b: friends.insert().values(user_id=a, friend_id=b),
     "request to oneself": lambda a, b: friend_requests.insert().values(sender_id=a, receiver_id=a),
     "crossing requests": lambda a, b: friend_requests.insert().values(
         [{"sender_id": a, "receiver_id": b}, {"sender_id": b, "receiver_id": a}]
     ),
-    "long name": lambda a, b: User.__table__.update().where(User.id == a).values(username="x" * 33),
-    "short name": lambda a, b: User.__table__.update().where(User.id == a).values(username="x"),
+    "long username": lambda a, b: User.__table__.update().where(User.id == a).values(username="x" * 33),
+    "short username": lambda a, b: User.__table__.update().where(User.id == a).values(username="x"),
     "unknown theme": lambda a, b: User.__table__.update().where(User.id == a).values(theme="pink"),
     "long bio": lambda a, b: Profile.__table__.update().where(Profile.user_id == a).values(bio="x" * 141),
-    "another's name": lambda a, b: User.__table__.update().values(username_key="same"),
-    "another's address": lambda a, b: User.__table__.update().values(email_key="same"),
-    "another's Public ID": lambda a, b: (
+    "username of another account": lambda a, b: User.__table__.update().values(username_key="same"),
+    "address of another account": lambda a, b: User.__table__.update().values(email_key="same"),
+    "Public ID of another account": lambda a, b: (
         Profile.__table__.update().where(Profile.user_id == a).values(public_id="bobby", public_id_key="bobby")
     ),
-    "key of another Public ID": lambda a, b: (
+    "Public ID that differs from its key": lambda a, b: (
         Profile.__table__.update().where(Profile.user_id == a).values(public_id="other")
     ),
 }
 
 
-@pytest.mark.parametrize("rule", BROKEN_RULES)
-def test_the_database_itself_refuses(any_app, rule):
+@pytest.mark.parametrize("change", INVALID_CHANGES)
+def test_database_refuses_invalid_rows(any_app, change):
     alice, bob = make_person(any_app, "Alice", public_id="alice"), make_person(any_app, "Bob", public_id="bobby")
     with any_app.app_context():
         begin_write(db.session)
         with pytest.raises(Exception) as refused:
-            db.session.execute(BROKEN_RULES[rule](alice.id, bob.id))
+            db.session.execute(INVALID_CHANGES[change](alice.id, bob.id))
             db.session.commit()
         db.session.rollback()
     assert isinstance(refused.value, IntegrityError) or "too long" in str(refused.value)
 
 
-def test_removing_one_direction_of_a_friendship_removes_the_other(any_app):
+def test_deleting_one_friendship_row_deletes_the_opposite_row(any_app):
     alice, bob = make_person(any_app, "Alice"), make_person(any_app, "Bob")
     befriend(any_app, alice, bob)
     with any_app.app_context():
@@ -148,9 +148,9 @@ def test_removing_one_direction_of_a_friendship_removes_the_other(any_app):
         assert relationships.get_relationship(bob, alice).state == "none"
 
 
-def test_initials_and_hue_are_always_the_same(app):
+def test_initials_and_hue_are_deterministic(app):
     person = make_person(app, "Anna Maria", public_id="anna")
-    face = profiles.avatar_of(person)
-    assert face.initials == "AM"
-    assert face.hue == profiles.hue("anna")
-    assert 0 <= face.hue < profiles.HUES
+    avatar = profiles.avatar_of(person)
+    assert avatar.initials == "AM"
+    assert avatar.hue == profiles.hue("anna")
+    assert 0 <= avatar.hue < profiles.HUES

@@ -1,6 +1,7 @@
-"""Settings: what is taken, and how nonsense is refused."""
+"""Settings: defaults, valid values, and errors for invalid ones."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,11 +12,11 @@ from config import ROOT, Config, ConfigError
 KEY = {"SECRET_KEY": "0123456789abcdef0123456789abcdef"}
 
 
-def config(**more):
-    return Config({**KEY, **more}, debug=False)
+def config(**variables):
+    return Config({**KEY, **variables}, debug=False)
 
 
-def test_defaults_work():
+def test_defaults():
     settings = config()
     assert settings.BASE_URL == "http://127.0.0.1:8000"
     assert settings.DATA_DIR == ROOT / "instance"
@@ -24,30 +25,30 @@ def test_defaults_work():
     assert {"localhost", "127.0.0.1"} <= set(settings.HOSTS)
 
 
-@pytest.mark.parametrize("form", ["postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
-def test_one_driver_however_the_address_is_spelled(form):
-    settings = config(SQLALCHEMY_DATABASE_URI=f"{form}://me:p%40ss@db/nox")
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_every_postgresql_scheme_selects_psycopg(scheme):
+    settings = config(SQLALCHEMY_DATABASE_URI=f"{scheme}://me:p%40ss@db/nox")
     assert settings.SQLALCHEMY_DATABASE_URI == "postgresql+psycopg://me:p%40ss@db/nox"
 
 
 @pytest.mark.parametrize("file", ["nowhere.pem", "README.md"])
-def test_a_certificate_authority_is_a_file_with_certificates(file):
+def test_elasticsearch_ca_must_be_a_certificate_file(file):
     with pytest.raises(ConfigError, match="ELASTICSEARCH_CA"):
         config(ELASTICSEARCH_URL="https://elastic:9200", ELASTICSEARCH_CA=file)
 
 
-def test_no_sentence_repeats_a_password():
-    for more in (
+def test_error_messages_contain_no_passwords():
+    for variables in (
         {"ELASTICSEARCH_URL": "http://elastic:s3cret@host:port"},
         {"ELASTICSEARCH_URL": "ftp://elastic:s3cret@host"},
         {"ELASTICSEARCH_URL": "http://elastic:s3cret@host", "ELASTICSEARCH_API_KEY": "s3cret"},
     ):
-        with pytest.raises(ConfigError) as refused:
-            config(**more)
-        assert "s3cret" not in str(refused.value) and "ELASTICSEARCH_" in str(refused.value)
+        with pytest.raises(ConfigError) as error:
+            config(**variables)
+        assert "s3cret" not in str(error.value) and "ELASTICSEARCH_" in str(error.value)
 
 
-def test_https_makes_cookies_secure_and_bound_to_the_host():
+def test_https_sets_secure_cookies_with_host_prefix():
     settings = config(BASE_URL="https://nox.example/")
     assert settings.SESSION_COOKIE_SECURE and settings.REMEMBER_COOKIE_SECURE
     assert settings.SESSION_COOKIE_NAME == "__Host-session"
@@ -55,7 +56,7 @@ def test_https_makes_cookies_secure_and_bound_to_the_host():
     assert settings.HOSTS == ["nox.example"]
 
 
-NONSENSE = {
+INVALID = {
     "PORT": ["eighty", "-1", "0", "65536", "8000.5", "８０"],
     "MAIL_PORT": ["smtp", "99999"],
     "RESET_MINUTES": ["0", "61", "soon"],
@@ -83,7 +84,7 @@ NONSENSE = {
     "ELASTICSEARCH_PREFIX": ["Nox", "_nox", "nox-two", "x" * 65, "ёж", "a/b", "*"],
     "ELASTICSEARCH_MILLISECONDS": ["0", "soon", "0.8"],
     "ELASTICSEARCH_API_KEY": ["ключ"],
-    "ELASTICSEARCH_CA": ["README.md"],  # which is for https only
+    "ELASTICSEARCH_CA": ["README.md"],  # only allowed with https
     "MAIL_USE_TLS": ["maybe"],
     "TRUSTED_PROXIES": ["everybody", "10.0.0.0/99"],
     "MAIL_DEFAULT_SENDER": ["nobody", "a@x\r\nBcc: b@y"],
@@ -93,32 +94,32 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NONSENSE.items() for value in values])
-def test_nonsense_is_refused_in_one_sentence_that_names_the_variable(name, value):
-    with pytest.raises(ConfigError) as refused:
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in INVALID.items() for value in values])
+def test_invalid_value_raises_one_line_error_with_variable_name(name, value):
+    with pytest.raises(ConfigError) as error:
         config(**{name: value})
-    assert name in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_both_kinds_of_tls_are_refused():
+def test_mail_tls_and_ssl_exclude_each_other():
     with pytest.raises(ConfigError, match="MAIL_USE_TLS"):
         config(MAIL_USE_TLS="1", MAIL_USE_SSL="1")
 
 
 @pytest.mark.parametrize("key", ["", "change-me", "secret", "x" * 31, "a" * 64, "abab" * 16])
-def test_a_missing_or_weak_key_stops_the_start_outside_development(key, tmp_path):
+def test_missing_or_weak_secret_key_is_refused_outside_development(key, tmp_path):
     with pytest.raises(ConfigError, match="SECRET_KEY"):
         Config({"SECRET_KEY": key, "DATA_DIR": str(tmp_path)}, debug=False)
     assert Config({"SECRET_KEY": key, "DATA_DIR": str(tmp_path)}, debug=True).warnings
 
 
-def test_a_kept_key_is_found(tmp_path):
+def test_secret_key_is_read_from_data_folder(tmp_path):
     (tmp_path / "secret_key").write_text(KEY["SECRET_KEY"])
     assert Config({"DATA_DIR": str(tmp_path)}, debug=False).SECRET_KEY == KEY["SECRET_KEY"]
 
 
-def start(*command, **environment):
+def run_module(*command, **environment):
     return subprocess.run(
         [sys.executable, "-m", *command],
         env={**os.environ, **environment},
@@ -132,24 +133,24 @@ def start(*command, **environment):
 @pytest.mark.parametrize(
     "command", [("noxchat.web.server",), ("gunicorn", "main:app", "--check-config"), ("flask", "--app", "main", "run")]
 )
-def test_every_way_to_serve_stops_at_a_weak_key_with_a_sentence(command, tmp_path):
-    done = start(*command, SECRET_KEY="change-me", DATA_DIR=str(tmp_path), LOG_DIR=str(tmp_path), FLASK_DEBUG="0")
-    assert done.returncode != 0
-    assert "SECRET_KEY is too weak" in done.stderr + done.stdout
+def test_every_server_command_refuses_a_weak_secret_key(command, tmp_path):
+    result = run_module(
+        *command, SECRET_KEY="change-me", DATA_DIR=str(tmp_path), LOG_DIR=str(tmp_path), FLASK_DEBUG="0"
+    )
+    assert result.returncode != 0
+    assert "SECRET_KEY is too weak" in result.stderr + result.stdout
 
 
-def test_the_seeds_key_does_for_the_tables(tmp_path):
-    done = start(
+def test_migrations_run_with_a_weak_secret_key(tmp_path):
+    result = run_module(
         "flask", "--app", "main", "db", "upgrade", SECRET_KEY="change-me", DATA_DIR=str(tmp_path), LOG_DIR=str(tmp_path)
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "noxchat.db").exists()
 
 
-def test_the_example_names_every_variable():
+def test_env_example_lists_every_variable():
     example = (ROOT / ".env.example").read_text()
-    import re
-
     used = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', (ROOT / "config.py").read_text()))
     assert used and not {name for name in used if not re.search(rf"^#?{name}=", example, re.M)}
     assert not set(re.findall(r"^#?([A-Z_]+)=", example, re.M)) - used

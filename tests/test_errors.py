@@ -1,40 +1,41 @@
-"""A rule that says no, the same everywhere; and what is read on before a 413."""
+"""How refused actions, too large bodies and unknown paths are answered."""
 
 import io
 
 import pytest
 
-from noxchat import accounts, errors
+from noxchat import accounts
+from noxchat.errors import handlers
 from noxchat.exceptions import Conflict
 
 
 @pytest.fixture
-def refusing(monkeypatch):
-    def refuse(_user):
+def conflict(monkeypatch):
+    def raise_conflict(_user):
         raise Conflict("Somebody was faster.")
 
-    monkeypatch.setattr(accounts, "lock_account", refuse)
+    monkeypatch.setattr(accounts, "lock_account", raise_conflict)
 
 
-def test_a_refusal_is_a_notice_and_a_way_back(at_alice, refusing):
-    answer = at_alice.post("/settings/look", {"theme": "day"})
-    assert (answer.status_code, answer.location) == (303, "/settings/look")
+def test_conflict_redirects_back_with_error_notice(at_alice, conflict):
+    response = at_alice.post("/settings/look", {"theme": "day"})
+    assert (response.status_code, response.location) == (303, "/settings/look")
     page = at_alice.get("/settings").text
     assert 'data-kind="error"' in page and "Somebody was faster." in page and 'data-kind="ok"' not in page
 
 
-def test_a_refusal_by_htmx_is_409_beside_what_was_there(at_alice, refusing):
-    answer = at_alice.post("/settings/look", {"theme": "day"}, htmx=True)
-    assert (answer.status_code, answer.headers["HX-Retarget"]) == (409, "#toasts")
-    assert "Somebody was faster." in answer.text
+def test_conflict_with_htmx_is_409_retargeted_to_toasts(at_alice, conflict):
+    response = at_alice.post("/settings/look", {"theme": "day"}, htmx=True)
+    assert (response.status_code, response.headers["HX-Retarget"]) == (409, "#toasts")
+    assert "Somebody was faster." in response.text
 
 
-def test_a_body_that_is_too_large_is_read_on_for_a_while(app):
+def test_discard_body_reads_rest_of_body(app):
     body = io.BytesIO(bytes(3_000_000))
     with app.test_request_context("/", input_stream=body, method="POST"):
-        errors.discard_body()
+        handlers.discard_body()
     assert body.tell() == 3_000_000
 
 
-def test_a_redirect_of_the_routers_is_none_of_our_errors(app, guest):
+def test_path_with_trailing_slash_is_404(app, guest):
     assert guest.get("/auth/login/").status_code == 404

@@ -1,4 +1,4 @@
-"""Live events over the network: told at once, across processes, resumed without a gap, ended with the session."""
+"""Event streams over the network: delivery at once and across processes, resuming without gaps, limits, ending."""
 
 import contextlib
 import os
@@ -21,32 +21,32 @@ from tests.conftest import Browser, Visitor, make_person, run_in_threads, wait_u
 
 
 class Listener:
-    """A tab that listens: what it was told, in order."""
+    """The event stream of a browser tab, and a queue of the events it has received."""
 
-    open = []
+    opened = []
 
     def __init__(self, visitor, after="", tab="", last_id=None):
-        self.told, self.ended, self.body = queue.Queue(), threading.Event(), b""
+        self.received, self.ended = queue.Queue(), threading.Event()
         self.last_id = last_id
         cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in visitor.jar)
         head = f"GET /events?after={after}&tab={tab} HTTP/1.1\r\nHost: 127.0.0.1:{visitor.server.port}\r\nCookie: {cookies}\r\n"
         if last_id:
             head += f"Last-Event-ID: {last_id}\r\n"
-        self.line = socket.create_connection(("127.0.0.1", visitor.server.port), timeout=60)
-        self.line.sendall(f"{head}\r\n".encode())
-        self.file = self.line.makefile("rb")
+        self.connection = socket.create_connection(("127.0.0.1", visitor.server.port), timeout=60)
+        self.connection.sendall(f"{head}\r\n".encode())
+        self.file = self.connection.makefile("rb")
         self.status = int(self.file.readline().split()[1])
         self.headers = {}
         while (line := self.file.readline().decode().strip()) != "":
             name, _colon, value = line.partition(": ")
             self.headers[name] = value
-        Listener.open.append(self)
+        Listener.opened.append(self)
         if self.status == 200:
             threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self):
         event = {}
-        with contextlib.suppress(OSError, ValueError):  # hung up, by this side
+        with contextlib.suppress(OSError, ValueError):  # closed by this side
             while size := int(self.file.readline() or b"0", 16):
                 chunk = self.file.read(size + 2)
                 for text in chunk.decode().splitlines():
@@ -56,68 +56,68 @@ class Listener:
                     elif not text and event:
                         self.last_id = event.get("id", self.last_id)
                         if "event" in event:
-                            self.told.put((time.monotonic(), event["event"], event["data"]))
+                            self.received.put((time.monotonic(), event["event"], event["data"]))
                         event = {}
         self.ended.set()
 
     def next(self, seconds=5):
-        return self.told.get(timeout=seconds)
+        return self.received.get(timeout=seconds)
 
-    def hang_up(self):
+    def close(self):
         with contextlib.suppress(OSError):
-            self.line.shutdown(socket.SHUT_RDWR)
+            self.connection.shutdown(socket.SHUT_RDWR)
         if self.status == 200:
             self.ended.wait(5)
         self.file.close()
-        self.line.close()
+        self.connection.close()
 
 
 @pytest.fixture(autouse=True)
-def hang_up_all():
+def close_listeners():
     yield
-    for listener in Listener.open:
-        listener.hang_up()
-    Listener.open.clear()
+    for listener in Listener.opened:
+        listener.close()
+    Listener.opened.clear()
 
 
-def person(server, name):
+def register(server, name):
     visitor = Visitor(server).register(name)
     visitor.id = visitor.open("/").text.split('href="/u/')[1].split('"')[0]
     return visitor
 
 
-def ask(one, other):
+def send_friend_request(one, other):
     return one.post(f"/u/{other.id}/request", {"next": "/search"}, page=f"/u/{other.id}")
 
 
-def newest(visitor):
+def last_event_id(visitor):
     return visitor.open("/").text.split("/events?after=")[1].split("&")[0]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_change_is_told_within_a_second(serve, kind):
+def test_change_is_delivered_within_a_second(serve, kind):
     server = serve(kind)
-    alice, bob, clara = (person(server, name) for name in ("Alice", "Bob", "Clara"))
+    alice, bob, clara = (register(server, name) for name in ("Alice", "Bob", "Clara"))
     listeners = [Listener(bob), Listener(bob), Listener(alice)]
     stranger = Listener(clara)
     for action in ("request", "request/cancel", "request"):
         began = time.monotonic()
         alice.post(f"/u/{bob.id}/{action}", {}, page=f"/u/{bob.id}")
-        for listener, about in zip(listeners, (alice.id, alice.id, bob.id), strict=True):
-            when, event, told = listener.next()
-            assert (event, told) == ("friendship", about)
-            assert when - began < 1
+        for listener, public_id in zip(listeners, (alice.id, alice.id, bob.id), strict=True):
+            received_at, event, data = listener.next()
+            assert (event, data) == ("friendship", public_id)
+            assert received_at - began < 1
     bob.post(f"/u/{alice.id}/request/accept", {}, page=f"/u/{alice.id}")
     assert listeners[2].next()[2] == bob.id
-    assert stranger.told.empty()
+    assert stranger.received.empty()
 
 
-def test_a_change_in_one_process_is_told_in_another(serve, new_database):
+def test_change_is_delivered_to_another_process(serve, new_database):
     uri = new_database("postgresql")
-    here, there = serve(uri=uri), serve(uri=uri)
-    alice, bob = person(here, "Alice"), person(there, "Bob")
+    first, second = serve(uri=uri), serve(uri=uri)
+    alice, bob = register(first, "Alice"), register(second, "Bob")
     listener = Listener(bob)
-    time.sleep(1.5)  # until it listens
+    time.sleep(1.5)  # until the second server listens for notifications
     for action in ("request", "request/cancel", "request"):
         began = time.monotonic()
         alice.post(f"/u/{bob.id}/{action}", {}, page=f"/u/{bob.id}")
@@ -125,134 +125,136 @@ def test_a_change_in_one_process_is_told_in_another(serve, new_database):
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_dropped_line_goes_on_without_missing_anything(serve, kind):
+def test_reconnecting_stream_misses_no_event(serve, kind):
     server = serve(kind)
-    alice, bob, clara = (person(server, name) for name in ("Alice", "Bob", "Clara"))
+    alice, bob, clara = (register(server, name) for name in ("Alice", "Bob", "Clara"))
     listener = Listener(bob)
-    ask(alice, bob)
+    send_friend_request(alice, bob)
     assert listener.next()[2] == alice.id
-    listener.hang_up()
-    ask(clara, bob)
+    listener.close()
+    send_friend_request(clara, bob)
     alice.post(f"/u/{bob.id}/request/cancel", {}, page=f"/u/{bob.id}")
-    again = Listener(bob, last_id=listener.last_id)
-    assert [again.next()[2], again.next()[2]] == [clara.id, alice.id]
-    # and a page that was made before both begins where it was made
+    resumed = Listener(bob, last_id=listener.last_id)
+    assert [resumed.next()[2], resumed.next()[2]] == [clara.id, alice.id]
+    # A page that was rendered before both events names the last event it knew of.
     fresh = Listener(bob, after=listener.last_id)
     assert [fresh.next()[2], fresh.next()[2]] == [clara.id, alice.id]
 
 
-def test_events_survive_a_restart_of_the_server(serve, new_database):
+def test_events_survive_a_server_restart(serve, new_database):
     uri = new_database("sqlite")
     server = serve(uri=uri)
-    alice, bob = person(server, "Alice"), person(server, "Bob")
-    before = newest(bob)
-    ask(alice, bob)
+    alice, bob = register(server, "Alice"), register(server, "Bob")
+    before = last_event_id(bob)
+    send_friend_request(alice, bob)
     server.stop()
-    again = serve(uri=uri)
-    bob.server = again
+    restarted = serve(uri=uri)
+    bob.server = restarted
     assert Listener(bob, after=before or "0").next()[2] == alice.id
 
 
-def test_a_tab_is_not_told_what_it_did_itself(serve):
+def test_tab_does_not_receive_its_own_changes(serve):
     server = serve()
-    alice, bob = person(server, "Alice"), person(server, "Bob")
+    alice, bob = register(server, "Alice"), register(server, "Bob")
     own, other = Listener(alice, tab="abc"), Listener(alice, tab="def")
     token = alice.token(f"/u/{bob.id}")
     alice.open(f"/u/{bob.id}/request", f"csrf_token={token}".encode(), **{"X-Tab": "abc", "HX-Request": "true"})
     assert other.next()[2] == bob.id
     bob.post(f"/u/{alice.id}/request/accept", {}, page=f"/u/{alice.id}")
-    assert own.next()[2] == bob.id and own.told.empty()
+    assert own.next()[2] == bob.id and own.received.empty()
 
 
-@pytest.mark.parametrize("how", ["signs out", "ends it elsewhere", "changes the password", "deletes the account"])
-def test_a_stream_ends_with_its_session(serve, how):
+@pytest.mark.parametrize("action", ["log out", "revoke other sessions", "change password", "delete account"])
+def test_stream_ends_with_its_session(serve, action):
     server = serve()
-    bob = person(server, "Bob")
+    bob = register(server, "Bob")
     listener = Listener(bob)
     from tests.conftest import PASSWORD
 
-    if how == "signs out":
+    if action == "log out":
         bob.post("/auth/logout", {}, page="/settings")
     else:
-        elsewhere = Visitor(server)
-        elsewhere.post("/auth/login", {"identifier": "Bob@nox.example", "password": PASSWORD})
-        if how == "ends it elsewhere":
-            elsewhere.post("/settings/sessions/revoke-others", {}, page="/settings/sessions")
-        elif how == "changes the password":
+        other_browser = Visitor(server)
+        other_browser.post("/auth/login", {"identifier": "Bob@nox.example", "password": PASSWORD})
+        if action == "revoke other sessions":
+            other_browser.post("/settings/sessions/revoke-others", {}, page="/settings/sessions")
+        elif action == "change password":
             new = "another lamp at night 9"
             fields = {"current_password": PASSWORD, "password": new, "password2": new}
-            elsewhere.post("/settings/password", fields)
+            other_browser.post("/settings/password", fields)
         else:
-            elsewhere.post("/settings/delete", {"password": PASSWORD})
+            other_browser.post("/settings/delete", {"password": PASSWORD})
     assert listener.ended.wait(40)
     assert Listener(bob).status in {302, 401}
 
 
-def test_strangers_get_no_stream(serve):
+def test_anonymous_user_gets_no_stream(serve):
     server = serve()
     assert "/auth/login" in server.get("/events").url
 
 
-def test_a_person_has_ten_streams_and_a_closed_one_makes_room(serve):
+def test_streams_per_person_are_limited_and_closing_one_frees_a_slot(serve):
     server = serve()
-    bob = person(server, "Bob")
+    bob = register(server, "Bob")
     listeners = [Listener(bob) for _number in range(10)]
     assert {listener.status for listener in listeners} == {200}
     refused = Listener(bob)
     assert refused.status == 503 and refused.headers["Retry-After"] and refused.headers["Content-Length"] == "0"
-    listeners[0].hang_up()
+    listeners[0].close()
     assert wait_until(lambda: Listener(bob).status == 200, 5)
 
 
-def test_beyond_the_servers_streams_is_503_and_pages_go_on(serve):
+def test_pages_still_work_when_all_streams_of_the_server_are_open(serve):
     server = serve(STREAMS=3, THREADS=4)
-    people = [person(server, name) for name in ("Alice", "Bob")]
-    streams = [Listener(people[0]), Listener(people[1]), Listener(people[0]), Listener(people[1])]
-    assert [stream.status for stream in streams] == [200, 200, 200, 503]
+    people = [register(server, name) for name in ("Alice", "Bob")]
+    listeners = [Listener(people[0]), Listener(people[1]), Listener(people[0]), Listener(people[1])]
+    assert [listener.status for listener in listeners] == [200, 200, 200, 503]
     assert people[0].open("/friends").status == 200
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_streams_close_first_when_the_server_ends(serve, sign):
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_streams_close_when_the_server_stops(serve, signal_number):
     server = serve()
-    listener = Listener(person(server, "Bob"))
+    listener = Listener(register(server, "Bob"))
     began = time.monotonic()
-    os.killpg(server.process.pid, sign)
+    os.killpg(server.process.pid, signal_number)
     server.process.wait(30)
     assert time.monotonic() - began < 10
     assert listener.ended.wait(2)
 
 
-def test_a_stream_that_is_never_read_is_hung_up_on(app):
+def test_stream_with_too_many_unread_events_is_closed(app):
     stream = event_stream.EventStream(1, 1, 0, "", None)
     for number in range(event_stream.MAX_UNREAD + 1):
         stream.push(Event(id=number + 1, user_id=1, kind="friendship", data="x", tab=""))
     assert stream.closed and stream.pushed_id == event_stream.MAX_UNREAD + 1
 
 
-def test_one_that_never_reads_slows_nobody(serve):
+def test_client_that_never_reads_does_not_delay_others(serve):
     server = serve(REQUESTS_PER_HOUR=1000)
-    alice, bob = person(server, "Alice"), person(server, "Bob")
+    alice, bob = register(server, "Alice"), register(server, "Bob")
     listener = Listener(bob)
     cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in bob.jar)
-    deaf = socket.create_connection(("127.0.0.1", server.port))
-    deaf.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nCookie: {cookies}\r\n\r\n".encode())
+    unread_connection = socket.create_connection(("127.0.0.1", server.port))
+    unread_connection.sendall(
+        f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nCookie: {cookies}\r\n\r\n".encode()
+    )
     for _round in range(10):
         began = time.monotonic()
-        ask(alice, bob)
+        send_friend_request(alice, bob)
         assert listener.next()[0] - began < 1
         alice.post(f"/u/{bob.id}/request/cancel", {}, page=f"/u/{bob.id}")
         listener.next()
-    deaf.close()
+    unread_connection.close()
 
 
-def stream_for(app, user, last=0, tab=""):
+def make_stream(app, user, last=0, tab=""):
     with app.app_context():
         session = Browser(app, user) and sessions.list_all(user)[0]
     return event_stream.EventStream(user.id, session.id, last, tab, None)
 
 
-def test_whoever_was_away_too_long_is_told_to_look_anew(any_app):
+def test_stream_is_stale_when_missed_events_were_deleted(any_app):
     alice, bob = make_person(any_app, "Alice"), make_person(any_app, "Bob")
     with any_app.test_request_context():
         begin_write(db.session)
@@ -263,43 +265,45 @@ def test_whoever_was_away_too_long_is_told_to_look_anew(any_app):
         begin_write(db.session)
         friendships.cancel(alice, bob)
         db.session.commit()
-        assert db.session.get(Event, old) is None  # forgotten when the next came
-    bell = any_app.extensions["event_streams"]
-    first = next(bell.lines(stream_for(any_app, bob, last=old)))
+        assert db.session.get(Event, old) is None  # old events are deleted when a new one is published
+    streams = any_app.extensions["event_streams"]
+    first = next(streams.lines(make_stream(any_app, bob, last=old)))
     assert first.startswith("event: stale")
-    assert next(bell.lines(stream_for(any_app, bob, last=0))) == ":\n\n"
+    assert next(streams.lines(make_stream(any_app, bob, last=0))) == ":\n\n"
 
 
-def befriend_and_cancel(person, hub, _everybody):
+def send_and_cancel_request(sender, receiver, _people):
     for rule in (friendships.send, friendships.cancel):
         begin_write(db.session)
-        rule(person, hub)
+        rule(sender, receiver)
         db.session.commit()
 
 
-def publish_to_everybody(_person, _hub, everybody):
-    """As a feature would that locks no users, to recipients in any order."""
-    for _time in range(2):
+def publish_to_all(_sender, _receiver, people):
+    """Publish to recipients in random order, without locking their rows first."""
+    for _number in range(2):
         begin_write(db.session)
-        recipients = random.sample(everybody, len(everybody))
+        recipients = random.sample(people, len(people))
         events.publish("test", [(user.id, "data") for user in recipients])
         db.session.commit()
 
 
-@pytest.mark.parametrize("write", [befriend_and_cancel, publish_to_everybody])
-def test_events_of_a_person_become_visible_in_the_order_of_their_ids(any_app, write):
-    """A stream that has seen an id would miss an event that appears below it."""
-    everybody = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefghi"]
-    hub, seen, done = everybody[0], [], threading.Event()
+@pytest.mark.parametrize("write", [send_and_cancel_request, publish_to_all])
+def test_events_become_visible_in_the_order_of_their_ids(any_app, write):
+    """A stream resumes after the last id it has seen, so it would miss an event that appears below that."""
+    people = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefghi"]
+    receiver, seen, done = people[0], [], threading.Event()
 
     def watch():
         with any_app.app_context():
             last = 0
             while not done.is_set():
-                rows = db.session.scalars(db.select(Event.id).where(Event.user_id == hub.id).order_by(Event.id)).all()
+                rows = db.session.scalars(
+                    db.select(Event.id).where(Event.user_id == receiver.id).order_by(Event.id)
+                ).all()
                 db.session.commit()
-                seen.extend(number for number in rows if number > last)
-                late = [number for number in rows if number <= last and number not in seen]
+                seen.extend(event_id for event_id in rows if event_id > last)
+                late = [event_id for event_id in rows if event_id <= last and event_id not in seen]
                 assert not late
                 last = max([last, *rows])
 
@@ -308,54 +312,54 @@ def test_events_of_a_person_become_visible_in_the_order_of_their_ids(any_app, wr
 
     def work(number):
         for _round in range(6):
-            write(everybody[number + 1], hub, everybody)
+            write(people[number + 1], receiver, people)
 
     assert run_in_threads(any_app, 8, work) == [None] * 8
     done.set()
     watcher.join()
     with any_app.app_context():
-        every = db.session.scalars(db.select(Event.id).where(Event.user_id == hub.id)).all()
-    assert len(every) == 96 and set(seen) <= set(every) and seen == sorted(seen)
+        event_ids = db.session.scalars(db.select(Event.id).where(Event.user_id == receiver.id)).all()
+    assert len(event_ids) == 96 and set(seen) <= set(event_ids) and seen == sorted(seen)
 
 
-def test_publishing_locks_no_user_and_few_advisory_locks(make_app, monkeypatch):
-    """A message to 50 people must not wait for whatever else locks one of them."""
+def test_publishing_locks_no_user_rows_and_few_advisory_locks(make_app, monkeypatch):
+    """A message to 50 people must not wait for another transaction that locks one of their rows."""
     app = make_app("postgresql")
     monkeypatch.setattr(events, "LOCKS", 4)
-    everybody = [make_person(app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefgh"]
+    people = [make_person(app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefgh"]
     with app.app_context(), db.engine.connect() as other:
-        events.publish("test", [(user.id, "data") for user in everybody])
+        events.publish("test", [(user.id, "data") for user in people])
         locked = db.session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
         assert locked == 4
         rows = select(User.id).with_for_update(key_share=True, nowait=True)
-        assert len(other.execute(rows).all()) == len(everybody)
+        assert len(other.execute(rows).all()) == len(people)
 
 
-def test_a_stream_that_nobody_reads_leaves_no_trace(app, at_alice):
-    for _time in range(3):
+def test_closing_an_unread_response_leaves_no_open_stream(app, at_alice):
+    for _number in range(3):
         at_alice.client.head("/events").close()
         at_alice.client.get("/events").close()
     assert app.extensions["event_streams"].count() == 0
 
 
-def test_what_is_rolled_back_is_told_to_nobody(app):
+def test_rolled_back_event_notifies_nobody(app):
     alice, bob = make_person(app, "Alice"), make_person(app, "Bob")
-    rung = []
-    app.extensions["event_streams"].notify = lambda people: rung.append(set(people))
+    notified = []
+    app.extensions["event_streams"].notify = lambda user_ids: notified.append(set(user_ids))
     with app.test_request_context():
         begin_write(db.session)
         friendships.send(alice, bob)
         db.session.rollback()
         db.session.commit()
-        assert rung == []
+        assert notified == []
         begin_write(db.session)
         friendships.send(alice, bob)
         db.session.commit()
-    assert rung == [{alice.id, bob.id}]
+    assert notified == [{alice.id, bob.id}]
 
 
 @pytest.mark.parametrize("last", ["", "0", "-1", "abc", "9" * 30, "1.5", "é", "%00"])
-def test_odd_last_ids_begin_at_the_beginning_or_are_refused(at_alice, last):
+def test_invalid_last_event_id_causes_no_server_error(at_alice, last):
     answer = at_alice.client.get(f"/events?after={last}")
     assert answer.status_code in {200, 400}
     answer.close()

@@ -1,4 +1,4 @@
-"""Who asks whom and who is friends: every rule, on both databases, alone and at the same time as another."""
+"""Friendships, friend requests and blocks: every action, on both databases, alone and in concurrent threads."""
 
 import random
 from datetime import timedelta
@@ -15,46 +15,48 @@ from noxchat.models import Event, User, blocks, friend_requests, friends, reques
 from noxchat.search import Query
 from tests.conftest import befriend, make_person, run_in_threads
 
-NOBODY = Query(())
+EMPTY_QUERY = Query(())
 
 
-def do(rule, one, other):
-    """Call a rule as a route does, in a transaction of its own."""
+def call(rule, one, other):
+    """Call a rule in a transaction of its own, as a route does."""
     begin_write(db.session)
     try:
-        outcome = rule(one, other)
+        change = rule(one, other)
         db.session.commit()
     except Exception:
         db.session.rollback()
         raise
-    return outcome
+    return change
 
 
 @pytest.fixture
 def trio(any_app):
-    """Alice, Bob and Clara, in a context in which rules can be called."""
-    made = [make_person(any_app, name, public_id=f"{name}_".lower()) for name in ("Alice", "Bob", "Clara")]
+    """Alice, Bob and Clara, within a request context."""
+    people = [make_person(any_app, name, public_id=f"{name}_".lower()) for name in ("Alice", "Bob", "Clara")]
     with any_app.test_request_context():
-        yield made
+        yield people
 
 
 def pairs(table):
     return {tuple(row[:2]) for row in db.session.execute(select(table))}
 
 
-def assert_sound():
-    """The rules that hold whatever happened: friendship is mutual, at most one relation a pair, the counters are right."""
+def assert_invariants():
+    """Check that friendships are mutual, each pair has at most one relationship, and the counters are right."""
     db.session.rollback()
-    friendly, asking, blocking = pairs(friends), pairs(friend_requests), pairs(blocks)
-    assert {pair[::-1] for pair in friendly} == friendly
-    assert not asking & {pair[::-1] for pair in asking}
-    assert not (asking | {pair[::-1] for pair in asking}) & friendly
-    assert not (blocking | {pair[::-1] for pair in blocking}) & (friendly | asking | {pair[::-1] for pair in asking})
+    friend_pairs, request_pairs, block_pairs = pairs(friends), pairs(friend_requests), pairs(blocks)
+    assert {pair[::-1] for pair in friend_pairs} == friend_pairs
+    assert not request_pairs & {pair[::-1] for pair in request_pairs}
+    assert not (request_pairs | {pair[::-1] for pair in request_pairs}) & friend_pairs
+    assert not (block_pairs | {pair[::-1] for pair in block_pairs}) & (
+        friend_pairs | request_pairs | {pair[::-1] for pair in request_pairs}
+    )
     for user in db.session.scalars(select(User)):
         count = counters.get_counters(user)
-        assert count.friends == sum(one == user.id for one, _other in friendly)
-        assert count.incoming == sum(other == user.id for _one, other in asking)
-        assert count.outgoing == sum(one == user.id for one, _other in asking)
+        assert count.friends == sum(one == user.id for one, _other in friend_pairs)
+        assert count.incoming == sum(other == user.id for _one, other in request_pairs)
+        assert count.outgoing == sum(one == user.id for one, _other in request_pairs)
 
 
 def states(alice, bob):
@@ -62,21 +64,21 @@ def states(alice, bob):
     return relationships.get_relationship(alice, bob).state, relationships.get_relationship(bob, alice).state
 
 
-def test_asking_and_accepting(trio):
+def test_send_and_accept_request(trio):
     alice, bob, _clara = trio
-    assert do(friendships.send, alice, bob) is FriendshipChange.SENT
+    assert call(friendships.send, alice, bob) is FriendshipChange.SENT
     assert states(alice, bob) == ("outgoing", "incoming")
-    assert do(friendships.accept, bob, alice) is FriendshipChange.ACCEPTED
+    assert call(friendships.accept, bob, alice) is FriendshipChange.ACCEPTED
     assert states(alice, bob) == ("friends", "friends")
     assert pairs(friend_requests) == set()
     assert all(now() - row.since < timedelta(minutes=1) for row in db.session.execute(select(friends.c.since)))
-    assert_sound()
+    assert_invariants()
 
 
-def test_asking_somebody_who_asked_first_accepts(trio):
+def test_sending_a_request_accepts_an_incoming_one(trio):
     alice, bob, _clara = trio
-    do(friendships.send, alice, bob)
-    assert do(friendships.send, bob, alice) is FriendshipChange.ACCEPTED
+    call(friendships.send, alice, bob)
+    assert call(friendships.send, bob, alice) is FriendshipChange.ACCEPTED
     assert states(alice, bob) == ("friends", "friends")
 
 
@@ -90,23 +92,23 @@ def test_asking_somebody_who_asked_first_accepts(trio):
         (friendships.unblock, "none"),
     ],
 )
-def test_what_cannot_be_done_any_more_changes_nothing_and_says_so(trio, rule, state):
+def test_impossible_action_changes_nothing_and_publishes_no_event(trio, rule, state):
     alice, bob, _clara = trio
-    assert do(rule, alice, bob) is FriendshipChange.UNCHANGED
+    assert call(rule, alice, bob) is FriendshipChange.UNCHANGED
     assert states(alice, bob) == (state, state)
     assert db.session.scalar(select(func.count()).select_from(Event)) == 0
 
 
 @pytest.mark.parametrize("rule", [friendships.accept, friendships.decline])
-def test_the_sender_cannot_answer_their_own_request_nor_can_a_third_person(trio, rule):
+def test_only_the_receiver_can_answer_a_request(trio, rule):
     alice, bob, clara = trio
-    do(friendships.send, alice, bob)
+    call(friendships.send, alice, bob)
     for one, other in ((alice, bob), (clara, bob), (clara, alice)):
-        assert do(rule, one, other) is FriendshipChange.UNCHANGED
+        assert call(rule, one, other) is FriendshipChange.UNCHANGED
     assert states(alice, bob) == ("outgoing", "incoming")
 
 
-def test_everything_twice_is_once(trio):
+def test_actions_are_idempotent(trio):
     alice, bob, _clara = trio
     for rule, one, other in (
         (friendships.send, alice, bob),
@@ -115,166 +117,166 @@ def test_everything_twice_is_once(trio):
         (friendships.block, alice, bob),
         (friendships.unblock, alice, bob),
     ):
-        assert do(rule, one, other) is not FriendshipChange.UNCHANGED
-        assert do(rule, one, other) is FriendshipChange.UNCHANGED
-        assert_sound()
+        assert call(rule, one, other) is not FriendshipChange.UNCHANGED
+        assert call(rule, one, other) is FriendshipChange.UNCHANGED
+        assert_invariants()
 
 
-def test_a_declined_request_is_gone_from_both_lists_and_the_sender_hears_nothing(trio):
+def test_declined_request_disappears_without_notifying_the_sender(trio):
     alice, bob, _clara = trio
-    do(friendships.send, alice, bob)
+    call(friendships.send, alice, bob)
     before = counters.get_counters(alice).last_event_id
-    assert do(friendships.decline, bob, alice) is FriendshipChange.DECLINED
+    assert call(friendships.decline, bob, alice) is FriendshipChange.DECLINED
     assert states(alice, bob) == ("none", "none")
     assert counters.get_counters(alice).last_event_id == before
     assert counters.get_counters(bob).last_event_id > 0
-    assert relationships.list_requests(alice, "outgoing", NOBODY, None).items == []
-    assert relationships.list_requests(bob, "incoming", NOBODY, None).items == []
+    assert relationships.list_requests(alice, "outgoing", EMPTY_QUERY, None).items == []
+    assert relationships.list_requests(bob, "incoming", EMPTY_QUERY, None).items == []
 
 
-def test_a_pause_binds_the_declined_person_and_only_towards_that_person(trio):
+def test_declined_sender_cannot_ask_the_same_person_during_cooldown(trio):
     alice, bob, clara = trio
-    do(friendships.send, alice, bob)
-    do(friendships.decline, bob, alice)
+    call(friendships.send, alice, bob)
+    call(friendships.decline, bob, alice)
     with pytest.raises(Conflict):
-        do(friendships.send, alice, bob)
-    assert do(friendships.send, alice, clara) is FriendshipChange.SENT
-    assert do(friendships.send, bob, alice) is FriendshipChange.SENT
-    assert_sound()
+        call(friendships.send, alice, bob)
+    assert call(friendships.send, alice, clara) is FriendshipChange.SENT
+    assert call(friendships.send, bob, alice) is FriendshipChange.SENT
+    assert_invariants()
 
 
-def test_a_pause_ends_when_the_other_asks(trio):
+def test_cooldown_ends_when_the_other_person_asks(trio):
     alice, bob, _clara = trio
-    do(friendships.send, alice, bob)
-    do(friendships.decline, bob, alice)
-    do(friendships.send, bob, alice)
+    call(friendships.send, alice, bob)
+    call(friendships.decline, bob, alice)
+    call(friendships.send, bob, alice)
     assert pairs(request_cooldowns) == set()
-    do(friendships.cancel, bob, alice)
-    assert do(friendships.send, alice, bob) is FriendshipChange.SENT
+    call(friendships.cancel, bob, alice)
+    assert call(friendships.send, alice, bob) is FriendshipChange.SENT
 
 
-def test_a_pause_ends_when_they_become_friends(trio):
+def test_cooldown_ends_when_they_become_friends(trio):
     alice, bob, _clara = trio
-    do(friendships.send, alice, bob)
-    do(friendships.decline, bob, alice)
-    do(friendships.send, bob, alice)
-    do(friendships.accept, alice, bob)
-    do(friendships.remove, alice, bob)
-    assert do(friendships.send, alice, bob) is FriendshipChange.SENT
+    call(friendships.send, alice, bob)
+    call(friendships.decline, bob, alice)
+    call(friendships.send, bob, alice)
+    call(friendships.accept, alice, bob)
+    call(friendships.remove, alice, bob)
+    assert call(friendships.send, alice, bob) is FriendshipChange.SENT
 
 
-def test_a_pause_ends_with_its_time(trio):
+def test_cooldown_expires(trio):
     alice, bob, _clara = trio
-    do(friendships.send, alice, bob)
-    do(friendships.decline, bob, alice)
+    call(friendships.send, alice, bob)
+    call(friendships.decline, bob, alice)
     until = db.session.scalar(select(request_cooldowns.c.until))
     assert timedelta(days=13) < until - now() < timedelta(days=15)
     begin_write(db.session)
     db.session.execute(update(request_cooldowns).values(until=now() - timedelta(seconds=1)))
-    assert do(friendships.send, alice, bob) is FriendshipChange.SENT
-    do(friendships.decline, bob, alice)
+    assert call(friendships.send, alice, bob) is FriendshipChange.SENT
+    call(friendships.decline, bob, alice)
     assert db.session.scalar(select(func.count()).select_from(request_cooldowns)) == 1
 
 
-def test_cancelling_starts_no_pause(trio):
+def test_cancelling_starts_no_cooldown(trio):
     alice, bob, _clara = trio
-    do(friendships.send, alice, bob)
-    assert do(friendships.cancel, alice, bob) is FriendshipChange.CANCELLED
+    call(friendships.send, alice, bob)
+    assert call(friendships.cancel, alice, bob) is FriendshipChange.CANCELLED
     assert pairs(request_cooldowns) == set()
-    assert do(friendships.send, alice, bob) is FriendshipChange.SENT
+    assert call(friendships.send, alice, bob) is FriendshipChange.SENT
 
 
 def test_open_requests_are_limited(any_app, trio):
     alice, bob, clara = trio
     any_app.config["OPEN_REQUESTS"] = 1
-    do(friendships.send, alice, bob)
+    call(friendships.send, alice, bob)
     with pytest.raises(Conflict) as refused:
-        do(friendships.send, alice, clara)
+        call(friendships.send, alice, clara)
     assert not isinstance(refused.value, RateLimited) and "Cancel" in str(refused.value)
-    do(friendships.cancel, alice, bob)
-    assert do(friendships.send, alice, clara) is FriendshipChange.SENT
+    call(friendships.cancel, alice, bob)
+    assert call(friendships.send, alice, clara) is FriendshipChange.SENT
 
 
-def test_requests_an_hour_are_limited_and_only_those_that_happen_count(any_app, trio):
+def test_sent_requests_are_rate_limited_per_hour(any_app, trio):
     alice, bob, clara = trio
     any_app.config["REQUESTS_PER_HOUR"] = 2
-    do(friendships.send, alice, bob)
+    call(friendships.send, alice, bob)
     for _again in range(5):
-        do(friendships.send, alice, bob)
-    do(friendships.cancel, alice, bob)
-    do(friendships.send, alice, bob)
+        call(friendships.send, alice, bob)
+    call(friendships.cancel, alice, bob)
+    call(friendships.send, alice, bob)
     with pytest.raises(RateLimited) as refused:
-        do(friendships.send, alice, clara)
+        call(friendships.send, alice, clara)
     assert 3000 < refused.value.retry_after <= 3600
-    assert do(friendships.send, clara, alice) is FriendshipChange.SENT
-    assert do(friendships.send, alice, clara) is FriendshipChange.ACCEPTED
+    assert call(friendships.send, clara, alice) is FriendshipChange.SENT
+    assert call(friendships.send, alice, clara) is FriendshipChange.ACCEPTED
 
 
-def test_nobody_asks_themselves(trio):
+def test_action_on_oneself_is_refused(trio):
     alice = trio[0]
     for rule in (friendships.send, friendships.accept, friendships.block):
         with pytest.raises(Conflict):
-            do(rule, alice, alice)
+            call(rule, alice, alice)
 
 
 def test_blocking_ends_friendship_and_requests(any_app, trio):
     alice, bob, clara = trio
     befriend(any_app, alice, bob)
-    do(friendships.send, clara, alice)
+    call(friendships.send, clara, alice)
     for other in (bob, clara):
-        assert do(friendships.block, alice, other) is FriendshipChange.BLOCKED
+        assert call(friendships.block, alice, other) is FriendshipChange.BLOCKED
         db.session.commit()
         assert relationships.get_relationship(alice, other).state == "blocked"
         for rule in (friendships.send, friendships.accept, friendships.cancel, friendships.remove, friendships.block):
             with pytest.raises(NotFound):
-                do(rule, other, alice)
+                call(rule, other, alice)
     assert pairs(friends) == pairs(friend_requests) == set()
     with pytest.raises(Conflict):
-        do(friendships.send, alice, bob)
-    assert_sound()
+        call(friendships.send, alice, bob)
+    assert_invariants()
 
 
-def test_unblocking_leaves_two_strangers(any_app, trio):
+def test_unblocking_does_not_restore_the_friendship(any_app, trio):
     alice, bob, _clara = trio
     befriend(any_app, alice, bob)
-    do(friendships.block, alice, bob)
-    assert do(friendships.unblock, alice, bob) is FriendshipChange.UNBLOCKED
+    call(friendships.block, alice, bob)
+    assert call(friendships.unblock, alice, bob) is FriendshipChange.UNBLOCKED
     assert states(alice, bob) == ("none", "none")
-    assert do(friendships.send, bob, alice) is FriendshipChange.SENT
+    assert call(friendships.send, bob, alice) is FriendshipChange.SENT
 
 
-def test_whoever_is_blocked_cannot_block_back(trio):
-    """They do not see whom; and so no two people ever block each other."""
+def test_blocked_person_cannot_block_back(trio):
+    """They cannot find the blocker, so two people never block each other."""
     alice, bob, _clara = trio
-    do(friendships.block, alice, bob)
+    call(friendships.block, alice, bob)
     for rule in (friendships.block, friendships.unblock):
         with pytest.raises(NotFound):
-            do(rule, bob, alice)
+            call(rule, bob, alice)
     assert pairs(blocks) == {(alice.id, bob.id)}
 
 
-def test_blocks_in_an_hour_are_limited(trio, monkeypatch):
+def test_blocks_are_rate_limited_per_hour(trio, monkeypatch):
     alice, bob, clara = trio
     monkeypatch.setattr(throttle, "BLOCKS_PER_HOUR", 1)
-    do(friendships.block, alice, bob)
+    call(friendships.block, alice, bob)
     with pytest.raises(RateLimited):
-        do(friendships.block, alice, clara)
+        call(friendships.block, alice, clara)
 
 
-def test_a_stranger_who_is_blocked_is_not_told_and_a_friend_is(any_app, trio):
+def test_block_notifies_a_friend_but_not_a_stranger(any_app, trio):
     alice, bob, clara = trio
     befriend(any_app, alice, bob)
-    do(friendships.block, alice, bob)
-    do(friendships.block, alice, clara)
+    call(friendships.block, alice, bob)
+    call(friendships.block, alice, clara)
     assert counters.get_counters(bob).last_event_id > 0
     assert counters.get_counters(clara).last_event_id == 0
 
 
-def test_deleting_an_account_leaves_nothing_and_tells_who_is_concerned(any_app, trio):
+def test_account_deletion_removes_relationships_and_notifies_affected_people(any_app, trio):
     alice, bob, clara = trio
     befriend(any_app, alice, bob)
-    do(friendships.send, clara, alice)
-    do(friendships.block, alice, make_person(any_app, "Dora"))
+    call(friendships.send, clara, alice)
+    call(friendships.block, alice, make_person(any_app, "Dora"))
     before = counters.get_counters(bob).last_event_id, counters.get_counters(clara).last_event_id
     delete_account(alice)
     for table in (friends, friend_requests, blocks, request_cooldowns):
@@ -282,30 +284,30 @@ def test_deleting_an_account_leaves_nothing_and_tells_who_is_concerned(any_app, 
     assert counters.get_counters(bob).last_event_id > before[0]
     assert counters.get_counters(clara).last_event_id > before[1]
     with pytest.raises(NotFound):
-        do(friendships.send, bob, alice)
+        call(friendships.send, bob, alice)
 
 
 RACES = {
     "send against send": (lambda a, b: None, [("send", 0, 1), ("send", 1, 0)] * 4),
     "send twice": (lambda a, b: None, [("send", 0, 1)] * 8),
-    "accept against cancel": (lambda a, b: do(friendships.send, a, b), [("accept", 1, 0), ("cancel", 0, 1)] * 4),
-    "accept against decline": (lambda a, b: do(friendships.send, a, b), [("accept", 1, 0), ("decline", 1, 0)] * 4),
-    "accept against accept": (lambda a, b: do(friendships.send, a, b), [("accept", 1, 0)] * 8),
-    "remove against remove": (lambda a, b: befriended(a, b), [("remove", 0, 1), ("remove", 1, 0)] * 4),
-    "block against accept": (lambda a, b: do(friendships.send, a, b), [("block", 0, 1), ("accept", 1, 0)] * 4),
-    "block against block": (lambda a, b: befriended(a, b), [("block", 0, 1), ("block", 1, 0)] * 4),
+    "accept against cancel": (lambda a, b: call(friendships.send, a, b), [("accept", 1, 0), ("cancel", 0, 1)] * 4),
+    "accept against decline": (lambda a, b: call(friendships.send, a, b), [("accept", 1, 0), ("decline", 1, 0)] * 4),
+    "accept against accept": (lambda a, b: call(friendships.send, a, b), [("accept", 1, 0)] * 8),
+    "remove against remove": (lambda a, b: become_friends(a, b), [("remove", 0, 1), ("remove", 1, 0)] * 4),
+    "block against accept": (lambda a, b: call(friendships.send, a, b), [("block", 0, 1), ("accept", 1, 0)] * 4),
+    "block against block": (lambda a, b: become_friends(a, b), [("block", 0, 1), ("block", 1, 0)] * 4),
     "delete against accept": (
-        lambda a, b: do(friendships.send, a, b),
+        lambda a, b: call(friendships.send, a, b),
         [("delete_account", 0, 0), ("accept", 1, 0)] * 2,
     ),
-    "delete against delete": (lambda a, b: befriended(a, b), [("delete_account", 0, 0), ("delete_account", 1, 1)]),
-    "rename against accept": (lambda a, b: do(friendships.send, a, b), [("rename", 0, 0), ("accept", 1, 0)] * 4),
+    "delete against delete": (lambda a, b: become_friends(a, b), [("delete_account", 0, 0), ("delete_account", 1, 1)]),
+    "rename against accept": (lambda a, b: call(friendships.send, a, b), [("rename", 0, 0), ("accept", 1, 0)] * 4),
 }
 
 
-def befriended(one, other):
-    do(friendships.send, one, other)
-    do(friendships.accept, other, one)
+def become_friends(one, other):
+    call(friendships.send, one, other)
+    call(friendships.accept, other, one)
 
 
 def delete_account(one, _other=None):
@@ -327,8 +329,8 @@ def rename(one, _other):
 
 
 @pytest.mark.parametrize("race", RACES)
-def test_races_end_in_one_state_that_both_agree_on(any_app, trio, race):
-    before, moves = RACES[race]
+def test_race_leaves_a_consistent_state(any_app, trio, race):
+    prepare, actions = RACES[race]
     for _round in range(3):
         one, other = trio[0], trio[1]
         if "delete" in race:
@@ -336,20 +338,20 @@ def test_races_end_in_one_state_that_both_agree_on(any_app, trio, race):
                 make_person(any_app, f"{name} {random.randrange(10**6)}", f"{random.random()}@x.example")
                 for name in ("Eva", "Fay")
             )
-        before(one, other)
+        prepare(one, other)
         db.session.commit()
-        both = (one, other)
+        pair = (one, other)
 
-        def move(number, both=both, moves=moves):
-            name, who, whom = moves[number]
+        def act(number, pair=pair, actions=actions):
+            name, actor, target = actions[number]
             if name in {"delete_account", "rename"}:
-                return {"delete_account": delete_account, "rename": rename}[name](both[who], both[whom])
-            return do(getattr(friendships, name), both[who], both[whom])
+                return {"delete_account": delete_account, "rename": rename}[name](pair[actor], pair[target])
+            return call(getattr(friendships, name), pair[actor], pair[target])
 
-        results = run_in_threads(any_app, len(moves), move)
-        # A rule may say no; nothing may break.
+        results = run_in_threads(any_app, len(actions), act)
+        # A rule may refuse; any other exception is a bug.
         assert all(isinstance(result, FriendshipChange | RuleError) for result in results), results
-        assert_sound()
+        assert_invariants()
         accepted = results.count(FriendshipChange.ACCEPTED)
         if race in {"accept against cancel", "accept against decline", "accept against accept"}:
             assert accepted + results.count(FriendshipChange.CANCELLED) + results.count(FriendshipChange.DECLINED) == 1
@@ -361,17 +363,17 @@ def test_races_end_in_one_state_that_both_agree_on(any_app, trio, race):
         db.session.commit()
 
 
-def test_a_storm_of_everything_breaks_nothing(any_app):
+def test_random_concurrent_actions_keep_invariants(any_app):
     any_app.config.update(REQUESTS_PER_HOUR=10**6, OPEN_REQUESTS=8)
-    crowd = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefghij"]
+    people = [make_person(any_app, f"Person {letter}", f"{letter}@nox.example") for letter in "abcdefghij"]
     rules = ["send", "send", "send", "accept", "accept", "decline", "cancel", "remove", "block", "unblock"]
 
     def storm(number):
-        chance = random.Random(number)
+        rng = random.Random(number)
         for _action in range(40):
-            one, other = chance.sample(crowd, 2)
+            one, other = rng.sample(people, 2)
             try:
-                do(getattr(friendships, chance.choice(rules)), one, other)
+                call(getattr(friendships, rng.choice(rules)), one, other)
             except RuleError:
                 continue
         return True
@@ -379,25 +381,25 @@ def test_a_storm_of_everything_breaks_nothing(any_app):
     assert run_in_threads(any_app, 8, storm) == [True] * 8
     with any_app.test_request_context():
         assert pairs(friends) and pairs(blocks)
-        assert_sound()
+        assert_invariants()
 
 
 def names(page):
     return [person.username for person in page.items]
 
 
-def fill(app, alice, count):
-    """Give Alice so many friends, and as many who ask and are asked, each a minute after the one before."""
+def create_relationships(app, alice, count):
+    """Give Alice this many friends, incoming requests and outgoing requests, the requests in chronological order."""
     letters = "abcdefghijkmnopqrstuvwxyz"
     made = {kind: [] for kind in ("Friend", "Asker", "Asked")}
-    for kind, people_ in made.items():
+    for kind, people in made.items():
         for number in range(count):
             name = f"{kind} {letters[number // 25]}{letters[number % 25]}"
-            people_.append(make_person(app, name, f"{name.replace(' ', '.').lower()}@nox.example"))
+            people.append(make_person(app, name, f"{name.replace(' ', '.').lower()}@nox.example"))
     with app.app_context():
         begin_write(db.session)
         for number in range(count):
-            when = now() + timedelta(minutes=number // 2 - 600)  # pairs of one moment, too
+            when = now() + timedelta(minutes=number // 2 - 600)  # two rows share each time
             asker, asked, friend = made["Asker"][number].id, made["Asked"][number].id, made["Friend"][number].id
             db.session.execute(friend_requests.insert().values(sender_id=asker, receiver_id=alice.id, created_at=when))
             db.session.execute(friend_requests.insert().values(sender_id=alice.id, receiver_id=asked, created_at=when))
@@ -407,8 +409,8 @@ def fill(app, alice, count):
     return made
 
 
-def to_the_end(page_of):
-    """All names of an endless list, page by page."""
+def all_names(page_of):
+    """Return the names on all pages of a list. page_of: returns the page that begins at a cursor."""
     found, page = [], page_of(None)
     while True:
         assert len(page.items) <= keyset.PAGE_SIZE
@@ -418,33 +420,33 @@ def to_the_end(page_of):
         page = page_of(page.next_cursor)
 
 
-def test_lists_are_whole_and_in_order_page_by_page(any_app):
+def test_lists_are_complete_and_ordered_across_pages(any_app):
     alice = make_person(any_app, "Alice")
-    made = fill(any_app, alice, 45)
+    made = create_relationships(any_app, alice, 45)
     with any_app.test_request_context():
-        assert to_the_end(lambda after: relationships.list_friends(alice, NOBODY, after)) == [
+        assert all_names(lambda after: relationships.list_friends(alice, EMPTY_QUERY, after)) == [
             person.username for person in made["Friend"]
         ]
         for direction, kind in (("incoming", "Asker"), ("outgoing", "Asked")):
-            assert to_the_end(
-                lambda after, direction=direction: relationships.list_requests(alice, direction, NOBODY, after)
+            assert all_names(
+                lambda after, direction=direction: relationships.list_requests(alice, direction, EMPTY_QUERY, after)
             ) == [person.username for person in reversed(made[kind])]
-        only = Query.parse("asker ab")
-        found = to_the_end(lambda after: relationships.list_requests(alice, "incoming", only, after))
+        query = Query.parse("asker ab")
+        found = all_names(lambda after: relationships.list_requests(alice, "incoming", query, after))
         assert found == ["Asker ab"]
-        found = to_the_end(lambda after: relationships.list_friends(alice, Query.parse("FRIEND a"), after))
+        found = all_names(lambda after: relationships.list_friends(alice, Query.parse("FRIEND a"), after))
         assert found == [person.username for person in made["Friend"][:25]]
 
 
-def test_pages_lose_and_double_nobody_when_the_list_changes_meanwhile(any_app):
+def test_keyset_pages_neither_skip_nor_repeat_when_the_list_changes(any_app):
     alice = make_person(any_app, "Alice")
-    made = fill(any_app, alice, 30)
+    made = create_relationships(any_app, alice, 30)
     with any_app.test_request_context():
-        first = relationships.list_requests(alice, "incoming", NOBODY, None)
-        do(friendships.accept, alice, first.items[-1])
-        do(friendships.decline, alice, first.items[0])
-        do(friendships.send, make_person(any_app, "Late"), alice)
-        second = relationships.list_requests(alice, "incoming", NOBODY, first.next_cursor)
+        first = relationships.list_requests(alice, "incoming", EMPTY_QUERY, None)
+        call(friendships.accept, alice, first.items[-1])
+        call(friendships.decline, alice, first.items[0])
+        call(friendships.send, make_person(any_app, "Late"), alice)
+        second = relationships.list_requests(alice, "incoming", EMPTY_QUERY, first.next_cursor)
         assert names(first) + names(second) == [person.username for person in reversed(made["Asker"])]
 
 
@@ -452,18 +454,18 @@ def test_pages_lose_and_double_nobody_when_the_list_changes_meanwhile(any_app):
     "cursor",
     ["0", "-1", "1" + "0" * 20, "abc", "", "W10", "WzEsMl0", "WyJ4IiwxXQ", "WyIyMDI2LTAxLTAxIiwxXQ", "W251bGxd", "é"],
 )
-def test_a_cursor_that_is_none_begins_at_the_beginning(any_app, cursor):
+def test_invalid_cursor_returns_the_first_page(any_app, cursor):
     alice = make_person(any_app, "Alice")
     with any_app.test_request_context():
         for page in (
-            relationships.list_friends(alice, NOBODY, cursor),
-            relationships.list_requests(alice, "incoming", NOBODY, cursor),
+            relationships.list_friends(alice, EMPTY_QUERY, cursor),
+            relationships.list_requests(alice, "incoming", EMPTY_QUERY, cursor),
             relationships.list_blocked(alice, cursor),
         ):
             assert page.items == [] and page.is_first
 
 
-def test_people_one_may_know_are_friends_of_friends(any_app, trio):
+def test_suggestions_are_friends_of_friends(any_app, trio):
     alice, bob, clara = trio
     others = [make_person(any_app, f"Other {letter}", f"{letter}@nox.example") for letter in "abcdefgh"]
     befriend(any_app, alice, bob)
@@ -472,22 +474,22 @@ def test_people_one_may_know_are_friends_of_friends(any_app, trio):
         befriend(any_app, bob, other)
     befriend(any_app, clara, others[3])
     befriend(any_app, alice, others[0])
-    do(friendships.send, alice, others[1])
-    do(friendships.block, others[2], alice)
+    call(friendships.send, alice, others[1])
+    call(friendships.block, others[2], alice)
     found = relationships.suggest_people(alice)
     assert [(person.username, count) for person, count in found][:2] == [("Other d", 2), ("Other e", 1)]
     assert {person.username for person, _count in found} == {f"Other {letter}" for letter in "defgh"}
 
 
-def test_at_home_are_the_newest_requests_and_the_friends_there_last(any_app):
+def test_home_lists_newest_requests_and_recently_active_friends(any_app):
     alice = make_person(any_app, "Alice")
-    made = fill(any_app, alice, 15)
+    made = create_relationships(any_app, alice, 15)
     with any_app.test_request_context():
         begin_write(db.session)
         db.session.execute(
             update(User).where(User.id == made["Friend"][7].id).values(last_seen_at=now() + timedelta(hours=1))
         )
         db.session.commit()
-        asking, seen = relationships.home_lists(alice, 3, 12)
-        assert [person.username for person in asking] == [person.username for person in made["Asker"][:-4:-1]]
-        assert len(seen) == 12 and seen[0].id == made["Friend"][7].id
+        senders, active_friends = relationships.home_lists(alice, 3, 12)
+        assert [person.username for person in senders] == [person.username for person in made["Asker"][:-4:-1]]
+        assert len(active_friends) == 12 and active_friends[0].id == made["Friend"][7].id

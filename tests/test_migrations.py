@@ -1,4 +1,4 @@
-"""The tables: made by the migrations, taken back by them, and always what the models say."""
+"""The migrations: they match the models, and can be reverted."""
 
 import flask_migrate
 import pytest
@@ -12,8 +12,8 @@ from tests.conftest import DATABASES
 
 
 @pytest.fixture(params=DATABASES)
-def empty(request, make_app, tmp_path):
-    """An application whose database has nothing in it."""
+def empty_app(request, make_app, tmp_path):
+    """An application with an empty database, without tables."""
     if request.param == "sqlite":
         return make_app(uri=f"sqlite:///{tmp_path}/empty.db")
     postgres = request.getfixturevalue("postgres")
@@ -22,29 +22,29 @@ def empty(request, make_app, tmp_path):
     return make_app(uri=postgres.uri("nox_empty"))
 
 
-def test_the_models_are_what_the_migrations_make(empty):
-    with empty.app_context():
+def test_migrations_match_models(empty_app):
+    with empty_app.app_context():
         flask_migrate.upgrade()
         with db.engine.connect() as connection:
             context = MigrationContext.configure(
                 connection,
-                opts={"compare_type": True, "include_object": lambda _thing, name, *_: not is_search_index(name)},
+                opts={"compare_type": True, "include_object": lambda _object, name, *_: not is_search_index(name)},
             )
             assert compare_metadata(context, db.metadata) == []
 
 
-def test_every_migration_can_be_taken_back_and_made_again(empty):
-    with empty.app_context():
+def test_migrations_can_be_reverted_and_applied_again(empty_app):
+    with empty_app.app_context():
         flask_migrate.upgrade()
-        made = set(inspect(db.engine).get_table_names())
-        assert {"users", "profiles", "friends", "friend_requests", "sessions", "email_queue"} <= made
+        tables = set(inspect(db.engine).get_table_names())
+        assert {"users", "profiles", "friends", "friend_requests", "sessions", "email_queue"} <= tables
         flask_migrate.downgrade(revision="base")
         assert inspect(db.engine).get_table_names() == ["alembic_version"]
         flask_migrate.upgrade()
-        assert set(inspect(db.engine).get_table_names()) == made
+        assert set(inspect(db.engine).get_table_names()) == tables
 
 
-def test_every_foreign_key_says_what_deletion_does():
+def test_every_foreign_key_defines_on_delete():
     for table in db.metadata.tables.values():
         for key in table.foreign_key_constraints:
             assert key.ondelete, f"{table.name}: {key.name}"

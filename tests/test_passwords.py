@@ -1,4 +1,4 @@
-"""Which passwords are taken, and how they are compared."""
+"""Password strength, hashing and verification."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from noxchat.exceptions import InvalidInput
 
 
 @pytest.fixture(autouse=True)
-def words(app):
+def request_context(app):
     with app.test_request_context():
         yield
 
@@ -29,7 +29,7 @@ def words(app):
         "x" * 1025,
     ],
 )
-def test_first_guesses_are_refused(password):
+def test_weak_password_is_refused(password):
     with pytest.raises(InvalidInput):
         passwords.check_strength(password)
 
@@ -45,26 +45,26 @@ def test_first_guesses_are_refused(password):
         "y" * 1024,
     ],
 )
-def test_own_sentences_are_taken(password):
+def test_passphrase_is_accepted(password):
     assert passwords.check_strength(password).startswith("Your password is")
 
 
-def test_ones_own_name_is_no_password():
+def test_own_username_is_refused_as_password():
     with pytest.raises(InvalidInput):
         passwords.check_strength("zaphodbeeblebrox", "zaphodbeeblebrox", "z@example.org")
 
 
-def test_every_character_counts():
-    kept = passwords.hash_password("x" * 79 + "a 🌙")
-    assert passwords.verify_password(kept, "x" * 79 + "a 🌙")
-    assert not passwords.verify_password(kept, "x" * 79 + "a ⭐")
-    assert not passwords.verify_password(kept, "x" * 79 + "a 🌙 ")
+def test_every_character_of_a_long_password_counts():
+    password_hash = passwords.hash_password("x" * 79 + "a 🌙")
+    assert passwords.verify_password(password_hash, "x" * 79 + "a 🌙")
+    assert not passwords.verify_password(password_hash, "x" * 79 + "a ⭐")
+    assert not passwords.verify_password(password_hash, "x" * 79 + "a 🌙 ")
 
 
-def test_nobody_has_no_password():
+def test_missing_hash_never_matches():
     assert not passwords.verify_password(None, "nobody has this password")
 
 
-def test_a_huge_password_is_not_hashed(monkeypatch):
+def test_too_long_password_is_not_hashed(monkeypatch):
     monkeypatch.setattr(passwords, "check_password_hash", lambda *_: pytest.fail("hashed"))
     assert not passwords.verify_password("scrypt:x", "x" * 1025)

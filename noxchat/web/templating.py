@@ -3,7 +3,6 @@
 import secrets
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 from flask import Flask, current_app, g
 from flask_babel import format_decimal
@@ -19,6 +18,7 @@ from noxchat.profiles import avatar_of
 from noxchat.web import assets, i18n
 from noxchat.web.htmx import current_path
 from noxchat.web.login import loaded_user
+from noxchat.web.people import FriendButtons
 from noxchat.web.preferences import LANGUAGES, language, theme
 
 
@@ -95,29 +95,6 @@ def profile_path(public_id: str) -> str:
     The same as url_for, which is slow for the many rows of a list. A Public ID needs no quoting.
     """
     return f"/u/{public_id}"
-
-
-class FriendButtons:
-    """Renders the friend buttons of a list. Called like the macro of friends/button.html.
-
-    The buttons of a list differ only in their state and the person, and would be a fifth of the cost of a page. So each
-    state is rendered once with placeholders, which are replaced for each person.
-    """
-
-    ID, NAME = "~id~", "~name~"  # no Public ID and no escaped name contains a ~
-
-    def __init__(self, macro):
-        self.macro = macro
-        self.rendered = {}
-        self.placeholder = SimpleNamespace(username=self.NAME, profile=SimpleNamespace(public_id=self.ID))
-
-    def __call__(self, person, state, list_name, back, focus):
-        if "~" in back:  # a search term may contain anything
-            return self.macro(person, state, list_name, back, focus)
-        if state not in self.rendered:
-            self.rendered[state] = self.macro(self.placeholder, state, list_name, back, focus)
-        button = self.rendered[state].replace(self.ID, person.profile.public_id)
-        return button.replace(self.NAME, escape(person.username))
 
 
 def csrf_token() -> str:

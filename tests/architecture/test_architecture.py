@@ -14,9 +14,7 @@ MODULES = {
     ".".join(("noxchat", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-BLUEPRINTS = {path.parent.name for path in PACKAGE.glob("*/__init__.py") if "Blueprint(" in path.read_text()} | {
-    "errors"
-}
+BLUEPRINTS = {path.parent.name for path in PACKAGE.glob("*/__init__.py") if "Blueprint(" in path.read_text()}
 TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")]
 
 # The layers, and what the modules of each may import of NoxChat. Modules are sorted into them by where they are; `rules`

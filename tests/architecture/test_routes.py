@@ -1,4 +1,4 @@
-"""What is true of every route: who may see it, what a forged post does, which headers it carries, what it costs."""
+"""What holds for every route: access, CSRF protection, methods, headers, number of SQL statements."""
 
 import re
 from threading import get_ident
@@ -16,7 +16,7 @@ def rules(app):
 
 
 def dump(app):
-    """Everything in the database, as text."""
+    """Return every row of every table, to compare the database before and after."""
     with app.app_context():
         return {
             name: [tuple(row) for row in db.session.execute(select(table))]
@@ -28,7 +28,7 @@ def test_every_route_is_in_the_table(app):
     assert set(rules(app)) == set(ROUTES)
 
 
-def test_every_address_in_the_table_leads_to_its_route(app):
+def test_every_path_in_the_table_matches_its_route(app):
     adapter = app.url_map.bind("localhost")
     for endpoint, route in ROUTES.items():
         method = "POST" if endpoint in POSTS and not route.page else "GET"
@@ -40,30 +40,30 @@ def test_the_table_says_which_routes_accept_posts(app):
 
 
 @pytest.mark.parametrize("endpoint", PRIVATE)
-def test_strangers_are_sent_to_sign_in(app, alice, guest, endpoint):
+def test_anonymous_requests_are_redirected_to_login(app, alice, guest, endpoint):
     route = ROUTES[endpoint]
     before = dump(app)
     if route.page:
-        answer = guest.get(route.path)
-        assert answer.status_code == 302
-        assert answer.location == f"/auth/login?next={route.path}"
-        current = {"HX-Current-URL": f"http://localhost{route.path}?x=1"}
-        answer = guest.get(route.path, htmx=True, headers=current)
-        assert (answer.status_code, answer.text) == (401, "")
-        assert answer.headers["HX-Redirect"] == f"/auth/login?next={route.path}?x%3D1"
+        response = guest.get(route.path)
+        assert response.status_code == 302
+        assert response.location == f"/auth/login?next={route.path}"
+        headers = {"HX-Current-URL": f"http://localhost{route.path}?x=1"}
+        response = guest.get(route.path, htmx=True, headers=headers)
+        assert (response.status_code, response.text) == (401, "")
+        assert response.headers["HX-Redirect"] == f"/auth/login?next={route.path}?x%3D1"
     if endpoint in POSTS:
         assert guest.post(route.path).status_code == 302
-        answer = guest.post(route.path, htmx=True)
-        assert (answer.status_code, answer.headers["HX-Redirect"].split("?")[0]) == (401, "/auth/login")
+        response = guest.post(route.path, htmx=True)
+        assert (response.status_code, response.headers["HX-Redirect"].split("?")[0]) == (401, "/auth/login")
     assert dump(app) == before
 
 
 @pytest.mark.parametrize(
-    "current", ["https://evil.example/x", "//evil.example", "javascript:x", "http://localhost//evil.example"]
+    "current_url", ["https://evil.example/x", "//evil.example", "javascript:x", "http://localhost//evil.example"]
 )
-def test_the_page_one_was_on_is_ours_or_home(guest, current):
-    answer = guest.get("/settings", htmx=True, headers={"HX-Current-URL": current})
-    assert answer.headers["HX-Redirect"] == "/auth/login"
+def test_login_redirect_ignores_foreign_current_url(guest, current_url):
+    response = guest.get("/settings", htmx=True, headers={"HX-Current-URL": current_url})
+    assert response.headers["HX-Redirect"] == "/auth/login"
 
 
 @pytest.mark.parametrize("endpoint", POSTS)
@@ -75,30 +75,30 @@ def test_forged_posts_change_nothing(app, alice, at_alice, endpoint, htmx):
     tokens = {
         "none": None,
         "nonsense": "x",
-        "another's": bob.token(),
-        "a visitor's": Browser(app).token(),
+        "other user's": bob.token(),
+        "anonymous user's": Browser(app).token(),
         "NUL": "a\0b",
     }
     own = browser.token()
     before = dump(app)
     for kind, token in tokens.items():
-        answer = browser.post(route.path, {"username": "Zed", "theme": "night"}, token=token, htmx=htmx)
-        assert answer.status_code == 400, kind
-        assert ("<html" in answer.text) is not htmx
+        response = browser.post(route.path, {"username": "Zed", "theme": "night"}, token=token, htmx=htmx)
+        assert response.status_code == 400, kind
+        assert ("<html" in response.text) is not htmx
         if kind != "NUL":
-            assert "Load it again" in answer.text
+            assert "Load it again" in response.text
     for origin in ("https://evil.example", "null", "http://localhost:99", "http://localhost.evil.example", "\\"):
-        answer = browser.post(route.path, {"theme": "night"}, token=own, htmx=htmx, headers={"Origin": origin})
-        assert answer.status_code == 400, origin
+        response = browser.post(route.path, {"theme": "night"}, token=own, htmx=htmx, headers={"Origin": origin})
+        assert response.status_code == 400, origin
     assert dump(app) == before
 
 
-def test_our_own_origin_and_an_honest_null_pass(at_alice):
+def test_same_origin_posts_are_accepted(at_alice):
     for headers in ({"Origin": "http://localhost"}, {"Origin": "null", "Sec-Fetch-Site": "same-origin"}):
         assert at_alice.post("/settings/look", {"theme": "day"}, headers=headers).status_code == 303
 
 
-def test_the_token_may_come_in_a_header(at_alice):
+def test_csrf_token_is_accepted_in_header(at_alice):
     token = at_alice.token()
     assert (
         at_alice.post("/settings/look", {"theme": "day"}, token=False, headers={"X-CSRFToken": token}).status_code
@@ -109,15 +109,16 @@ def test_the_token_may_come_in_a_header(at_alice):
 @pytest.mark.parametrize("endpoint", ROUTES)
 def test_other_methods_are_405(app, at_alice, endpoint):
     route, allowed = ROUTES[endpoint], rules(app)[endpoint].methods
-    also = {"POST"} if endpoint == "auth.reset_sent" else set()  # there "sent" is taken for a token
-    for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - allowed - also:
-        answer = at_alice.client.open(route.path, method=method, buffered=True)
-        assert answer.status_code == 405
-        assert allowed <= set(answer.headers["Allow"].split(", "))
+    # The path of auth.reset_sent also matches auth.reset_password, with "sent" as the token, which accepts POST.
+    ambiguous = {"POST"} if endpoint == "auth.reset_sent" else set()
+    for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - allowed - ambiguous:
+        response = at_alice.client.open(route.path, method=method, buffered=True)
+        assert response.status_code == 405
+        assert allowed <= set(response.headers["Allow"].split(", "))
 
 
 @pytest.mark.parametrize("endpoint", PAGES)
-def test_reading_changes_nothing(app, alice, at_alice, endpoint):
+def test_get_and_head_change_nothing(app, alice, at_alice, endpoint):
     before = dump(app)
     for htmx in (False, True):
         at_alice.get(ROUTES[endpoint].path, htmx=htmx)
@@ -126,54 +127,54 @@ def test_reading_changes_nothing(app, alice, at_alice, endpoint):
 
 
 @pytest.mark.parametrize("endpoint", PAGES)
-def test_pages_and_fragments_by_the_headers(app, at_alice, guest, endpoint):
+def test_htmx_headers_choose_page_or_fragment(app, at_alice, guest, endpoint):
     route = ROUTES[endpoint]
     browser = guest if route.public else at_alice
     page = browser.get(route.path)
     assert "<html" in page.text and page.text.lstrip().startswith("<!doctype html>")
     for headers in ({"HX-Boosted": "true"}, {"HX-History-Restore-Request": "true"}, {"HX-Request-Type": "full"}):
         assert "<html" in browser.get(route.path, htmx=True, headers=headers).text
-    if endpoint != "main.home":  # strangers' landing page has no part of its own
+    if endpoint != "main.home":  # the landing page of anonymous visitors has no fragment
         assert "<html" not in browser.get(route.path, htmx=True).text
 
 
 @pytest.mark.parametrize("endpoint", [*PAGES, "nowhere"])
 @pytest.mark.parametrize("htmx", [False, True])
-def test_every_html_answer_is_sealed(app, at_alice, guest, endpoint, htmx):
+def test_html_responses_have_security_headers(app, at_alice, guest, endpoint, htmx):
     path = ROUTES[endpoint].path if endpoint in ROUTES else "/nowhere"
     for browser in (guest, at_alice):
-        for answer in (browser.get(path, htmx=htmx), browser.post(path, htmx=htmx, token=None)):
-            if answer.status_code in {302, 303, 401}:
+        for response in (browser.get(path, htmx=htmx), browser.post(path, htmx=htmx, token=None)):
+            if response.status_code in {302, 303, 401}:
                 continue
-            policy = answer.headers["Content-Security-Policy"]
+            policy = response.headers["Content-Security-Policy"]
             assert policy.startswith("default-src 'none'") and "unsafe" not in policy
-            for part in ("object-src 'none'", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'"):
-                assert part in policy
-            assert answer.headers["X-Content-Type-Options"] == "nosniff"
-            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
-            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-            assert "Permissions-Policy" in answer.headers
-            assert answer.headers["Referrer-Policy"] in {"same-origin", "no-referrer"}
-            assert "HX-Request" in answer.headers["Vary"]
-            assert answer.headers["Cache-Control"] == "no-store"
-            assert "Strict-Transport-Security" not in answer.headers
-            assert not re.search("Werkzeug|Python", answer.headers.get("Server", ""))
-            assert "ETag" not in answer.headers
+            for directive in ("object-src 'none'", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'"):
+                assert directive in policy
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+            assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+            assert "Permissions-Policy" in response.headers
+            assert response.headers["Referrer-Policy"] in {"same-origin", "no-referrer"}
+            assert "HX-Request" in response.headers["Vary"]
+            assert response.headers["Cache-Control"] == "no-store"
+            assert "Strict-Transport-Security" not in response.headers
+            assert not re.search("Werkzeug|Python", response.headers.get("Server", ""))
+            assert "ETag" not in response.headers
 
 
-def test_static_files_stay_for_ever_and_bring_no_cookie(guest):
+def test_static_files_are_immutable_and_set_no_cookie(guest):
     page = guest.get("/auth/login").text
-    addresses = re.findall(r'(?:href|src)="(/static/[^"]+|/moment[^"]+)"', page)
-    assert len(addresses) >= 7
-    for address in addresses:
-        answer = guest.get(address)
-        assert answer.status_code == 200 and "Set-Cookie" not in answer.headers
-        assert "immutable" in answer.headers["Cache-Control"] and "Cookie" not in answer.headers.get("Vary", "")
+    paths = re.findall(r'(?:href|src)="(/static/[^"]+|/moment[^"]+)"', page)
+    assert len(paths) >= 7
+    for path in paths:
+        response = guest.get(path)
+        assert response.status_code == 200 and "Set-Cookie" not in response.headers
+        assert "immutable" in response.headers["Cache-Control"] and "Cookie" not in response.headers.get("Vary", "")
 
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in PAGES if not ROUTES[endpoint].guests_only])
 @pytest.mark.parametrize("htmx", [False, True])
-def test_a_page_costs_at_most_four_statements_and_ends_with_a_commit(any_app, endpoint, htmx):
+def test_page_executes_at_most_four_statements_and_no_rollback(any_app, endpoint, htmx):
     alice = make_person(any_app, "Alice", public_id="alice")
     for number in range(15):
         befriend(any_app, alice, make_person(any_app, f"Friend {'abcdefghijkmnop'[number]}", f"f{number}@nox.example"))
@@ -182,63 +183,62 @@ def test_a_page_costs_at_most_four_statements_and_ends_with_a_commit(any_app, en
     with any_app.app_context():
         engine = db.engine
 
-    here = get_ident()  # what other threads do is not the page's
+    this_thread = get_ident()  # the mail worker and the indexer have statements of their own
 
-    def count(_connection, _cursor, statement, *_more):
-        if get_ident() == here:
+    def record_statement(_connection, _cursor, statement, *_more):
+        if get_ident() == this_thread:
             statements.append(statement)
 
-    def end(how):
-        return lambda _connection: ends.append(how) if get_ident() == here else None
+    def record_end(how):
+        return lambda _connection: ends.append(how) if get_ident() == this_thread else None
 
     listeners = [
-        (engine, "before_cursor_execute", count),
-        (engine, "commit", end("commit")),
-        (engine, "rollback", end("rollback")),
+        (engine, "before_cursor_execute", record_statement),
+        (engine, "commit", record_end("commit")),
+        (engine, "rollback", record_end("rollback")),
     ]
     for listener in listeners:
         event.listen(*listener)
     assert browser.get(ROUTES[endpoint].path, htmx=htmx).status_code in {200, 400}
     for listener in listeners:
         event.remove(*listener)
-    asked = [statement for statement in statements if not statement.startswith("BEGIN")]
-    assert len(asked) <= 4, asked
+    queries = [statement for statement in statements if not statement.startswith("BEGIN")]
+    assert len(queries) <= 4, queries
     assert set(ends) <= {"commit"}, ends
 
 
-def test_private_pages_are_not_kept_for_the_back_button(at_alice):
-    answer = at_alice.get(
+def test_private_pages_are_not_cached(at_alice):
+    response = at_alice.get(
         "/settings", headers={"If-Modified-Since": "Wed, 01 Jan 2030 00:00:00 GMT", "If-None-Match": "*"}
     )
-    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store"
+    assert response.status_code == 200 and response.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 @pytest.mark.parametrize("htmx", [False, True])
-def test_every_error_is_a_page_and_a_fragment_without_the_database(app, language, htmx, monkeypatch):
-    from noxchat import errors
+def test_error_responses_need_no_database(app, language, htmx, monkeypatch):
+    from noxchat.errors import responses
 
-    monkeypatch.setattr(db.session, "execute", lambda *_: pytest.fail("asked the database"))
-    monkeypatch.setattr(db.session, "scalar", lambda *_: pytest.fail("asked the database"))
+    monkeypatch.setattr(db.session, "execute", lambda *_: pytest.fail("queried the database"))
+    monkeypatch.setattr(db.session, "scalar", lambda *_: pytest.fail("queried the database"))
     headers = {"Cookie": f"language={language}", **({"HX-Request": "true"} if htmx else {})}
     for code in (400, 403, 404, 405, 409, 413, 422, 429, 500, 503, 418, 502):
         with app.test_request_context("/somewhere", headers=headers):
-            answer = errors.error_response(code)
-            assert answer.status_code == code
-            assert ("<html" in answer.get_data(as_text=True)) is not htmx
-            assert (answer.headers.get("HX-Retarget") == "#toasts") is htmx
-            assert htmx or f'lang="{language}"' in answer.get_data(as_text=True)
+            response = responses.error_response(code)
+            assert response.status_code == code
+            assert ("<html" in response.get_data(as_text=True)) is not htmx
+            assert (response.headers.get("HX-Retarget") == "#toasts") is htmx
+            assert htmx or f'lang="{language}"' in response.get_data(as_text=True)
 
 
-def test_what_breaks_is_a_500_with_an_id_and_no_detail(app, alice, at_alice, monkeypatch):
-
+def test_unexpected_exception_is_500_with_request_id_and_no_details(app, alice, at_alice, monkeypatch):
     from noxchat import relationships
 
     monkeypatch.setattr(relationships, "home_lists", lambda *_: 1 / 0)
     for htmx in (False, True):
-        answer = at_alice.get("/", htmx=htmx)
-        assert answer.status_code == 500
-        assert answer.headers["X-Request-ID"] in answer.text
-        assert "ZeroDivision" not in answer.text and "Traceback" not in answer.text
+        response = at_alice.get("/", htmx=htmx)
+        assert response.status_code == 500
+        assert response.headers["X-Request-ID"] in response.text
+        assert "ZeroDivision" not in response.text and "Traceback" not in response.text
     log = (app.config["LOG_DIR"] / "noxchat.log").read_text()
-    assert answer.headers["X-Request-ID"] in log and "ZeroDivisionError" in log
+    assert response.headers["X-Request-ID"] in log and "ZeroDivisionError" in log

@@ -1,4 +1,4 @@
-"""Who sees whom: every route that shows people, for each of VIEWERS. The expected answers are in routes.py."""
+"""Who sees whom: every route that shows people, for each of VIEWERS. The expected results are in routes.py."""
 
 import pytest
 from bs4 import BeautifulSoup
@@ -12,7 +12,7 @@ from tests.conftest import Browser, befriend, make_person
 
 @pytest.fixture
 def viewer_browser(any_app):
-    """Return a function that makes Bob and whoever looks at him, and gives the latter's browser."""
+    """Return a function that creates Bob and a viewer, and returns the viewer's browser."""
 
     def make(kind):
         bob = make_person(any_app, "Bob", public_id="bobby")
@@ -40,32 +40,32 @@ def viewer_browser(any_app):
     return make
 
 
-def test_every_route_with_a_public_id_is_about_bob(app):
-    personal = {rule.endpoint for rule in app.url_map.iter_rules() if "public_id" in rule.arguments}
-    assert personal == set(ABOUT_BOB)
+def test_every_route_with_a_public_id_has_expected_statuses(app):
+    endpoints = {rule.endpoint for rule in app.url_map.iter_rules() if "public_id" in rule.arguments}
+    assert endpoints == set(ABOUT_BOB)
 
 
-def answers(browser, endpoint):
-    """What somebody is answered at Bob's address, and at the one he gave up, as page and as fragment."""
+def request_about_bob(browser, endpoint):
+    """Return the responses at Bob's path: as page, as fragment, and at his former Public ID as page."""
     path = ROUTES[endpoint].path.replace("alice", "bobby")
-    ask = browser.post if endpoint in POSTS else browser.get
-    return ask(path), ask(path, htmx=True), ask(path.replace("bobby", "bobby2"))
+    send = browser.post if endpoint in POSTS else browser.get
+    return send(path), send(path, htmx=True), send(path.replace("bobby", "bobby2"))
 
 
 @pytest.mark.parametrize("kind", VIEWERS)
 @pytest.mark.parametrize("endpoint", ABOUT_BOB)
-def test_what_is_answered_about_somebody(viewer_browser, endpoint, kind):
+def test_status_of_routes_about_a_person(viewer_browser, endpoint, kind):
     browser = viewer_browser(kind)
-    page, fragment, former = answers(browser, endpoint)
-    wanted = ROUTES[endpoint].about_bob[VIEWERS.index(kind)]
-    assert page.status_code == wanted
+    page, fragment, former = request_about_bob(browser, endpoint)
+    expected = ROUTES[endpoint].about_bob[VIEWERS.index(kind)]
+    assert page.status_code == expected
     if endpoint == "friends.row":
         assert fragment.status_code == (401 if kind == "anonymous" else 200)
-    elif wanted == 404 and kind != "anonymous":
+    elif expected == 404 and kind != "anonymous":
         assert fragment.status_code == former.status_code == 404
-        nobody = browser.get("/u/nobody")
-        assert page.text.replace(page.headers["X-Request-ID"], "") == nobody.text.replace(
-            nobody.headers["X-Request-ID"], ""
+        unknown = browser.get("/u/nobody")
+        assert page.text.replace(page.headers["X-Request-ID"], "") == unknown.text.replace(
+            unknown.headers["X-Request-ID"], ""
         )
     elif kind == "anonymous":
         assert endpoint == "main.avatar" or (fragment.status_code == 401 and former.status_code == 302)
@@ -77,7 +77,7 @@ def test_what_is_answered_about_somebody(viewer_browser, endpoint, kind):
 
 @pytest.mark.parametrize("kind", VIEWERS)
 @pytest.mark.parametrize("endpoint", LISTS)
-def test_whether_somebody_is_in_a_list(viewer_browser, endpoint, kind):
+def test_person_is_listed_only_to_permitted_viewers(viewer_browser, endpoint, kind):
     browser = viewer_browser(kind)
     path = ROUTES[endpoint].path + ("?q=bob" if endpoint == "main.search" else "")
     for htmx in (False, True):
@@ -88,12 +88,12 @@ def test_whether_somebody_is_in_a_list(viewer_browser, endpoint, kind):
 
 
 @pytest.mark.parametrize("kind", ["blocked", "blocker"])
-def test_blocking_takes_somebody_out_of_the_counters(viewer_browser, kind):
+def test_blocked_people_are_not_counted(viewer_browser, kind):
     text = viewer_browser(kind).get("/friends").text
     assert 'data-counter="friends">0<' in text and 'data-counter="incoming">0<' in text
 
 
-def test_a_third_person_sees_no_requests_of_others(viewer_browser, any_app):
+def test_requests_between_others_are_invisible_and_unchangeable(viewer_browser, any_app):
     browser = viewer_browser("stranger")
     with any_app.test_request_context():
         begin_write(db.session)
@@ -101,9 +101,9 @@ def test_a_third_person_sees_no_requests_of_others(viewer_browser, any_app):
         db.session.commit()
     for path in ("/", "/friends/incoming", "/friends/outgoing"):
         assert "data-user=" not in browser.get(path).text
-    for verb in ("accept", "decline", "cancel"):
-        browser.post(f"/u/bobby/request/{verb}")
-        browser.post(f"/u/clara/request/{verb}")
+    for action in ("accept", "decline", "cancel"):
+        browser.post(f"/u/bobby/request/{action}")
+        browser.post(f"/u/clara/request/{action}")
     with any_app.test_request_context():
         assert (
             relationships.get_relationship(

@@ -1,32 +1,39 @@
-"""`bin/bench [what …] [people, actions or times]`: measure, and say whether it is good enough."""
+"""`bin/bench [benchmark …] [number of people, actions or times]`: run benchmarks and compare them with their limits."""
 
 import sys
 
 from tests.bench import code, databases, elasticsearch, pages, races, search, streams
 
-SEARCH = {
+SEARCH_BENCHMARKS = {
     "database": search.main,
     "compare": elasticsearch.compare_all,
     "breaker": elasticsearch.breaker,
     "outages": elasticsearch.outages,
     "kills": elasticsearch.kills,
 }
-MEASURES = {**SEARCH, "pages": pages.main, "races": races.main, "streams": streams.main, "code": code.main}
+BENCHMARKS = {
+    **SEARCH_BENCHMARKS,
+    "pages": pages.main,
+    "races": races.main,
+    "streams": streams.main,
+    "code": code.main,
+}
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is named, or everything. Returns 0 when all of it was good enough."""
-    named = [name for name in arguments if not name.isdigit()] or list(MEASURES)
-    wanted = [name for given in named for name in (SEARCH if given == "search" else [given])]
+    """Run the named benchmarks, or all of them. Returns 0 when all passed."""
+    named = [name for name in arguments if not name.isdigit()] or list(BENCHMARKS)
+    selected = [name for given in named for name in (SEARCH_BENCHMARKS if given == "search" else [given])]
     numbers = [int(number) for number in arguments if number.isdigit()]
-    if wanted == ["forget"]:
+    if selected == ["forget"]:
         databases.forget()
         return 0
-    if not set(wanted) <= set(MEASURES):
-        print(f"{__doc__}\n\n  what: search (all of {', '.join(SEARCH)}), {', '.join(MEASURES)}, forget")
+    if not set(selected) <= set(BENCHMARKS):
+        benchmarks = f"search (all of {', '.join(SEARCH_BENCHMARKS)}), {', '.join(BENCHMARKS)}, forget"
+        print(f"{__doc__}\n\n  benchmarks: {benchmarks}")
         return 2
-    results = {name: MEASURES[name](*numbers) for name in wanted}
-    print(", ".join(f"{name}: {'good' if good else 'NOT GOOD ENOUGH'}" for name, good in results.items()))
+    results = {name: BENCHMARKS[name](*numbers) for name in selected}
+    print(", ".join(f"{name}: {'passed' if passed else 'FAILED'}" for name, passed in results.items()))
     return 0 if all(results.values()) else 1
 
 

@@ -1,7 +1,7 @@
-"""The bare Flask page that ours are measured against: signed in by Flask-Login, which loads the user from the session
-table as ours does; twenty people by the ORM, with a link each; and as many bytes.
+"""The bare Flask page with which `bin/bench pages` compares ours.
 
-Run as a process of its own by `bin/bench pages`: python -m tests.bench.bare_page DATABASE PORT BYTES
+Like ours, it loads the user from the table of sessions by Flask-Login, lists twenty people with a link each, loaded by
+the ORM, and has as many bytes. Run as a separate process: python -m tests.bench.bare_page DATABASE_URI PORT BYTES
 """
 
 import os
@@ -28,7 +28,7 @@ PAGE = """<!doctype html>
 
 
 def create_app(uri: str, size: int) -> Flask:
-    """Return the application. size: how many bytes its page has, as ours has."""
+    """Return the application. size: how many bytes its page has."""
     app = Flask(__name__)
     config = Config({"SQLALCHEMY_DATABASE_URI": uri, "SECRET_KEY": os.environ["SECRET_KEY"]}, debug=True)
     app.config.update(SECRET_KEY=config.SECRET_KEY, SQLALCHEMY_DATABASE_URI=config.SQLALCHEMY_DATABASE_URI)
@@ -36,9 +36,9 @@ def create_app(uri: str, size: int) -> Flask:
     db.init_app(app)
     with app.app_context():
         configure_engine(db.engine)
-    login = LoginManager(app)
-    login.session_protection = None
-    login.user_loader(lambda token: sessions.load(token, config.REMEMBER_COOKIE_DURATION))
+    login_manager = LoginManager(app)
+    login_manager.session_protection = None
+    login_manager.user_loader(lambda token: sessions.load(token, config.REMEMBER_COOKIE_DURATION))
 
     @app.route("/healthz")
     def healthz():

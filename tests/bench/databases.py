@@ -1,4 +1,4 @@
-"""Where the measurements run: a PostgreSQL of their own, or a file, filled once and kept for the next time."""
+"""Databases for the benchmarks: PostgreSQL or SQLite, filled with sample data once and kept for the next run."""
 
 import hashlib
 import inspect
@@ -23,60 +23,60 @@ def say(text: str):
 
 
 class BenchDatabase:
-    """A database with a crowd in it, and applications on it.
+    """A database with sample data, and the applications on it.
 
-    kind: sqlite or postgresql. count: how many people. more: arguments of crowd's fill functions.
+    kind: sqlite or postgresql. count: how many people. fill_options: arguments of sample_data's fill functions.
     """
 
-    def __init__(self, kind: str, count: int, *, durable: bool = True, **more):
-        recipe = inspect.getsource(sample_data) + "".join(
-            p.read_text() for p in sorted((ROOT / "migrations/versions").glob("*.py"))
+    def __init__(self, kind: str, count: int, *, durable: bool = True, **fill_options):
+        source = inspect.getsource(sample_data) + "".join(
+            path.read_text() for path in sorted((ROOT / "migrations/versions").glob("*.py"))
         )
-        digest = hashlib.sha256((recipe + json.dumps(more, sort_keys=True)).encode()).hexdigest()[:10]
+        digest = hashlib.sha256((source + json.dumps(fill_options, sort_keys=True)).encode()).hexdigest()[:10]
         self.kind, self.count = kind, count
         self.folder = CACHE / f"{kind}-{count}-{digest}"
         self.postgres = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        made = self.folder / "made"
+        complete = self.folder / "complete"
         if kind == "postgresql":
             self.postgres = Postgres(self.folder / "pg", durable=durable)
-            self.uri = self.postgres.uri("crowd")
+            self.uri = self.postgres.uri("bench")
         else:
-            self.uri = f"sqlite:///{self.folder}/crowd.db"
-        if not made.exists():
+            self.uri = f"sqlite:///{self.folder}/bench.db"
+        if not complete.exists():
             began = time.monotonic()
-            say(f"making {count:,} people in {kind}")
+            say(f"creating {count:,} people in {kind}")
             if self.postgres:
-                self.postgres.execute("DROP DATABASE IF EXISTS crowd")
-                self.postgres.execute("CREATE DATABASE crowd")
+                self.postgres.execute("DROP DATABASE IF EXISTS bench")
+                self.postgres.execute("CREATE DATABASE bench")
             else:
-                Path(self.folder / "crowd.db").unlink(missing_ok=True)
+                Path(self.folder / "bench.db").unlink(missing_ok=True)
             migrated(self.folder, self.uri)
             app = self.app()
             with app.app_context():
                 if self.postgres:
-                    sample_data.fill_postgres(self.uri, count, **more)
+                    sample_data.fill_postgres(self.uri, count, **fill_options)
                 else:
-                    sample_data.fill_sqlite(db.engine, count, **more)
-                sample_data.finish(db.engine)
+                    sample_data.fill_sqlite(db.engine, count, **fill_options)
+                sample_data.create_index_and_analyze(db.engine)
                 db.engine.dispose()
-            made.touch()
-            say(f"made in {time.monotonic() - began:.0f} s")
+            complete.touch()
+            say(f"created in {time.monotonic() - began:.0f} s")
 
-    def app(self, **more):
+    def app(self, **overrides):
         """Return an application on this database."""
-        app = create_app(Config(settings(self.folder, self.uri, **more), debug=False))
+        app = create_app(Config(settings(self.folder, self.uri, **overrides), debug=False))
         app.logger.handlers.clear()
         return app
 
     def close(self):
-        """Stop what was started; the crowd stays for the next time."""
+        """Stop PostgreSQL; the data is kept for the next run."""
         if self.postgres:
             self.postgres.stop("fast")
 
 
 def forget():
-    """Remove all crowds."""
+    """Delete all sample data."""
     for pid in (*CACHE.glob("*/pg/data/postmaster.pid"), *CACHE.glob("elasticsearch/pid")):
         subprocess.run(["kill", pid.read_text().split()[0]], check=False)
     shutil.rmtree(CACHE, ignore_errors=True)

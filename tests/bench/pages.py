@@ -1,7 +1,7 @@
-"""What our pages cost beside a bare Flask page on the same database: `bin/bench pages`.
+"""What our pages cost compared with a bare Flask page on the same database: `bin/bench pages`.
 
-Both servers run at once and are asked in turn, a batch each, so that a machine whose speed drifts is fair to both. What
-counts is CPU time for each request, of the application's processes and of the database's.
+Both servers run at the same time and get batches of requests in turn, so that changes in the machine's speed affect
+both. What is compared is CPU time per request, of the application's processes and of the database's.
 """
 
 import http.client
@@ -25,14 +25,14 @@ from tests.conftest import Server, free_port, wait_until
 CONNECTIONS = 8
 BATCH = 240
 ROUNDS = 9
-MOST = 1.5
+MAX_RATIO = 1.5
 PAGES = {"home": "/", "friends": "/friends", "search": "/search?q=anna", "profile": "/u/zebulon_q"}
-# Nobody's name begins so, it is the second word of many: the larger part of the search has to be asked as well. Told,
-# not judged.
-TOLD = {"search, family": "/search?q=novak"}
+# Printed, but without a limit: it is the second word of many names and the first of none, so that the search needs its
+# second statement.
+NOT_JUDGED = {"search, family": "/search?q=novak"}
 
 
-def cpu(pids) -> float:
+def cpu_seconds(pids) -> float:
     """Return the CPU seconds that processes and their children have used."""
     total = 0.0
     for pid in pids:
@@ -45,12 +45,12 @@ def cpu(pids) -> float:
     return total
 
 
-def cookie_of(app, number: int) -> str:
-    """Sign in the person with this number, and return the cookie that says so."""
+def session_cookie(app, user_id: int) -> str:
+    """Log a user in and return the session cookie."""
     with app.app_context():
         begin_write(db.session)
-        lasting = app.config["REMEMBER_COOKIE_DURATION"]
-        token = sessions.create(db.session.get(User, number), "bench", lasting).session_token
+        duration = app.config["REMEMBER_COOKIE_DURATION"]
+        token = sessions.create(db.session.get(User, user_id), "bench", duration).session_token
         db.session.commit()
         signer = app.session_interface.get_signing_serializer(app)
         db.session.remove()
@@ -58,21 +58,21 @@ def cookie_of(app, number: int) -> str:
         return f"session={signer.dumps({'_user_id': token, '_fresh': True, 'csrf_token': 'x' * 40})}"
 
 
-def ask(port: int, path: str, cookie: str, count: int):
-    """Send so many requests over CONNECTIONS lines; every answer must be good."""
+def send_requests(port: int, path: str, cookie: str, count: int) -> int:
+    """Send requests over CONNECTIONS connections, and return the bytes of a page. Every response must be a 200."""
 
-    def line(number):
+    def send(number):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for _request in range(number):
             connection.request("GET", path, headers={"Cookie": cookie, "Accept-Encoding": "identity"})
-            answer = connection.getresponse()
-            body = answer.read()
-            assert answer.status == 200, (path, answer.status)
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, (path, response.status)
             sizes.append(len(body))
         connection.close()
 
     sizes = []
-    threads = [threading.Thread(target=line, args=(count // CONNECTIONS,)) for _line in range(CONNECTIONS)]
+    threads = [threading.Thread(target=send, args=(count // CONNECTIONS,)) for _connection in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,56 +81,61 @@ def ask(port: int, path: str, cookie: str, count: int):
 
 
 def main(count: int = 100_000) -> bool:
-    """Measure all pages on PostgreSQL. Returns whether each costs at most MOST times the bare one."""
-    place = BenchDatabase("postgresql", count, hub=20, requests=3)
-    good, plain = True, None
-    server = Server(place.folder, place.uri)
+    """Measure all pages on PostgreSQL. Returns whether each costs at most MAX_RATIO times the bare page."""
+    database = BenchDatabase("postgresql", count, hub=20, requests=3)
+    passed, bare_server = True, None
+    server = Server(database.folder, database.uri)
     try:
-        cookie = cookie_of(place.app(), 1)
-        size = ask(server.port, "/friends", cookie, CONNECTIONS)
-        port = free_port()
-        plain = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.bare_page", place.uri, str(port), str(size)],
+        cookie = session_cookie(database.app(), 1)
+        size = send_requests(server.port, "/friends", cookie, CONNECTIONS)
+        bare_port = free_port()
+        bare_server = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.bare_page", database.uri, str(bare_port), str(size)],
             cwd=ROOT,
             env={**os.environ, **server.environment},
         )
-        wait_until(lambda: answers(port), 20)
-        bare_size = ask(port, "/", cookie, CONNECTIONS)
+        wait_until(lambda: is_alive(bare_port), 20)
+        bare_size = send_requests(bare_port, "/", cookie, CONNECTIONS)
         say(
-            f"{count:,} people; ours {size} bytes, the bare page {bare_size}; {CONNECTIONS} connections, {ROUNDS} rounds"
+            f"{count:,} people; our page {size} bytes, the bare page {bare_size}; {CONNECTIONS} connections, {ROUNDS} rounds"
         )
-        database = place.postgres.pid()
-        figures = {name: [] for name in ("bare", *PAGES, *TOLD)}
+        database_pid = database.postgres.pid()
+        results = {name: [] for name in ("bare", *PAGES, *NOT_JUDGED)}
         for _round in range(ROUNDS + 1):
-            for name in figures:
-                pid, where, path, who = (
-                    (plain.pid, port, "/", cookie)
+            for name in results:
+                pid, port, path = (
+                    (bare_server.pid, bare_port, "/")
                     if name == "bare"
-                    else (server.process.pid, server.port, (PAGES | TOLD)[name], cookie)
+                    else (server.process.pid, server.port, (PAGES | NOT_JUDGED)[name])
                 )
-                before, base, began = cpu([pid]), cpu([database]), time.perf_counter()
-                ask(where, path, who, BATCH)
+                application_before, database_before = cpu_seconds([pid]), cpu_seconds([database_pid])
+                began = time.perf_counter()
+                send_requests(port, path, cookie, BATCH)
                 took = time.perf_counter() - began
-                figures[name].append(((cpu([pid]) - before) / BATCH, (cpu([database]) - base) / BATCH, BATCH / took))
-        bare = [statistics.median(column) for column in zip(*figures["bare"][1:], strict=True)]
-        for name, rounds in figures.items():
-            application, base, rate = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
-            ratio = (application + base) / (bare[0] + bare[1])
-            good &= ratio <= MOST or name in TOLD
+                application_used = cpu_seconds([pid]) - application_before
+                database_used = cpu_seconds([database_pid]) - database_before
+                results[name].append((application_used / BATCH, database_used / BATCH, BATCH / took))
+        # Without the first round, which only warms up the servers.
+        bare = [statistics.median(column) for column in zip(*results["bare"][1:], strict=True)]
+        for name, rounds in results.items():
+            application, database_cpu, rate = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
+            ratio = (application + database_cpu) / (bare[0] + bare[1])
+            passed &= ratio <= MAX_RATIO or name in NOT_JUDGED
             print(
-                f"  {name:14} application {application * 1000:6.2f} ms, database {base * 1000:5.2f} ms of CPU a request,"
-                f" {rate:5.0f} requests a second  ×{ratio:.2f}{'' if ratio <= MOST else '   TOO MUCH'}"
+                f"  {name:14} CPU per request: application {application * 1000:6.2f} ms,"
+                f" database {database_cpu * 1000:5.2f} ms; {rate:5.0f} requests per second"
+                f"  ×{ratio:.2f}{'' if ratio <= MAX_RATIO else '   TOO MUCH'}"
             )
     finally:
         server.stop()
-        if plain:
-            plain.terminate()
-            plain.wait(10)
-        place.close()
-    return good
+        if bare_server:
+            bare_server.terminate()
+            bare_server.wait(10)
+        database.close()
+    return passed
 
 
-def answers(port: int) -> bool:
+def is_alive(port: int) -> bool:
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
         connection.request("GET", "/healthz")

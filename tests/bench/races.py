@@ -1,4 +1,4 @@
-"""Ten thousand random actions by eight threads over twenty people: `bin/bench races`."""
+"""Ten thousand random actions on twenty people by eight threads: `bin/bench races`."""
 
 import random
 import threading
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 import flask_migrate
+import psycopg
 from sqlalchemy import select
 
 from config import Config
@@ -16,59 +17,62 @@ from tests.bench.databases import CACHE, say
 from tests.conftest import Browser, Postgres, make_person, settings
 
 THREADS, PEOPLE = 8, 20
-VERBS = ["request"] * 5 + ["request/accept"] * 3 + ["request/decline", "request/cancel", "unfriend", "block", "unblock"]
+ACTIONS = (
+    ["request"] * 5 + ["request/accept"] * 3 + ["request/decline", "request/cancel", "unfriend", "block", "unblock"]
+)
 
 
-def broken_rules() -> Counter:
-    """Count what must never be: one-way friendships, crossed requests, two relations at once, wrong counters."""
-    friendly, asking, blocking = (
+def count_violations() -> Counter:
+    """Count violated invariants: one-way friendships, crossed requests, several relationships, wrong counters."""
+    friend_pairs, request_pairs, block_pairs = (
         {tuple(row[:2]) for row in db.session.execute(select(table))} for table in (friends, friend_requests, blocks)
     )
-    turned = {pair[::-1] for pair in asking}
-    found = Counter()
-    found["one-way friendships"] = len(friendly ^ {pair[::-1] for pair in friendly})
-    found["crossed requests"] = len(asking & turned)
-    found["requests between friends"] = len((asking | turned) & friendly)
-    found["relations with a block between"] = len((blocking | {pair[::-1] for pair in blocking}) & (friendly | asking))
+    reversed_requests = {pair[::-1] for pair in request_pairs}
+    blocked_either_way = block_pairs | {pair[::-1] for pair in block_pairs}
+    violations = Counter()
+    violations["one-way friendships"] = len(friend_pairs ^ {pair[::-1] for pair in friend_pairs})
+    violations["crossed requests"] = len(request_pairs & reversed_requests)
+    violations["requests between friends"] = len((request_pairs | reversed_requests) & friend_pairs)
+    violations["friends or requests despite a block"] = len(blocked_either_way & (friend_pairs | request_pairs))
     for user in db.session.scalars(select(User)):
         count = counters.get_counters(user)
-        found["wrong counters"] += count.friends != sum(one == user.id for one, _other in friendly)
-        found["wrong counters"] += count.incoming != sum(other == user.id for _one, other in asking)
-        found["wrong counters"] += count.outgoing != sum(one == user.id for one, _other in asking)
-    return found
+        violations["wrong counters"] += count.friends != sum(one == user.id for one, _other in friend_pairs)
+        violations["wrong counters"] += count.incoming != sum(other == user.id for _one, other in request_pairs)
+        violations["wrong counters"] += count.outgoing != sum(one == user.id for one, _other in request_pairs)
+    return violations
 
 
 def storm(app, actions: int) -> Counter:
-    """Have eight threads press buttons, each request as htmx sends it. Returns the answers by status."""
-    crowd = [
+    """Send random actions from THREADS threads, as htmx sends them. Returns the number of responses by status."""
+    people = [
         make_person(app, f"Person {number}", f"{number}@nox.example", public_id=f"p-{number}")
         for number in range(PEOPLE)
     ]
-    answers, lock = Counter(), threading.Lock()
+    statuses, lock = Counter(), threading.Lock()
 
-    def press(seed):
-        chance = random.Random(seed)
-        browsers = [Browser(app, person) for person in crowd]
+    def send_actions(seed):
+        rng = random.Random(seed)
+        browsers = [Browser(app, person) for person in people]
         tokens = [browser.token() for browser in browsers]
-        mine = Counter()
+        own_statuses = Counter()
         for _action in range(actions // THREADS):
-            one, other = chance.sample(range(PEOPLE), 2)
-            path = f"/u/p-{other}/{chance.choice(VERBS)}"
-            mine[browsers[one].post(path, htmx=True, token=tokens[one]).status_code] += 1
+            one, other = rng.sample(range(PEOPLE), 2)
+            path = f"/u/p-{other}/{rng.choice(ACTIONS)}"
+            own_statuses[browsers[one].post(path, htmx=True, token=tokens[one]).status_code] += 1
         with lock:
-            answers.update(mine)
+            statuses.update(own_statuses)
 
-    threads = [threading.Thread(target=press, args=(seed,)) for seed in range(THREADS)]
+    threads = [threading.Thread(target=send_actions, args=(seed,)) for seed in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return answers
+    return statuses
 
 
 def main(actions: int = 10_000) -> bool:
-    """Storm both databases. Returns whether nothing broke."""
-    good = True
+    """Run a storm on each database. Returns whether there were no errors, deadlocks and violated invariants."""
+    passed = True
     CACHE.mkdir(parents=True, exist_ok=True)
     postgres = Postgres(durable=True)
     try:
@@ -77,32 +81,33 @@ def main(actions: int = 10_000) -> bool:
             if kind == "postgresql":
                 postgres.execute("CREATE DATABASE races")
             uri = postgres.uri("races") if kind == "postgresql" else f"sqlite:///{folder}.db"
-            more = {"REQUESTS_PER_HOUR": 10**6, "DATABASE_SECONDS": 30}
-            app = create_app(Config(settings(folder, uri, **more), debug=False))
+            overrides = {"REQUESTS_PER_HOUR": 10**6, "DATABASE_SECONDS": 30}
+            app = create_app(Config(settings(folder, uri, **overrides), debug=False))
             app.logger.handlers.clear()
             with app.app_context():
                 flask_migrate.upgrade()
-            before = deadlocks(postgres) if kind == "postgresql" else 0
+            deadlocks_before = count_deadlocks(postgres) if kind == "postgresql" else 0
             began = time.monotonic()
-            answers = storm(app, actions)
+            statuses = storm(app, actions)
             took = time.monotonic() - began
             with app.test_request_context():
-                broken = broken_rules()
+                violations = count_violations()
                 limiter.reset()
                 db.session.remove()
                 db.engine.dispose()
-            dead = deadlocks(postgres) - before if kind == "postgresql" else 0
-            good &= not sum(broken.values()) and not dead and not any(status >= 500 for status in answers)
-            say(f"{kind}: {sum(answers.values()):,} actions by {THREADS} threads over {PEOPLE} people in {took:.0f} s")
-            print(f"  answers {dict(sorted(answers.items()))}, deadlocks {dead}, broken rules {dict(broken)}")
+            deadlocks = count_deadlocks(postgres) - deadlocks_before if kind == "postgresql" else 0
+            passed &= not sum(violations.values()) and not deadlocks and not any(status >= 500 for status in statuses)
+            say(f"{kind}: {sum(statuses.values()):,} actions by {THREADS} threads on {PEOPLE} people in {took:.0f} s")
+            print(
+                f"  statuses {dict(sorted(statuses.items()))}, deadlocks {deadlocks},"
+                f" violated invariants {dict(violations)}"
+            )
     finally:
         postgres.stop("immediate")
-    return good
+    return passed
 
 
-def deadlocks(postgres) -> int:
-    """Return how many deadlocks PostgreSQL has had to break."""
-    import psycopg
-
+def count_deadlocks(postgres) -> int:
+    """Return how many deadlocks PostgreSQL has detected."""
     with psycopg.connect(postgres.uri("races")) as connection:
         return connection.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = 'races'").fetchone()[0]

@@ -1,4 +1,4 @@
-"""Databases full of invented people, to measure on."""
+"""Sample data for the benchmarks: invented people, their friendships and requests, the same every time."""
 
 import itertools
 import random
@@ -9,29 +9,29 @@ import psycopg
 from noxchat.database import without_statement_timeout
 from noxchat.search import create_trigram_index, make_search_text, trigram_index_name
 
-FIRST = """Anna Maria Nika Mila Ines Leo Sorin Anika Dasha Ada Boris Clara Dmitri Elena Felix Greta Hugo Irina Jonas Katya
+FIRST_NAMES = """Anna Maria Nika Mila Ines Leo Sorin Anika Dasha Ada Boris Clara Dmitri Elena Felix Greta Hugo Irina Jonas Katya
 Luca Marta Nils Olga Pavel Quinn Rosa Stefan Tanya Ursula Viktor Wanda Xenia Yuri Zoe Aaron Bella Carlos Diana Emil Fatima
 Gustav Hanna Ivan Julia Karim Lena Mehmet Nadia Oscar Petra Rafael Sofia Tomas Uma Vera Willem Yasmin Zdenka José Élodie
 Łukasz Søren Zoë Núria Алёна Борис Вера Глеб Дарья Егор Жанна Захар Ирина Кирилл Лада Максим Надя Олег Полина Руслан Соня
 Тихон Ульяна Фёдор Эмма Юлия Яна Артём Светлана Николай Екатерина Александр Дмитрий Татьяна Михаил""".split()
-LAST = """Novak Schmidt Garcia Rossi Silva Kowalski Andersson Jensen Müller Dubois Ivanov Petrov Nguyen Kim Tanaka Okafor
+LAST_NAMES = """Novak Schmidt Garcia Rossi Silva Kowalski Andersson Jensen Müller Dubois Ivanov Petrov Nguyen Kim Tanaka Okafor
 Haddad Cohen Murphy O'Neil MacLeod Fernández Papadopoulos Horvat Popescu Yilmaz Kaya Virtanen Nieminen Bakker deVries Lefebvre
 Moreau Weber Fischer Hofmann Zimmermann Costa Santos Oliveira Marino Greco Lombardi Nowak Zielinski Wojcik Svoboda Dvorak
 Иванова Петров Сидорова Кузнецов Смирнова Попов Васильева Соколов Михайлова Новиков Фёдорова Морозов Волкова Алексеев
 Лебедева Семёнов Егорова Павлов Козлова Степанов Николаева Орлов Андреева Макаров Никитина Захаров""".split()
-LETTERS = "bcdfghjkmnpqrstvwxz23456789"
-CAME = datetime(2025, 1, 1, tzinfo=UTC)
+ID_CHARACTERS = "bcdfghjkmnpqrstvwxz23456789"
+JOINED_AT = datetime(2025, 1, 1, tzinfo=UTC)
 RARE = "Zebulon Quixworthy"  # one person, near the end of the order of names
 
 
 def people(count: int):
-    """Yield number, name, Public ID and text of each of so many people, the same every time."""
-    chance = random.Random(1969)
+    """Yield number, name, Public ID and search text of each person."""
+    rng = random.Random(1969)
     for number in range(1, count + 1):
-        first, last = chance.choice(FIRST), chance.choice(LAST)
+        first, last = rng.choice(FIRST_NAMES), rng.choice(LAST_NAMES)
         name = f"{first} {last} {number:x}" if number % 2 else f"{first}_{last}{number}"[:32]
         if number % 3:
-            public_id = "nox-" + "".join(chance.choices(LETTERS, k=6)) + f"{number:x}"
+            public_id = "nox-" + "".join(rng.choices(ID_CHARACTERS, k=6)) + f"{number:x}"
         else:
             public_id = f"{first}_{number}" if first.isascii() else f"user_{number}"
         if number == count:
@@ -40,16 +40,16 @@ def people(count: int):
 
 
 def friendships(count: int, hub: int):
-    """Yield pairs of friends, the smaller number first: the first person has `hub`, everybody else a few."""
+    """Yield pairs of friends, the smaller number first: person 1 has `hub` friends, the others have a few."""
     for other in range(2, hub + 2):
         yield 1, other
-    chance = random.Random(7)
+    rng = random.Random(7)
     for number in range(2, count - 30, 3):
-        for other in {number + chance.randint(1, 30) for _ in range(4)}:
+        for other in {number + rng.randint(1, 30) for _ in range(4)}:
             yield number, other
 
 
-ROWS = {
+COLUMNS = {
     "users": "id username username_key email email_key password_hash theme created_at last_seen_at search_text",
     "public_ids": "key user_id",
     "profiles": "user_id public_id public_id_key bio",
@@ -59,7 +59,10 @@ ROWS = {
 
 
 def rows(count: int, hub: int, requests: int):
-    """Yield the name of each table with its rows, in an order that keeps foreign keys true."""
+    """Yield the name of each table with its rows, in an order that satisfies the foreign keys.
+
+    hub, requests: how many friends and incoming requests person 1 has.
+    """
     yield (
         "users",
         (
@@ -71,8 +74,8 @@ def rows(count: int, hub: int, requests: int):
                 f"p{n}@nox.example",
                 "!",
                 "auto",
-                CAME,
-                CAME + timedelta(seconds=n),
+                JOINED_AT,
+                JOINED_AT + timedelta(seconds=n),
                 text,
             )
             for n, name, _id, text in people(count)
@@ -86,9 +89,9 @@ def rows(count: int, hub: int, requests: int):
             for n, _name, public_id, _text in people(count)
         ),
     )
-    both = ((pair, pair[::-1]) for pair in friendships(count, hub))
-    yield "friends", ((*pair, CAME) for pair in itertools.chain.from_iterable(both))
-    yield "friend_requests", ((count - n, 1, CAME + timedelta(seconds=n)) for n in range(requests))
+    both_directions = ((pair, pair[::-1]) for pair in friendships(count, hub))
+    yield "friends", ((*pair, JOINED_AT) for pair in itertools.chain.from_iterable(both_directions))
+    yield "friend_requests", ((count - n, 1, JOINED_AT + timedelta(seconds=n)) for n in range(requests))
 
 
 def fill_postgres(uri: str, count: int, hub: int = 20, requests: int = 20):
@@ -96,7 +99,7 @@ def fill_postgres(uri: str, count: int, hub: int = 20, requests: int = 20):
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute(f"DROP INDEX IF EXISTS {trigram_index_name('users')}")
         for table, values in rows(count, hub, requests):
-            columns = ROWS[table].replace(" ", ", ")
+            columns = COLUMNS[table].replace(" ", ", ")
             with connection.cursor().copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
                 for row in values:
                     copy.write_row(row)
@@ -107,21 +110,21 @@ def fill_sqlite(engine, count: int, hub: int = 20, requests: int = 20):
     """Fill an empty, migrated SQLite database."""
     with engine.begin() as connection:
         for table, values in rows(count, hub, requests):
-            names = ROWS[table].split()
+            names = COLUMNS[table].split()
             statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-            plain = (
+            converted = (
                 tuple(
                     str(value.replace(tzinfo=None)) + ".000000" if isinstance(value, datetime) else value
                     for value in row
                 )
                 for row in values
             )
-            while batch := list(itertools.islice(plain, 10_000)):
+            while batch := list(itertools.islice(converted, 10_000)):
                 connection.exec_driver_sql(statement, batch)
 
 
-def finish(engine):
-    """Make the index that loading went without, and have the planner know what is there."""
+def create_index_and_analyze(engine):
+    """Create the trigram index, without which loading is faster, and update the planner's statistics."""
     with engine.begin() as connection, without_statement_timeout(connection):
         problem = create_trigram_index(connection, "users")
         assert not problem, problem

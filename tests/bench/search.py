@@ -1,4 +1,4 @@
-"""How long searches take in the database, and what they read: `bin/bench search`."""
+"""How long searches, lists and logging in take in the database: `bin/bench database`."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from noxchat.search import Hit, Query
 from noxchat.search.engines import database_engine
 from tests.bench.databases import BenchDatabase, say
 
-QUERIES = {
+SEARCH_TERMS = {
     "one letter, common": "a",
     "one letter, in few names": "ø",
     "one digit": "7",
@@ -33,38 +33,40 @@ QUERIES = {
     "rare, whole": "Zebulon Quixworthy",
     "a Public ID": "zebulon_q",
     "ends of IDs": "f42",
-    "signs": "'n_",
+    "punctuation": "'n_",
     "twenty letters, nobody": "abcdefghijklmnopqrst",
     "nobody": "zzzzzz",
 }
-# Common, but only in names that come late in the order: there the walk finds nothing, and the index much. Told, not judged.
-WORST = "user"
-MOST = {"postgresql": 20.0, "sqlite": 30.0}  # milliseconds
-TIMES = 9
+# Printed, but without a limit: it is common, but only in names that come late in the order, so that walking through the
+# names in order finds nothing, and the trigram index finds a lot.
+WORST_CASE = "user"
+MAX_MILLISECONDS = {"postgresql": 20.0, "sqlite": 30.0}
+REPEATS = 9
 
 
-def page(typed, after=None):
-    about = {"excluded": blocks.HIDDEN_FROM_SEARCH, "viewer": 1}
-    return [Hit(*row) for row in User.search(Query.parse(typed), after, keyset.PAGE_SIZE + 1, hits_alone, **about)]
+def search_page(term, after=None):
+    options = {"excluded": blocks.HIDDEN_FROM_SEARCH, "viewer": 1}
+    rows = User.search(Query.parse(term), after, keyset.PAGE_SIZE + 1, select_hits, **options)
+    return [Hit(*row) for row in rows]
 
 
-def hits_alone(hits):
+def select_hits(hits):
     return select(hits).order_by(hits.c.rank, hits.c.search_text)
 
 
-def timed(what) -> float:
-    """Return the milliseconds that something takes, the median of several times."""
-    took = []
-    for _time in range(TIMES):
+def median_milliseconds(function) -> float:
+    """Return how many milliseconds a function takes, the median of REPEATS calls."""
+    times = []
+    for _repeat in range(REPEATS):
         began = time.perf_counter()
-        what()
+        function()
         db.session.commit()
-        took.append((time.perf_counter() - began) * 1000)
-    return statistics.median(took)
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
 
 
-def sequential_scans() -> int:
-    """Return how often PostgreSQL has read the whole table of people so far."""
+def count_sequential_scans() -> int:
+    """Return how often PostgreSQL has scanned the whole table of users so far."""
     db.session.commit()
     db.session.connection().exec_driver_sql("SELECT pg_stat_force_next_flush()")
     db.session.commit()
@@ -75,92 +77,94 @@ def sequential_scans() -> int:
     )
 
 
-def pages(typed: str, number: int):
-    """Return the place after so many pages of a search, and the place after the first."""
-    after = first = None
+def position_of_page(term: str, number: int):
+    """Return the position after which a page of a search begins, or the last page if there are not so many."""
+    after = None
     for _page in range(number - 1):
-        hits = page(typed, after)
+        hits = search_page(term, after)
         if len(hits) <= keyset.PAGE_SIZE:
             break
         after = hits[keyset.PAGE_SIZE - 1]
-        first = first or after
     return after
 
 
-def lists() -> bool:
-    """Measure the first and the five hundredth page of endless lists. Returns whether they cost the same."""
-    me, nobody, good = db.session.get(User, 1), Query(()), True
-    kinds = {
-        "friends": lambda after: relationships.list_friends(me, nobody, after),
-        "incoming": lambda after: relationships.list_requests(me, "incoming", nobody, after),
+def measure_lists() -> bool:
+    """Measure pages 1 and 500 of endless lists. Returns whether they cost the same."""
+    viewer, everybody, passed = db.session.get(User, 1), Query(()), True
+    lists = {
+        "friends": lambda after: relationships.list_friends(viewer, everybody, after),
+        "incoming": lambda after: relationships.list_requests(viewer, "incoming", everybody, after),
     }
-    for name, page_of in kinds.items():
+    for name, list_page in lists.items():
         after = None
         for _page in range(499):
-            after = page_of(after).next_cursor
+            after = list_page(after).next_cursor
         assert after, "the list is too short"
-        first, far = (
-            timed(lambda page_of=page_of: page_of(None)),
-            timed(lambda page_of=page_of, after=after: page_of(after)),
+        first, last = (
+            median_milliseconds(lambda list_page=list_page: list_page(None)),
+            median_milliseconds(lambda list_page=list_page, after=after: list_page(after)),
         )
-        good &= far <= 1.2 * first
-        print(f"  {name}, page 1 against page 500: {first:30.2f} {far:8.2f}  ×{far / first:.2f}")
-    return good
+        passed &= last <= 1.2 * first
+        print(f"  {name}, page 1 compared with page 500: {first:30.2f} {last:8.2f}  ×{last / first:.2f}")
+    return passed
 
 
-def signing_in():
-    """Measure what a sign-in asks of the database, but for the password's hash."""
+def measure_login():
+    """Measure the queries of logging in, without hashing the password, and of loading a session."""
     config = current_app.config
-    for what, identifier in (("e-mail", "p777@nox.example"), ("Public ID", "zebulon_q")):
-        took = timed(lambda identifier=identifier: accounts.find_by_identifier(identifier))
-        print(f"  signing in, by {what:12} {took:37.2f}")
+    for label, identifier in (("e-mail", "p777@nox.example"), ("Public ID", "zebulon_q")):
+        took = median_milliseconds(lambda identifier=identifier: accounts.find_by_identifier(identifier))
+        print(f"  {f'find account by {label}':28} {took:42.2f}")
     user = db.session.get(User, 1)
     token = sessions.create(user, "bench", config["REMEMBER_COOKIE_DURATION"]).session_token
     db.session.commit()
-    print(f"  who is signed in {timed(lambda: sessions.load(token, config['REMEMBER_COOKIE_DURATION'])):47.2f}")
+    took = median_milliseconds(lambda: sessions.load(token, config["REMEMBER_COOKIE_DURATION"]))
+    print(f"  {'load session':28} {took:42.2f}")
 
 
 def measure(kind: str, count: int) -> bool:
     """Measure one database. Returns whether everything was fast enough."""
-    place = BenchDatabase(kind, count, hub=10_500, requests=10_500)
-    good = True
+    database = BenchDatabase(kind, count, hub=10_500, requests=10_500)
+    passed, limit = True, MAX_MILLISECONDS[kind]
     try:
-        app = place.app()
+        app = database.app()
         with app.app_context():
-            say(f"{kind}, {count:,} people, {database_engine().name}: milliseconds in the database, median of {TIMES}")
-            scans = sequential_scans() if kind == "postgresql" else 0
-            for what, typed in QUERIES.items():
-                found = len(page(typed))
-                took = timed(lambda typed=typed: page(typed))
-                good &= took <= MOST[kind]
-                print(
-                    f"  {what:28} {typed!r:24} {found:3} hits {took:8.2f}{'' if took <= MOST[kind] else '   TOO SLOW'}"
-                )
-            print(
-                f"  {'worst: late names only':28} {WORST!r:24} {len(page(WORST)):3} hits {timed(lambda: page(WORST)):8.2f}"
+            say(
+                f"{kind}, {count:,} people, {database_engine().name}: milliseconds in the database, median of {REPEATS}"
             )
-            for typed, far in (("a", 500), ("nox", 500), ("novak", 500), ("anna", 500)):
-                after = pages(typed, far)
+            scans_before = count_sequential_scans() if kind == "postgresql" else 0
+            for label, term in SEARCH_TERMS.items():
+                hits = len(search_page(term))
+                took = median_milliseconds(lambda term=term: search_page(term))
+                passed &= took <= limit
+                print(f"  {label:28} {term!r:24} {hits:3} hits {took:8.2f}{'' if took <= limit else '   TOO SLOW'}")
+            hits = len(search_page(WORST_CASE))
+            took = median_milliseconds(lambda: search_page(WORST_CASE))
+            print(f"  {'worst: late names only':28} {WORST_CASE!r:24} {hits:3} hits {took:8.2f}")
+            for term, number in (("a", 500), ("nox", 500), ("novak", 500), ("anna", 500)):
+                after = position_of_page(term, number)
                 first, last = (
-                    timed(lambda typed=typed: page(typed)),
-                    timed(lambda typed=typed, after=after: page(typed, after)),
+                    median_milliseconds(lambda term=term: search_page(term)),
+                    median_milliseconds(lambda term=term, after=after: search_page(term, after)),
                 )
-                good &= last <= MOST[kind]
-                print(f"  page 1 against page {far:4} {typed!r:24} {first:8.2f} {last:8.2f}  ×{last / first:.2f}")
-            good &= lists()
-            signing_in()
+                passed &= last <= limit
+                print(
+                    f"  page 1 compared with page {number:4} {term!r:24} {first:8.2f} {last:8.2f}  ×{last / first:.2f}"
+                )
+            passed &= measure_lists()
+            measure_login()
             if kind == "postgresql":
                 db.session.commit()
-                read = sequential_scans() - scans
-                good &= read == 0
-                print(f"  sequential scans of people: {read}")
+                scans = count_sequential_scans() - scans_before
+                passed &= scans == 0
+                print(f"  sequential scans of users: {scans}")
             db.session.remove()
             db.engine.dispose()
     finally:
-        place.close()
-    return good
+        database.close()
+    return passed
 
 
 def main(postgres: int = 1_000_000, sqlite: int = 100_000) -> bool:
-    """Measure both databases. Returns whether every search was fast enough."""
+    """Measure both databases. Returns whether everything was fast enough."""
     return all([measure("postgresql", postgres), measure("sqlite", sqlite)])

@@ -1,4 +1,4 @@
-"""A real Chromium at a real server, with and without JavaScript."""
+"""Fixtures for tests with Chromium against a real server, with and without JavaScript."""
 
 import io
 import re
@@ -15,12 +15,12 @@ from tests.conftest import PASSWORD, Server, skip, wait_until
 
 @pytest.fixture(scope="session")
 def chromium():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not executable:
         skip("Chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=program,
+            executable_path=executable,
             args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
         )
         yield browser
@@ -29,7 +29,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """A server with demo people, for tests that only look."""
+    """A server with the demo data, shared by all browser tests."""
     folder = tmp_path_factory.mktemp("site")
     server = Server(folder, f"sqlite:///{folder}/nox.db", DEMO=1, SIGN_INS_PER_ADDRESS=1000, SIGN_UPS_PER_HOUR=1000)
     server.folder = folder
@@ -38,24 +38,25 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(chromium, site):
-    """Return a function that opens a new browser window: visit(java_script_enabled=False, …) gives its page.
+def new_page(chromium, site):
+    """Return a function that opens a page in a new browser context: new_page(java_script_enabled=False, …).
 
-    What the console complains about, what the policy blocks and what leaves the own host is collected in page.trouble.
+    Exceptions, console errors and warnings (such as blocked by the Content-Security-Policy), and the URLs of requests to
+    other hosts are collected in page.problems.
     """
     contexts = []
 
-    def open_window(**options):
+    def open_page(**options):
         context = chromium.new_context(base_url=site.base, **{"locale": "en-US", "color_scheme": "dark", **options})
         context.set_default_timeout(10_000)
         contexts.append(context)
         page = context.new_page()
-        page.trouble = []
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
         page.on(
             "console",
             lambda message: (
-                page.trouble.append(message.text)
+                page.problems.append(message.text)
                 if message.type in {"error", "warning"}
                 and "status of 4" not in message.text
                 and "ERR_" not in message.text
@@ -64,11 +65,11 @@ def visit(chromium, site):
         )
         page.on(
             "request",
-            lambda request: None if request.url.startswith((site.base, "blob:")) else page.trouble.append(request.url),
+            lambda request: None if request.url.startswith((site.base, "blob:")) else page.problems.append(request.url),
         )
         return page
 
-    yield open_window
+    yield open_page
     for context in contexts:
         context.close()
 
@@ -77,9 +78,9 @@ def demo_password(site):
     return re.search(r"Demo login: \S+  password: (\S+)", site.said())[1]
 
 
-def sign_in(page, who, password=PASSWORD):
+def log_in(page, identifier, password=PASSWORD):
     page.goto("/auth/login")
-    page.fill("#identifier", who)
+    page.fill("#identifier", identifier)
     page.fill("#password", password)
     page.click("#login .btn--primary")
     page.wait_for_selector("#nav-picture")
@@ -95,20 +96,21 @@ def register(page, name):
     page.wait_for_url("**/auth/login")
 
 
-def letter_to(site, address):
-    """Return the newest letter that was left for an address."""
+def latest_email(site, address):
+    """Wait for an e-mail to an address, and return the newest."""
 
-    def newest():
-        letters = [
+    def received():
+        emails = [
             BytesParser(policy=policy.default).parsebytes(path.read_bytes())
             for path in sorted((site.folder / "data/mail").glob("*.eml"))
         ]
-        return [letter for letter in letters if letter["To"] == address]
+        return [email for email in emails if email["To"] == address]
 
-    return wait_until(newest)[-1]
+    return wait_until(received)[-1]
 
 
 def photo(side=900):
-    out = io.BytesIO()
-    Image.linear_gradient("L").resize((side, side)).convert("RGB").save(out, "JPEG")
-    return {"name": "IMG_0001.JPG", "mimeType": "image/jpeg", "buffer": out.getvalue()}
+    """Return a JPEG of side × side pixels, for set_input_files."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((side, side)).convert("RGB").save(file, "JPEG")
+    return {"name": "IMG_0001.JPG", "mimeType": "image/jpeg", "buffer": file.getvalue()}

@@ -1,4 +1,4 @@
-"""Friends in a real browser: two people in two windows, with JavaScript and without; long lists; a bad network."""
+"""Friends and lists in a browser: two people at once, with and without JavaScript; infinite scroll; network failures."""
 
 import pytest
 from playwright.sync_api import expect
@@ -7,7 +7,7 @@ from config import Config
 from noxchat import create_app, profiles
 from noxchat.database import begin_write
 from noxchat.extensions import db
-from tests.browser.conftest import register, sign_in
+from tests.browser.conftest import log_in, register
 from tests.conftest import Browser, befriend, make_person, settings
 
 numbers = iter(range(1000))
@@ -15,8 +15,8 @@ LETTERS = "abcdefghijkmnopqrstuvwxyz"
 
 
 @pytest.fixture(scope="module")
-def inside(site):
-    """An application on the site's own database, to put people into it."""
+def site_app(site):
+    """An application on the server's database, to create people without the forms."""
     app = create_app(Config(settings(site.folder, f"sqlite:///{site.folder}/nox.db"), debug=False))
     yield app
     with app.app_context():
@@ -24,197 +24,200 @@ def inside(site):
 
 
 @pytest.fixture
-def somebody(inside, site, visit):
-    """Return a function that makes a person and gives a window in which they are signed in."""
+def logged_in_page(site_app, site, new_page):
+    """Return a function that creates a person and opens a page in which they are logged in.
 
-    def make(name, **options):
+    page.user is the account, page.id its Public ID.
+    """
+
+    def open_page(name, **options):
         public_id = f"{name.lower()}{next(numbers)}"
-        user = make_person(inside, f"{name} {public_id}", f"{public_id}@nox.example", public_id=public_id)
-        page = visit(**options)
-        browser = Browser(inside, user)
+        user = make_person(site_app, f"{name} {public_id}", f"{public_id}@nox.example", public_id=public_id)
+        page = new_page(**options)
+        browser = Browser(site_app, user)
         cookie = browser.client.get_cookie("session")
         page.context.add_cookies([{"name": "session", "value": cookie.value, "url": site.base}])
         page.user, page.id = user, public_id
         return page
 
-    return make
+    return open_page
 
 
-def crowd(inside, user, count):
-    """Give somebody so many friends, by names in order; return their Public IDs."""
-    made = []
+def add_friends(site_app, user, count):
+    """Create count friends of a user; return their Public IDs in the order of their names."""
+    friend_ids = []
     for number in range(count):
         key = f"crowd{next(numbers)}"
         name = f"Crowd {LETTERS[number // 25]}{LETTERS[number % 25]} {key}"
-        other = make_person(inside, name, f"{key}@nox.example", public_id=key)
-        befriend(inside, user, other)
-        made.append(key)
-    return made
+        friend = make_person(site_app, name, f"{key}@nox.example", public_id=key)
+        befriend(site_app, user, friend)
+        friend_ids.append(key)
+    return friend_ids
 
 
-def state(page, who, scope=""):
-    return page.locator(f"{scope} [data-friend='{who}']")
+def friend_button(page, public_id):
+    return page.locator(f"[data-friend='{public_id}']")
 
 
 def counter(page, name):
     return page.locator(f"#count-{name} [data-counter]")
 
 
-@pytest.mark.parametrize("script", [True, False], ids=["with JavaScript", "without JavaScript"])
-def test_two_people_find_each_other_and_become_friends(somebody, script):
-    anna, boris = somebody("Anna", java_script_enabled=script), somebody("Boris", java_script_enabled=script)
+@pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
+def test_two_people_become_friends(logged_in_page, javascript):
+    anna = logged_in_page("Anna", java_script_enabled=javascript)
+    boris = logged_in_page("Boris", java_script_enabled=javascript)
     boris.goto("/friends/incoming")
     expect(boris.locator("#results h2")).to_have_text("Nobody is waiting")
     anna.goto("/")
     anna.click("nav >> text=Search")
     anna.fill("#q", boris.id)
-    if not script:
+    if not javascript:
         anna.press("#q", "Enter")
     row = anna.locator(f"[data-user='{boris.id}']")
     row.locator("text=Add").click()
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
     assert boris.id in anna.url
-    if not script:
+    if not javascript:
         boris.reload()
-    # The other sees it at once, in the list and in the navigation.
-    asked = boris.locator(f"[data-user='{anna.id}']")
-    expect(asked).to_be_visible(timeout=2000)
+    request_row = boris.locator(f"[data-user='{anna.id}']")
+    expect(request_row).to_be_visible(timeout=2000)
     expect(boris.locator("#nav-friends [data-counter=incoming]")).to_have_text("1")
     expect(counter(boris, "incoming")).to_have_text("1")
-    asked.locator("text=Accept").click()
-    expect(asked).to_have_count(0)
+    request_row.locator("text=Accept").click()
+    expect(request_row).to_have_count(0)
     expect(boris.locator("#nav-friends")).to_be_hidden()
     expect(counter(boris, "friends")).to_have_text("1")
-    if not script:
+    if not javascript:
         anna.reload()
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "friends", timeout=2000)
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "friends", timeout=2000)
     anna.goto(f"/u/{boris.id}")
-    assert anna.trouble == [] and boris.trouble == []
+    assert anna.problems == [] and boris.problems == []
 
 
-@pytest.mark.parametrize("script", [True, False], ids=["with JavaScript", "without JavaScript"])
-def test_declining_cancelling_parting_blocking(inside, somebody, script):
-    anna = somebody("Anna", java_script_enabled=script)
-    boris = somebody("Boris", java_script_enabled=script)
-    for ask, answer, left in (
+@pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
+def test_cancel_decline_accept_block_and_unblock(site_app, logged_in_page, javascript):
+    anna = logged_in_page("Anna", java_script_enabled=javascript)
+    boris = logged_in_page("Boris", java_script_enabled=javascript)
+    for path, button, expected_state in (
         (f"/u/{boris.id}", "Cancel request", "none"),
         (f"/u/{boris.id}", "Cancel request", "none"),
     ):
-        anna.goto(ask)
+        anna.goto(path)
         anna.click("#profile >> text=Add")
-        expect(state(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
-        anna.click(f"#profile >> text={answer}")
-        expect(state(anna, boris.id)).to_have_attribute("data-friendship", left)
+        expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
+        anna.click(f"#profile >> text={button}")
+        expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", expected_state)
     anna.click("#profile >> text=Add")
     boris.goto(f"/u/{anna.id}")
     boris.click("#profile >> text=Decline")
-    expect(state(boris, anna.id)).to_have_attribute("data-friendship", "none")
+    expect(friend_button(boris, anna.id)).to_have_attribute("data-friendship", "none")
     anna.goto(f"/u/{boris.id}")
     anna.click("#profile >> text=Add")
     expect(anna.locator(".notice[data-kind=error]")).to_contain_text("not long ago")
     boris.click("#profile >> text=Add")
     anna.goto(f"/u/{boris.id}")
     anna.click("#profile >> text=Accept")
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "friends")
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "friends")
     anna.click("#profile [popovertarget]")
     anna.click("#profile >> text=Block")
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "blocked")
-    boris.wait_for_timeout(1000)  # with JavaScript the page notices by itself, and loads anew
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "blocked")
+    boris.wait_for_timeout(1000)  # with JavaScript, the event reloads the page, which would interrupt goto
     assert boris.goto(f"/u/{anna.id}").status == 404
     anna.goto("/settings")
     anna.click("text=See blocked people")
     anna.click(f"[data-user='{boris.id}'] >> text=Unblock")
     expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(0)
     expect(anna.locator("#results h2")).to_have_text("Nobody is blocked")
-    assert anna.trouble == []
+    assert anna.problems == []
 
 
-def test_one_click_is_one_request_and_a_double_click_too(somebody):
-    anna, boris = somebody("Anna"), somebody("Boris")
+def test_double_click_sends_one_request(logged_in_page):
+    anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
     anna.goto(f"/search?q={boris.id}")
     anna.wait_for_timeout(300)
-    asked = []
-    anna.on("request", lambda request: asked.append((request.method, request.url)))
+    requests = []
+    anna.on("request", lambda request: requests.append((request.method, request.url)))
     anna.dblclick(f"[data-user='{boris.id}'] >> text=Add")
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
     anna.wait_for_timeout(800)
-    assert [method for method, url in asked if "/events" not in url] == ["POST"]
-    # the new button has the focus, and what happened is said aloud
+    assert [method for method, url in requests if "/events" not in url] == ["POST"]
+    # The new button has the focus, and a live region announces the result.
     assert anna.evaluate("document.activeElement.textContent.trim()").startswith("Cancel request")
     assert "is on its way" in anna.inner_text("#toasts[role=status]")
 
 
-def test_a_failure_leaves_the_button_as_it_was_and_says_why(somebody):
-    anna, boris = somebody("Anna"), somebody("Boris")
+def test_failed_request_keeps_friend_button_and_shows_error(logged_in_page):
+    anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
     anna.goto(f"/u/{boris.id}")
     anna.route("**/request", lambda route: route.abort())
     anna.click("#profile >> text=Add")
     expect(anna.locator("#toasts .notice[data-kind=error]")).to_contain_text("network does not answer")
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "none")
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "none")
     assert anna.is_enabled("#profile >> text=Add")
     anna.unroute("**/request")
     anna.route("**/request", lambda route: route.fulfill(status=500, body="oops"))
     anna.click("#profile >> text=Add")
     expect(anna.locator("#toasts .notice[data-kind=error]")).to_have_count(2)
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "none")
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "none")
 
 
-def test_the_focus_goes_on_to_the_next_row(inside, somebody):
-    anna = somebody("Anna")
-    first, second, third = crowd(inside, anna.user, 3)
+def test_removing_a_friend_moves_focus_to_next_row(site_app, logged_in_page):
+    anna = logged_in_page("Anna")
+    first, second, third = add_friends(site_app, anna.user, 3)
     anna.goto("/friends")
-    for who, heir in ((first, second), (third, second)):
-        row = anna.locator(f"[data-user='{who}']")
+    for removed, focused in ((first, second), (third, second)):
+        row = anna.locator(f"[data-user='{removed}']")
         row.locator("[popovertarget]").click()
         row.locator("text=Remove friend").click()
         expect(row).to_have_count(0)
-        expect(anna.locator(f"[data-user='{heir}'] .row__link")).to_be_focused()
+        expect(anna.locator(f"[data-user='{focused}'] .row__link")).to_be_focused()
     row = anna.locator(f"[data-user='{second}']")
     row.locator("[popovertarget]").press("Enter")
     row.locator(".menu .btn").first.press("Enter")
     expect(anna.locator("#main h1")).to_be_focused()
     expect(anna.locator("#results h2")).to_have_text("A clear sky")
-    assert anna.trouble == []
+    assert anna.problems == []
 
 
-def test_searching_while_typing(somebody, inside):
-    anna = somebody("Anna")
+def test_search_as_you_type(logged_in_page, site_app):
+    anna = logged_in_page("Anna")
     for name in ("Zebra one", "Zebra two", "Zorro"):
         key = f"zed{next(numbers)}"
-        make_person(inside, f"{name} {key}", f"{key}@nox.example", public_id=key)
+        make_person(site_app, f"{name} {key}", f"{key}@nox.example", public_id=key)
     anna.goto("/search")
-    asked = []
-    anna.on("request", lambda request: asked.append(request.url) if "/search" in request.url else None)
+    requests = []
+    anna.on("request", lambda request: requests.append(request.url) if "/search" in request.url else None)
     anna.locator("#q").press_sequentially("zeb", delay=40)
     expect(anna.locator("#results [data-user]")).to_have_count(2)
-    assert len(asked) == 1  # not for every key
+    assert len(requests) == 1  # not one per keystroke
     assert anna.url.endswith("/search?q=zeb")
     expect(anna.locator("#results-status")).to_have_text("2 people found")
     expect(anna.locator("#results mark").first).to_have_text("Zeb")
     assert anna.evaluate("document.activeElement.id") == "q"
-    # what is shared shows the same
-    other = somebody("Otto")
+    # The URL can be shared.
+    other = logged_in_page("Otto")
     other.goto(anna.url)
     expect(other.locator("#results [data-user]")).to_have_count(2)
     assert other.input_value("#q") == "zeb"
     anna.fill("#q", "")
     expect(anna.locator("#results h2")).to_have_text("Who are you looking for?")
-    assert anna.trouble == []
+    assert anna.problems == []
 
 
-def test_older_answers_never_overtake_newer_ones(somebody, inside):
-    anna = somebody("Anna")
+def test_late_search_response_does_not_replace_newer_one(logged_in_page, site_app):
+    anna = logged_in_page("Anna")
     for name in ("Quince", "Quartz"):
         key = f"qed{next(numbers)}"
-        make_person(inside, f"{name} {key}", f"{key}@nox.example", public_id=key)
+        make_person(site_app, f"{name} {key}", f"{key}@nox.example", public_id=key)
     anna.goto("/search")
 
-    def slow(route):
+    def delay_first(route):
         if route.request.url.endswith("q=qu"):
             anna.wait_for_timeout(1200)
         route.continue_()
 
-    anna.route("**/search?*", slow)
+    anna.route("**/search?*", delay_first)
     anna.fill("#q", "qu")
     anna.wait_for_timeout(350)
     anna.fill("#q", "quart")
@@ -224,27 +227,27 @@ def test_older_answers_never_overtake_newer_ones(somebody, inside):
     assert anna.url.endswith("q=quart")
 
 
-def test_an_endless_list_to_its_end_on_a_bad_network(inside, somebody):
-    """One page fails, and is offered again; nobody is lost, nobody is there twice, nothing is hammered."""
-    anna = somebody("Anna")
-    made = crowd(inside, anna.user, 65)
+def test_infinite_scroll_offers_retry_after_failed_page(site_app, logged_in_page):
+    """Every row is loaded exactly once, and the failed page is not requested again until the retry is clicked."""
+    anna = logged_in_page("Anna")
+    friend_ids = add_friends(site_app, anna.user, 65)
     anna.goto("/friends")
-    tries = []
+    requests = []
 
-    def network(route):
-        tries.append(route.request.url)
+    def fail_second(route):
+        requests.append(route.request.url)
         anna.wait_for_timeout(150)
-        if len(tries) == 2:
+        if len(requests) == 2:
             route.fulfill(status=503, body="")
         else:
             route.continue_()
 
-    anna.route("**/friends?after=*", network)
+    anna.route("**/friends?after=*", fail_second)
     for _scroll in range(12):
         anna.mouse.wheel(0, 3000)
         anna.wait_for_timeout(200)
     expect(anna.locator("[data-next]")).to_have_text("Try again")
-    assert len(tries) == 2
+    assert len(requests) == 2
     expect(anna.locator("#toasts .notice[data-kind=error]")).to_have_count(1)
     anna.click("[data-next]")
     for _scroll in range(12):
@@ -252,43 +255,43 @@ def test_an_endless_list_to_its_end_on_a_bad_network(inside, somebody):
         anna.wait_for_timeout(200)
     expect(anna.locator("[data-user]")).to_have_count(65)
     shown = anna.eval_on_selector_all("[data-user]", "rows => rows.map(row => row.dataset.user)")
-    assert shown == made and len(tries) == 4
+    assert shown == friend_ids and len(requests) == 4
     expect(anna.locator("[data-next]")).to_have_count(0)
 
 
-def test_an_endless_list_without_script_is_walked_by_links(inside, somebody):
-    anna = somebody("Anna", java_script_enabled=False)
-    made, seen = crowd(inside, anna.user, 45), []
+def test_list_is_paginated_by_links_without_javascript(site_app, logged_in_page):
+    anna = logged_in_page("Anna", java_script_enabled=False)
+    friend_ids, seen = add_friends(site_app, anna.user, 45), []
     anna.goto("/friends")
     while True:
         seen += anna.eval_on_selector_all("[data-user]", "rows => rows.map(row => row.dataset.user)")
         if not anna.locator("[data-next]").count():
             break
         anna.click("[data-next]")
-    assert seen == made
+    assert seen == friend_ids
     anna.click("text=Back to the beginning")
     assert anna.url.endswith("/friends")
 
 
-def test_the_back_button_lands_where_one_was(inside, somebody):
-    anna = somebody("Anna")
-    made = crowd(inside, anna.user, 65)
+def test_back_button_restores_scroll_position_and_focus(site_app, logged_in_page):
+    anna = logged_in_page("Anna")
+    friend_ids = add_friends(site_app, anna.user, 65)
     anna.goto("/friends")
-    row = anna.locator(f"[data-user='{made[50]}']")
+    row = anna.locator(f"[data-user='{friend_ids[50]}']")
     for _scroll in range(15):
         anna.mouse.wheel(0, 3000)
         anna.wait_for_timeout(100)
     row.locator(".row__link").click()
-    anna.wait_for_url(f"**/u/{made[50]}")
+    anna.wait_for_url(f"**/u/{friend_ids[50]}")
     anna.go_back()
     expect(row).to_be_in_viewport(timeout=8000)
     expect(row.locator(".row__link")).to_be_focused()
 
 
-def test_a_friend_appears_in_the_list_at_their_place(inside, somebody):
-    anna = somebody("Anna")
-    made = crowd(inside, anna.user, 3)
-    boris = somebody("Crowd")
+def test_new_friend_is_inserted_in_list_order(site_app, logged_in_page):
+    anna = logged_in_page("Anna")
+    friend_ids = add_friends(site_app, anna.user, 3)
+    boris = logged_in_page("Crowd")
     anna.goto("/friends")
     anna.wait_for_timeout(500)
     boris.goto(f"/u/{anna.id}")
@@ -299,13 +302,13 @@ def test_a_friend_appears_in_the_list_at_their_place(inside, somebody):
     other.click("text=Accept")
     expect(anna.locator(f"[data-user='{boris.id}']")).to_be_visible(timeout=2000)
     shown = anna.eval_on_selector_all("[data-user]", "rows => rows.map(row => row.dataset.user)")
-    assert shown == [*made, boris.id]  # Crowd aa, Crowd ab, Crowd ac, Crowd crowd…
+    assert shown == [*friend_ids, boris.id]  # Crowd aa, Crowd ab, Crowd ac, Crowd crowd…
     expect(counter(anna, "friends")).to_have_text("4")
 
 
-def test_whoever_is_blocked_sees_the_other_leave(inside, somebody):
-    anna, boris = somebody("Anna"), somebody("Boris")
-    befriend(inside, anna.user, boris.user)
+def test_blocker_disappears_from_open_list_of_blocked_person(site_app, logged_in_page):
+    anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
+    befriend(site_app, anna.user, boris.user)
     boris.goto("/friends")
     expect(boris.locator(f"[data-user='{anna.id}']")).to_be_visible()
     boris.wait_for_timeout(500)
@@ -317,49 +320,49 @@ def test_whoever_is_blocked_sees_the_other_leave(inside, somebody):
     assert boris.locator("#toasts .notice").count() == 0
 
 
-def test_without_a_stream_the_page_asks(somebody):
-    anna, boris = somebody("Anna"), somebody("Boris")
+def test_page_polls_without_event_stream(logged_in_page):
+    anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
     boris.route("**/events*", lambda route: route.fulfill(status=503, body=""))
     boris.clock.install()
     boris.goto("/friends/incoming")
     anna.goto(f"/u/{boris.id}")
     anna.click("#profile >> text=Add")
-    expect(state(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "outgoing")
     boris.clock.fast_forward(31_000)
     expect(boris.locator(f"[data-user='{anna.id}']")).to_be_visible()
     expect(boris.locator("#nav-friends [data-counter=incoming]")).to_have_text("1")
     assert boris.locator("#toasts .notice").count() == 0
 
 
-def test_signing_out_elsewhere_ends_what_this_window_shows(site, visit):
-    page = visit()
+def test_revoking_a_session_redirects_its_open_page_to_login(site, new_page):
+    page = new_page()
     name = f"Leaver{next(numbers)}"
     register(page, name)
-    sign_in(page, f"{name.lower()}@nox.example")
+    log_in(page, f"{name.lower()}@nox.example")
     page.goto("/friends")
     page.wait_for_timeout(500)
-    other = visit()
-    sign_in(other, f"{name.lower()}@nox.example")
+    other = new_page()
+    log_in(other, f"{name.lower()}@nox.example")
     other.goto("/settings/sessions")
     other.click("text=Log out everywhere else")
     page.wait_for_url("**/auth/login**", timeout=40_000)
 
 
-def test_the_menu_opens_by_keyboard_and_closes_by_escape(inside, somebody):
-    anna = somebody("Anna")
-    (who,) = crowd(inside, anna.user, 1)
-    anna.goto(f"/u/{who}")
-    more = anna.locator("#profile [popovertarget]")
-    more.press("Enter")
-    expect(anna.locator(f"#menu-{who}")).to_be_visible()
+def test_menu_opens_with_enter_and_closes_with_escape(site_app, logged_in_page):
+    anna = logged_in_page("Anna")
+    (friend_id,) = add_friends(site_app, anna.user, 1)
+    anna.goto(f"/u/{friend_id}")
+    menu_button = anna.locator("#profile [popovertarget]")
+    menu_button.press("Enter")
+    expect(anna.locator(f"#menu-{friend_id}")).to_be_visible()
     anna.keyboard.press("Escape")
-    expect(anna.locator(f"#menu-{who}")).to_be_hidden()
-    expect(more).to_be_focused()
+    expect(anna.locator(f"#menu-{friend_id}")).to_be_hidden()
+    expect(menu_button).to_be_focused()
 
 
-def test_a_click_for_a_new_tab_opens_one(inside, somebody):
-    anna = somebody("Anna")
-    crowd(inside, anna.user, 25)
+def test_control_click_opens_profile_in_new_tab(site_app, logged_in_page):
+    anna = logged_in_page("Anna")
+    add_friends(site_app, anna.user, 25)
     anna.goto("/friends")
     anna.route("**/friends?after=*", lambda route: route.abort())
     with anna.context.expect_page() as opened:
@@ -367,34 +370,33 @@ def test_a_click_for_a_new_tab_opens_one(inside, somebody):
     assert "/u/" in opened.value.url or opened.value.wait_for_url("**/u/**") is None
 
 
-def test_people_are_made_without_the_forms(inside):
-    """What the fixtures above rely on."""
-    with inside.test_request_context():
+def test_site_app_uses_the_database_of_the_server(site_app):
+    with site_app.test_request_context():
         begin_write(db.session)
         assert profiles.find_by_public_id("mila")
         db.session.rollback()
 
 
-def test_a_hidden_tab_has_no_stream_until_it_is_seen(somebody):
-    """A browser opens six lines to a host: tabs opened in the background must not take them all."""
-    anna = somebody("Anna")
-    anna.add_init_script("Object.defineProperty(document, 'hidden', {get: () => !window.seen})")
-    anna.goto("about:blank")  # where signing in led to a page that was in view, and may only now begin its stream
-    asked = []
-    anna.on("request", lambda request: asked.append(request.url) if "/events" in request.url else None)
+def test_hidden_tab_opens_no_event_stream_until_visible(logged_in_page):
+    """A browser opens six connections to a host: background tabs must not use them all."""
+    anna = logged_in_page("Anna")
+    anna.add_init_script("Object.defineProperty(document, 'hidden', {get: () => !window.visible})")
+    anna.goto("about:blank")  # the first page was visible, and may open its stream only now
+    requests = []
+    anna.on("request", lambda request: requests.append(request.url) if "/events" in request.url else None)
     anna.goto("/friends")
     anna.wait_for_timeout(500)
-    assert asked == []
+    assert requests == []
     with anna.expect_response("**/events?*"):
-        anna.evaluate("window.seen = true; document.dispatchEvent(new Event('visibilitychange'))")
+        anna.evaluate("window.visible = true; document.dispatchEvent(new Event('visibilitychange'))")
 
 
-def test_a_change_from_elsewhere_leaves_the_focus_somewhere(inside, somebody):
-    anna, boris, clara = somebody("Anna"), somebody("Boris"), somebody("Clara")
-    for other in (clara, boris):
-        other.goto(f"/u/{anna.id}")
-        other.click("#profile >> text=Add")
-        expect(state(other, anna.id)).to_have_attribute("data-friendship", "outgoing")
+def test_live_removal_of_focused_row_moves_focus_to_next_row(site_app, logged_in_page):
+    anna, boris, clara = logged_in_page("Anna"), logged_in_page("Boris"), logged_in_page("Clara")
+    for sender in (clara, boris):
+        sender.goto(f"/u/{anna.id}")
+        sender.click("#profile >> text=Add")
+        expect(friend_button(sender, anna.id)).to_have_attribute("data-friendship", "outgoing")
     with anna.expect_response("**/events?*"):
         anna.goto("/friends/incoming")
     anna.locator(f"[data-user='{boris.id}'] >> text=Accept").focus()
@@ -403,13 +405,13 @@ def test_a_change_from_elsewhere_leaves_the_focus_somewhere(inside, somebody):
     expect(anna.locator(f"[data-user='{clara.id}'] .row__link")).to_be_focused()
 
 
-def test_several_changes_at_once_put_somebody_into_the_list_once(inside, somebody):
-    anna, boris = somebody("Anna"), somebody("Boris")
+def test_rapid_events_insert_a_person_only_once(site_app, logged_in_page):
+    anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
     with anna.expect_response("**/events?*"):
         anna.goto("/friends/incoming")
     boris.goto(f"/u/{anna.id}")
-    for press in ("Add", "Cancel request", "Add"):
-        boris.click(f"#profile >> text={press}")
+    for button in ("Add", "Cancel request", "Add"):
+        boris.click(f"#profile >> text={button}")
         boris.wait_for_timeout(60)
     expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1, timeout=3000)
     anna.wait_for_timeout(700)

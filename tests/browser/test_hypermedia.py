@@ -1,30 +1,30 @@
-"""One test for each thing that htmx and app.js do: htmx 4 is young, and plain forms must go on working beside it."""
+"""What htmx and app.js add to plain forms: one test for each, since htmx 4 is young and may change."""
 
 import pytest
 
-from tests.browser.conftest import demo_password, photo, register, sign_in
+from tests.browser.conftest import demo_password, log_in, photo, register
 
 
 @pytest.fixture
-def page(site, visit):
-    page = visit()
-    sign_in(page, "mila@demo.example", demo_password(site))
+def page(site, new_page):
+    page = new_page()
+    log_in(page, "mila@demo.example", demo_password(site))
     return page
 
 
-def test_a_refused_form_is_swapped_in_place_and_its_errors_get_the_focus(page):
+def test_invalid_form_is_swapped_in_place_and_focuses_errors(page):
     page.goto("/settings/profile")
-    page.evaluate("window.stays = true")
+    page.evaluate("window.notReloaded = true")
     page.fill("#public_id", "nika")
     page.click(".btn--primary")
     page.wait_for_selector("#errors")
-    assert page.evaluate("window.stays && document.activeElement.id") == "errors"
+    assert page.evaluate("window.notReloaded && document.activeElement.id") == "errors"
     assert page.url.endswith("/settings/profile")
     page.click("#errors a")
     assert page.evaluate("document.activeElement.id") == "public_id"
 
 
-def test_busy_buttons_say_so_and_a_double_click_is_one_request(page):
+def test_submit_button_is_disabled_while_busy_and_double_click_posts_once(page):
     page.goto("/settings/sessions")
     page.goto("/settings/password")
     posts = []
@@ -39,7 +39,7 @@ def test_busy_buttons_say_so_and_a_double_click_is_one_request(page):
     assert len(posts) == 1 and not page.is_disabled(".btn--primary")
 
 
-def test_a_network_that_fails_is_told_and_loses_nothing(page):
+def test_network_failure_shows_error_and_keeps_input(page):
     page.goto("/settings/profile")
     page.fill("#bio", "typed on a train")
     page.route("**/settings/profile", lambda route: route.abort())
@@ -52,7 +52,7 @@ def test_a_network_that_fails_is_told_and_loses_nothing(page):
 
 
 @pytest.mark.parametrize("status", [500, 502, 403, 404])
-def test_a_server_that_fails_is_told_and_loses_nothing(page, status):
+def test_error_status_shows_error_and_keeps_input(page, status):
     page.goto("/settings/profile")
     page.fill("#bio", "typed with care")
     page.route("**/settings/profile", lambda route: route.fulfill(status=status, body="<h1>Bad gateway</h1>"))
@@ -62,7 +62,7 @@ def test_a_server_that_fails_is_told_and_loses_nothing(page, status):
     assert page.input_value("#bio") == "typed with care"
 
 
-def test_the_servers_own_words_are_shown_where_it_has_any(page):
+def test_error_notice_of_server_is_shown_and_input_kept(page):
     page.goto("/settings/profile")
     page.fill("#bio", "typed with care")
     file = photo()
@@ -74,7 +74,7 @@ def test_the_servers_own_words_are_shown_where_it_has_any(page):
     assert page.input_value("#bio") == "typed with care"
 
 
-def test_a_stale_token_offers_to_load_again_and_loses_nothing(page):
+def test_invalid_csrf_token_offers_reload_and_keeps_input(page):
     page.goto("/settings/profile")
     page.fill("#bio", "typed long ago")
     page.eval_on_selector_all("input[name=csrf_token]", "fields => fields.forEach(field => { field.value = 'stale'; })")
@@ -84,7 +84,7 @@ def test_a_stale_token_offers_to_load_again_and_loses_nothing(page):
     assert page.input_value("#bio") == "typed long ago"
 
 
-def test_a_session_that_ended_leads_to_signing_in_and_back(page):
+def test_ended_session_redirects_to_login_with_next(page):
     with page.expect_response("**/events?*"):
         page.goto("/settings/sessions")
     page.context.clear_cookies()
@@ -92,30 +92,30 @@ def test_a_session_that_ended_leads_to_signing_in_and_back(page):
     page.wait_for_url("**/auth/login?next=/settings/sessions")
 
 
-def test_the_picture_is_changed_in_place_in_both_places(site, visit):
-    page = visit()
+def test_removing_avatar_updates_form_and_navigation_without_reload(site, new_page):
+    page = new_page()
     register(page, "Painter")
-    sign_in(page, "painter@nox.example")
+    log_in(page, "painter@nox.example")
     page.goto("/settings/profile")
     page.set_input_files("#avatar", photo())
     page.click(".btn--primary")
     page.wait_for_url("**/u/**")
     page.goto("/settings/profile")
-    page.evaluate("window.stays = true")
+    page.evaluate("window.notReloaded = true")
     page.fill("#bio", "typed before")
     assert page.locator("#picture img").count() == page.locator("#nav-picture img").count() == 1
     page.click("text=Use my initials instead")
     page.wait_for_selector("#picture .avatar[data-hue]")
     assert page.locator("#nav-picture .avatar[data-hue]").count() == 1
-    assert page.evaluate("window.stays") and page.input_value("#bio") == "typed before"
+    assert page.evaluate("window.notReloaded") and page.input_value("#bio") == "typed before"
     assert "initials are back" in page.inner_text("#toasts")
-    assert page.trouble == []
+    assert page.problems == []
 
 
-def test_the_theme_shows_at_once_and_the_language_loads_the_page(site, visit):
-    page = visit()
+def test_theme_applies_at_once_and_language_reloads_page(site, new_page):
+    page = new_page()
     register(page, "Looker")
-    sign_in(page, "looker@nox.example")
+    log_in(page, "looker@nox.example")
     page.goto("/settings")
     with page.expect_response("**/settings/look"):
         page.check("input[value=day]", force=True)
@@ -124,24 +124,24 @@ def test_the_theme_shows_at_once_and_the_language_loads_the_page(site, visit):
     page.wait_for_selector("html[lang=ru]")
     assert page.get_attribute("html", "data-theme") == "day"
     assert page.is_checked("input[value=day]")
-    other = visit()
-    sign_in_russian = other.goto("/auth/login")
-    assert sign_in_russian.status == 200
-    assert page.trouble == []
+    other = new_page()
+    response = other.goto("/auth/login")
+    assert response.status == 200
+    assert page.problems == []
 
 
-def test_the_bio_is_counted_while_typing_as_the_server_counts(page):
+def test_bio_counter_counts_characters_like_server(page):
     page.goto("/settings/profile")
     page.fill("#bio", "🌙" * 10)
     assert page.inner_text("#bio-hint") == "130 of 140 characters left"
 
 
-def test_times_are_utc_without_script_and_the_readers_own_with_it(site, visit):
-    plain = visit(java_script_enabled=False)
-    sign_in(plain, "mila@demo.example", demo_password(site))
+def test_times_are_utc_without_javascript_and_local_with_it(site, new_page):
+    plain = new_page(java_script_enabled=False)
+    log_in(plain, "mila@demo.example", demo_password(site))
     plain.goto("/settings/sessions")
     assert "UTC" in plain.inner_text("#sessions time >> nth=0")
-    page = visit(timezone_id="Asia/Tokyo", locale="ru-RU")
+    page = new_page(timezone_id="Asia/Tokyo", locale="ru-RU")
     page.goto("/auth/login")
     page.fill("#identifier", "mila@demo.example")
     page.fill("#password", demo_password(site))
@@ -155,7 +155,7 @@ def test_times_are_utc_without_script_and_the_readers_own_with_it(site, visit):
     assert f"{int(hour)}:" in text
 
 
-def test_times_are_shown_anew_after_a_swap(page):
+def test_times_are_localized_again_after_swap(page):
     page.goto("/settings/sessions")
     page.click(".session:not(:has(.count)) button >> nth=0")
     page.wait_for_selector("#toasts .notice[data-kind=ok]")
@@ -163,7 +163,7 @@ def test_times_are_shown_anew_after_a_swap(page):
     assert page.locator("#sessions time.flask-moment").count() == 0
 
 
-def test_notices_of_what_went_well_leave_and_errors_stay(page):
+def test_success_notice_disappears_by_itself(page):
     page.goto("/settings/profile")
     page.clock.install()
     page.goto("/settings/profile")

@@ -1,23 +1,23 @@
-"""The whole visit, with JavaScript and without: register, sign in, dress up, forget, get back in, sign out elsewhere."""
+"""The life of an account: register, log in, edit the profile, reset the password, revoke sessions, delete it."""
 
 import re
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PASSWORD, letter_to, photo, register, sign_in
+from tests.browser.conftest import PASSWORD, latest_email, log_in, photo, register
 
-NEW = "another lamp in the night 8"
+NEW_PASSWORD = "another lamp in the night 8"
 
 
-@pytest.mark.parametrize("script", [True, False], ids=["with JavaScript", "without JavaScript"])
+@pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_whole_visit(site, visit, script, width):
-    name = f"Visitor {'js' if script else 'plain'} {'phone' if width == 390 else 'desk'}"
+def test_account_lifecycle(site, new_page, javascript, width):
+    name = f"Visitor {'js' if javascript else 'plain'} {'phone' if width == 390 else 'desk'}"
     email = f"{name.lower().replace(' ', '')}@nox.example"
-    page = visit(java_script_enabled=script, viewport={"width": width, "height": 844})
+    page = new_page(java_script_enabled=javascript, viewport={"width": width, "height": 844})
 
-    # A newcomer finds the way from the landing page, and errors keep what was typed.
+    # Register and log in; forms with errors keep what was typed.
     page.goto("/")
     page.click("text=Create account")
     page.fill("#username", name)
@@ -41,7 +41,7 @@ def test_the_whole_visit(site, visit, script, width):
     page.click(".btn--primary")
     page.wait_for_url(f"{site.base}/")
 
-    # A phone photo, and an edit with an error first.
+    # Edit the profile: first with an error, then with a photo as a phone makes it.
     page.click("text=Edit profile")
     page.fill("#public_id", "mila")
     page.fill("#bio", "Hello from the browser.")
@@ -49,18 +49,18 @@ def test_the_whole_visit(site, visit, script, width):
     page.wait_for_selector("#public_id-error")
     assert page.input_value("#bio") == "Hello from the browser."
     page.set_input_files("#avatar", photo())
-    own_id = f"visitor{'js' if script else 'plain'}{width}"
+    own_id = f"visitor{'js' if javascript else 'plain'}{width}"
     page.fill("#public_id", own_id)
     page.click(".btn--primary")
     page.wait_for_url(f"**/u/{own_id}")
     page.wait_for_selector(".notice[data-kind=ok]")
-    picture = page.locator(".profile__top .avatar img")
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
+    avatar = page.locator(".profile__top .avatar img")
+    assert avatar.evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
     assert "Hello from the browser." in page.inner_text(".bio")
 
-    # Another device; then the password is forgotten, and the letter lets one back in.
-    other = visit(java_script_enabled=script)
-    sign_in(other, email)
+    # Reset the password, which logs out the other device.
+    other = new_page(java_script_enabled=javascript)
+    log_in(other, email)
     page.goto(f"/u/{own_id}")
     page.click("#profile >> text=Log out")
     page.wait_for_url(f"{site.base}/")
@@ -70,18 +70,18 @@ def test_the_whole_visit(site, visit, script, width):
     page.click(".btn--primary")
     page.wait_for_url("**/auth/reset/sent")
     assert email in page.inner_text(".notice")
-    text = letter_to(site, email).get_body(("plain",)).get_content()
+    text = latest_email(site, email).get_body(("plain",)).get_content()
     page.goto(re.search(r"http://\S+", text)[0])
-    page.fill("#password", NEW)
-    page.fill("#password2", NEW)
+    page.fill("#password", NEW_PASSWORD)
+    page.fill("#password2", NEW_PASSWORD)
     page.click(".btn--primary")
     page.wait_for_url("**/auth/login")
     other.goto("/settings")
     assert "/auth/login?next=/settings" in other.url
-    sign_in(page, email, NEW)
+    log_in(page, email, NEW_PASSWORD)
 
-    # Signing out elsewhere, from the settings.
-    sign_in(other, email, NEW)
+    # Log out everywhere else.
+    log_in(other, email, NEW_PASSWORD)
     page.goto("/settings")
     page.click("text=See devices")
     page.click("text=Log out everywhere else")
@@ -89,20 +89,20 @@ def test_the_whole_visit(site, visit, script, width):
     other.goto("/settings")
     assert "/auth/login" in other.url
 
-    # And leaving for good.
+    # Delete the account.
     page.goto("/settings")
     page.click("text=Delete account…")
-    page.fill("#password", NEW)
+    page.fill("#password", NEW_PASSWORD)
     page.click("text=Delete my account")
     page.wait_for_url(f"{site.base}/")
     assert "Your account is deleted" in page.inner_text("#main")
-    assert page.trouble == [] and other.trouble == []
+    assert page.problems == [] and other.problems == []
 
 
-def test_the_back_button_shows_nothing_after_signing_out(site, visit):
-    page = visit()
+def test_back_button_after_logout_leads_to_login(site, new_page):
+    page = new_page()
     register(page, "Backer")
-    sign_in(page, "backer@nox.example")
+    log_in(page, "backer@nox.example")
     page.goto("/settings")
     page.goto("/settings/profile")
     page.click(".nav__foot button")

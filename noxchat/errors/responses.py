@@ -1,0 +1,69 @@
+"""Error pages and notices."""
+
+from flask import g, make_response, render_template, request, url_for
+from flask_babel import gettext as _
+from jinja_partials import render_partial
+
+from noxchat.web import htmx
+from noxchat.web.login import skip_user_loading
+from noxchat.web.templating import max_picture_megabytes
+
+
+def error_page(code: int) -> dict:
+    """Return what an error page shows: a moon, a title, a text, and links to go on."""
+    again = {"href": htmx.page_path(), "label": _("Try again")}
+    reload = {"href": htmx.page_path(), "label": _("Load it again")}
+    form = {"href": _upload_form_path(), "label": _("Back to the form")}
+    home = {"href": "/", "label": _("Go home")}
+    size = max_picture_megabytes()
+    too_large = _("A picture may have %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
+    pages = {
+        400: (
+            *("crescent", _("This page is out of date")),
+            *(_("Nothing was changed. Load it again and repeat the last step."), [reload, home]),
+        ),
+        403: ("crescent", _("This door is closed"), _("You do not have the key to this page."), [home]),
+        404: (
+            *("new", _("Nothing shines here")),
+            *(_("The page moved, or never rose. Check the address, or begin again from home."), [home]),
+        ),
+        405: ("new", _("Not this way"), _("This address does not open like this. Begin again from home."), [home]),
+        409: ("half", _("It is different by now"), _("Somebody was faster. Look at it again."), [again, home]),
+        413: ("gibbous", _("Too big to carry"), too_large, [form]),
+        422: (
+            *("half", _("This does not fit")),
+            *(_("Something in the form cannot be taken. Go back and look at it again."), [again, home]),
+        ),
+        429: ("half", _("Slow down a little"), _("Too many tries in a row. Wait a while, then try again."), [again]),
+        500: (
+            *("full", _("Something broke on our side")),
+            *(_("It is written to the log and we will look at it. What was saved is safe."), [again, home]),
+        ),
+        503: (
+            *("full", _("Back in a moment")),
+            *(_("The database does not answer just now. Nothing is lost; try again soon."), [again, home]),
+        ),
+    }
+    moon, title, text, links = pages.get(code) or pages[500 if code >= 500 else 400]
+    return {"moon": moon, "title": title, "text": text, "links": links}
+
+
+def _upload_form_path() -> str:
+    """Return the path of the page on which a picture is chosen, the only form for large uploads."""
+    return url_for("main.edit_profile") if request.url_rule and request.endpoint == "main.edit_profile" else "/"
+
+
+def error_response(code: int, text: str = "", headers: dict | None = None):
+    """Answer with an error as a page, or as a notice when htmx asked. Does not use the database."""
+    skip_user_loading()
+    context = error_page(code)
+    if text:
+        context["text"] = text
+    context.update(code=code, request_id=g.get("request_id", "-"))
+    if htmx.wants_fragment():
+        fragment = render_partial("partials/errors/notice.html", **context)
+        response = htmx.retarget_to_toasts(make_response(fragment, code))
+    else:
+        response = make_response(render_template("errors/error.html", **context), code)
+    response.headers.update(headers or {})
+    return response
