@@ -19,13 +19,13 @@ public class Server {
             .put("http.port", arguments[1])
             .put("transport.port", "0")
             .put("discovery.type", "single-node")
-            // However full the disk of whoever runs the tests is.
+            // Ignore how full the disk is.
             .put("cluster.routing.allocation.disk.threshold_enabled", false)
             .build();
         Environment environment =
             InternalSettingsPreparer.prepareEnvironment(settings, Map.of(), home.resolve("config"), () -> "tests");
         LogConfigurator.configure(environment, true);
-        // The server comes from the class path, where there are no named modules whose packages could be exported.
+        // The server is loaded from the class path, where there are no named modules whose packages could be exported.
         PluginsLoader plugins = PluginsLoader.createPluginsLoader(
             PluginsLoader.loadModulesBundles(environment.modulesDir()), Set.of(), Map.of(), false);
         new Node(environment, plugins).start();

@@ -1,6 +1,6 @@
-"""A real Elasticsearch for the tests, made of its own packages from Maven Central, and a bad line to it.
+"""A real Elasticsearch for the tests, from its packages on Maven Central, and a proxy that injects faults.
 
-It has the core of the server and nothing else: no security, no TLS, no analysis modules, no GET /.
+It is the core of the server only: without security, TLS, analysis modules, and GET /.
 """
 
 import os
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LIB = HERE / "lib"  # what Maven brought, kept for the next time
+LIB = HERE / "lib"  # downloaded by Maven, and kept
 VERSION = re.search("<version>([0-9.]+)</version>\\s*</dependency>", (HERE / "pom.xml").read_text())[1]
 OLDEST_JAVA = 21
 PLUGIN = f"""name=transport-netty4
@@ -29,18 +29,18 @@ classname=org.elasticsearch.transport.netty4.Netty4Plugin
 
 
 class NotInstalled(Exception):
-    """Something is not installed; its words say what to do."""
+    """Something is not installed; the message says what to do."""
 
 
 @cache
 def java() -> str:
-    """Return a Java that is new enough. Raises NotInstalled where there is none."""
+    """Return the path of a Java that is new enough. Raises NotInstalled."""
     homes = [os.environ.get("JAVA_HOME"), *sorted(map(str, Path("/usr/lib/jvm").glob("*")))[::-1]]
     found = [shutil.which("java"), *(f"{home}/bin/java" for home in homes if home)]
     for program in filter(None, found):
         if Path(program).exists():
-            said = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-            version = re.search(r'version "(\d+)', said)
+            output = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
+            version = re.search(r'version "(\d+)', output)
             if version and int(version[1]) >= OLDEST_JAVA:
                 return program
     raise NotInstalled(
@@ -48,38 +48,38 @@ def java() -> str:
     )
 
 
-def fetch():
-    """Have Maven bring the server, once."""
+def download():
+    """Download the server with Maven, unless that was done before. Raises NotInstalled."""
     if LIB.is_dir():
         return
     maven = shutil.which("mvn")
     if not maven:
         raise NotInstalled("Maven is not installed: apt-get install maven, or set ELASTICSEARCH_TEST_URL")
     unfinished = Path(tempfile.mkdtemp(prefix="lib-", dir=HERE))
-    brought = subprocess.run(
+    result = subprocess.run(
         [maven, "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"],
         cwd=HERE,
         capture_output=True,
         text=True,
         check=False,
     )
-    if brought.returncode:
+    if result.returncode:
         shutil.rmtree(unfinished)
-        raise NotInstalled(f"Maven could not bring Elasticsearch: {brought.stdout.strip().splitlines()[:1]}")
+        raise NotInstalled(f"Maven could not download Elasticsearch: {result.stdout.strip().splitlines()[:1]}")
     try:
         unfinished.rename(LIB)
-    except OSError:  # another was sooner
+    except OSError:  # another process was faster
         shutil.rmtree(unfinished)
 
 
 class Server:
     """One node of Elasticsearch.
 
-    folder: where its indexes are kept, and found again; by default a temporary one.
+    folder: contains its indexes, and may be reused; by default a temporary one. heap: as in Java's -Xmx.
     """
 
     def __init__(self, port: int, folder: Path | None = None, heap: str = "512m"):
-        fetch()
+        download()
         self.port, self.heap = port, heap
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder or Path(tempfile.mkdtemp(prefix="nox-es-"))
@@ -92,61 +92,61 @@ class Server:
             for name in ("config", "plugins"):
                 (self.folder / name).mkdir()
             shutil.copyfile(HERE / "log4j2.properties", self.folder / "config/log4j2.properties")
-        others = [str(jar) for jar in sorted(LIB.glob("*.jar")) if "netty" not in jar.name]
+        class_path = [str(jar) for jar in sorted(LIB.glob("*.jar")) if "netty" not in jar.name]
         self.command = [
             *(java(), f"-Xms{heap}", f"-Xmx{heap}", "-Des.nativelibs.path=none"),
             *("--enable-native-access=ALL-UNNAMED", "--add-modules", "jdk.incubator.vector"),
-            *("-cp", ":".join(others), str(HERE / "Server.java"), str(self.folder), str(port)),
+            *("-cp", ":".join(class_path), str(HERE / "Server.java"), str(self.folder), str(port)),
         ]
         self.process = None
         self.start()
 
     def start(self):
-        """Start it, and wait until it answers."""
+        """Start it if it does not run, and wait until it is ready."""
         if self.process is None or self.process.poll() is not None:
             with open(self.folder / "log", "a") as log:
                 self.process = subprocess.Popen(
                     self.command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-        end = time.monotonic() + 90
-        while not self.answers():
+        deadline = time.monotonic() + 90
+        while not self.is_ready():
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < end, "Elasticsearch does not start"
+            assert time.monotonic() < deadline, "Elasticsearch does not start"
             time.sleep(0.1)
 
-    def answers(self) -> bool:
-        """Tell whether it has found its indexes and answers."""
+    def is_ready(self) -> bool:
+        """Tell whether it has loaded its indexes and answers."""
         try:
             with urllib.request.urlopen(f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=1s", timeout=3):
                 return True
         except OSError:
             return False
 
-    def send(self, number: int):
-        """Send it a signal."""
+    def send_signal(self, number: int):
+        """Send a signal to its processes."""
         os.killpg(self.process.pid, number)
 
     def kill(self):
-        """End it at once, as a power cut does."""
-        self.send(signal.SIGKILL)
+        """Kill it, and wait until it has ended."""
+        self.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def freeze(self):
-        """Have it take connections and say nothing."""
-        self.send(signal.SIGSTOP)
+        """Suspend it: connections are accepted, but not answered."""
+        self.send_signal(signal.SIGSTOP)
 
     def thaw(self):
-        """Let it go on."""
-        self.send(signal.SIGCONT)
+        """Resume it after `freeze`."""
+        self.send_signal(signal.SIGCONT)
 
     def revive(self):
-        """Have it answer again, whatever was done to it."""
+        """Make it answer again after `freeze` or `kill`."""
         if self.process.poll() is None:
             self.thaw()
         else:
             self.start()
 
     def close(self):
-        """End it, and forget its indexes."""
+        """Kill it, and delete its indexes."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
