@@ -1,4 +1,4 @@
-"""Making an account: by page, by fragment, and refused."""
+"""Registration, with and without htmx."""
 
 import re
 import statistics
@@ -14,29 +14,29 @@ from tests.conftest import PASSWORD, Browser, make_person
 MILA = {"username": "Mila", "email": "mila@nox.example", "password": PASSWORD, "password2": PASSWORD}
 
 
-def accounts(app):
+def count_accounts(app):
     with app.app_context():
         return db.session.scalar(select(func.count()).select_from(User))
 
 
-def test_a_plain_form_makes_an_account_that_works_at_once(any_app):
+def test_registered_account_can_log_in_at_once(any_app):
     guest = Browser(any_app)
     answer = guest.post("/auth/register", MILA)
     assert (answer.status_code, answer.location) == (303, "/auth/login")
     page = guest.get("/auth/login").text
     assert 'data-kind="info"' in page and "Your password is" in page
-    assert guest.get("/").text.count("Create account")  # signed out still
+    assert guest.get("/").text.count("Create account")  # not logged in yet
     assert guest.sign_in("MILA@nox.example").status_code == 303
     assert "Mila" in guest.get("/").text
 
 
-def test_htmx_is_sent_on_as_a_whole(app, guest):
+def test_htmx_registration_answers_with_hx_redirect(app, guest):
     answer = guest.post("/auth/register", MILA, htmx=True)
     assert (answer.status_code, answer.headers["HX-Redirect"], answer.text) == (200, "/auth/login", "")
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("field", "value", "message"),
     [
         ("username", "", "Fill in this field"),
         ("username", "x", "at least 2 characters"),
@@ -48,44 +48,44 @@ def test_htmx_is_sent_on_as_a_whole(app, guest):
     ],
 )
 @pytest.mark.parametrize("htmx", [False, True])
-def test_bad_fields_are_refused_with_what_was_typed_kept(app, guest, field, value, words, htmx):
+def test_invalid_field_is_refused_and_input_kept(app, guest, field, value, message, htmx):
     fields = {**MILA, field: value}
     if field == "password":
         fields["password2"] = value
     answer = guest.post("/auth/register", fields, htmx=htmx)
     assert answer.status_code == 422
-    assert words in answer.text
+    assert message in answer.text
     assert ("<html" in answer.text) is not htmx
     assert PASSWORD not in answer.text
     kept = "mila@nox.example" if field != "email" else 'value="Mila"'
     assert kept in answer.text
-    assert accounts(app) == 0
+    assert count_accounts(app) == 0
 
 
-def test_a_taken_name_is_told(app, guest, alice):
+def test_taken_username_is_refused(app, guest, alice):
     answer = guest.post("/auth/register", {**MILA, "username": "АLICE"})
     assert answer.status_code == 422 and "taken" in answer.text
 
 
-def test_a_taken_address_is_not_told_and_its_owner_gets_a_letter(any_app):
+def test_taken_email_is_not_revealed_and_its_owner_is_notified(any_app):
     make_person(any_app, "Alice", "alice@nox.example")
-    any_app.extensions["mail_worker"].stopped = True  # so that the letter can be seen waiting
+    any_app.extensions["mail_worker"].stopped = True  # keeps the e-mail in the queue
     taken, free = Browser(any_app), Browser(any_app)
-    one = taken.post("/auth/register", {**MILA, "email": "ALICE@nox.example"})
-    other = free.post("/auth/register", {**MILA, "username": "Nika"})
-    assert (one.status_code, one.location) == (other.status_code, other.location)
+    taken_answer = taken.post("/auth/register", {**MILA, "email": "ALICE@nox.example"})
+    free_answer = free.post("/auth/register", {**MILA, "username": "Nika"})
+    assert (taken_answer.status_code, taken_answer.location) == (free_answer.status_code, free_answer.location)
 
-    def words(browser):
+    def login_page(browser):
         text = re.sub(r"\S+@\S+", "@", browser.get("/auth/login").text)
         return re.sub(r'(value|content)="[^"]*"', "", text)
 
-    assert words(taken) == words(free)
+    assert login_page(taken) == login_page(free)
     with any_app.app_context():
-        assert [letter.kind for letter in db.session.scalars(select(QueuedEmail))] == ["address_taken"]
-    assert accounts(any_app) == 2
+        assert [email.kind for email in db.session.scalars(select(QueuedEmail))] == ["address_taken"]
+    assert count_accounts(any_app) == 2
 
 
-def test_known_and_unknown_addresses_take_the_same_time(make_app):
+def test_registration_takes_equally_long_for_taken_emails(make_app):
     app = make_app(SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
     make_person(app, "Alice", "alice@nox.example")
     times = {"known": [], "unknown": []}
@@ -101,7 +101,7 @@ def test_known_and_unknown_addresses_take_the_same_time(make_app):
     assert abs(known - unknown) < 0.3 * max(known, unknown), times
 
 
-def test_extra_fields_do_nothing(app, guest):
+def test_extra_form_fields_are_ignored(app, guest):
     guest.post(
         "/auth/register",
         {**MILA, "id": 999, "password_hash": "x", "public_id": "root1", "theme": "night", "user_id": 7},
@@ -111,7 +111,7 @@ def test_extra_fields_do_nothing(app, guest):
         assert (user.id, user.theme) == (1, "auto") and user.password_hash.startswith("scrypt:")
 
 
-def test_sign_ups_from_one_address_are_limited_and_others_go_on(make_app):
+def test_registration_is_rate_limited_per_ip_address(make_app):
     app = make_app(SIGN_UPS_PER_HOUR=2)
     guest = Browser(app, address="10.0.0.1")
     codes = []
@@ -126,6 +126,6 @@ def test_sign_ups_from_one_address_are_limited_and_others_go_on(make_app):
     assert other.post("/auth/register", {**MILA, "username": "Nika", "email": "n@nox.example"}).status_code == 303
 
 
-def test_whoever_is_signed_in_is_sent_home(at_alice):
+def test_logged_in_user_is_redirected_from_register_and_login(at_alice):
     assert at_alice.get("/auth/register").location == "/"
     assert at_alice.get("/auth/login?next=/settings").location == "/settings"

@@ -1,4 +1,4 @@
-"""Snapshots of every partial in every state: fragments and pages change only on purpose.
+"""Snapshots of every partial in every state.
 
 Update them with bin/test tests/fragments --snapshot-update, and read the difference before committing it.
 """
@@ -41,7 +41,7 @@ def snapshot(snapshot):
 
 
 def normalized(html):
-    """Return HTML with a tag on each line, and without what differs between runs."""
+    """Return HTML with one tag per line, and without what differs between runs."""
     html = re.sub(r'(name="csrf_token" value=)"[^"]*"', r'\1"token"', str(html))
     html = re.sub(r"\?v=[0-9a-f]{12}", "?v=hash", html)
     return BeautifulSoup(html.replace("\r\n", "\n"), "html.parser").prettify()
@@ -64,14 +64,14 @@ USER_FORMS = (ChangePasswordForm, DeleteAccountForm, ProfileForm, ResetPasswordF
 MILA = {"bio": "Amateur astronomer, <b>professional</b> insomniac.", "avatar": "0" * 32 + ".webp"}
 
 
-def form(kind, *errors, **data):
-    """Return a form with values and errors. Some kinds belong to a user."""
-    users = (person(1, "Mila"),) if kind in USER_FORMS else ()
-    made = kind(*users)
-    made.process(data=data)
+def form(form_class, *errors, **data):
+    """Return a form with values and errors. Those in USER_FORMS take a user."""
+    users = (person(1, "Mila"),) if form_class in USER_FORMS else ()
+    instance = form_class(*users)
+    instance.process(data=data)
     for field, text in errors:
-        made.with_error(InvalidInput(text, field))
-    return made
+        instance.with_error(InvalidInput(text, field))
+    return instance
 
 
 def button(state, list_name="", focus=False):
@@ -93,8 +93,8 @@ def inserted(list_name):
     return {"row": PersonRow(person(2, "Nika"), list_name), "list_name": list_name, "back": "/friends"}
 
 
-def profile(who, state, online=False):
-    return {"person": who, "state": state, "online": online, "hue": 3, "back": "/u/nika"}
+def profile(user, state, online=False):
+    return {"person": user, "state": state, "online": online, "hue": 3, "back": "/u/nika"}
 
 
 def row(state, online=False, note="", query=None):
@@ -120,10 +120,13 @@ def changelog_entry():
 
 
 def session_rows():
-    two = [Session(id=1, last_used_at=MOMENT, created_at=MOMENT), Session(id=2, last_used_at=MOMENT, created_at=MOMENT)]
+    sessions = [
+        Session(id=1, last_used_at=MOMENT, created_at=MOMENT),
+        Session(id=2, last_used_at=MOMENT, created_at=MOMENT),
+    ]
     return [
-        {"session": two[0], "device": "Firefox on Linux", "is_current": True},
-        {"session": two[1], "device": "Safari on iPhone", "is_current": False},
+        {"session": sessions[0], "device": "Firefox on Linux", "is_current": True},
+        {"session": sessions[1], "device": "Safari on iPhone", "is_current": False},
     ]
 
 
@@ -280,13 +283,15 @@ STATES = {
     "ui/preference_switch": {"": lambda: {"next": "/auth/login"}},
     "ui/toast": {"ok": lambda: {"text": "<Saved>", "kind": "ok"}, "error": lambda: {"text": "No.", "kind": "error"}},
 }
-MACROS = {"friends/button_attributes", "people/avatar", "ui/icons", "ui/notices"}  # rendered by others
+MACROS = {"friends/button_attributes", "people/avatar", "ui/icons", "ui/notices"}  # rendered by other partials
 CASES = [(name, state) for name, states in STATES.items() for state in states]
 
 
 def test_every_partial_has_snapshots():
-    there = {str(path.relative_to(ROOT / "partials").with_suffix("")) for path in (ROOT / "partials").rglob("*.html")}
-    assert there == set(STATES) | MACROS
+    partials = {
+        str(path.relative_to(ROOT / "partials").with_suffix("")) for path in (ROOT / "partials").rglob("*.html")
+    }
+    assert partials == set(STATES) | MACROS
 
 
 @pytest.mark.parametrize(
@@ -301,7 +306,7 @@ def test_fragment_snapshot(app, snapshot, name, state):
 def test_page_contains_its_fragment(app, alice, at_alice):
     from tests.architecture.routes import ROUTES
 
-    def bare(html):
+    def without_volatile_parts(html):
         html = re.sub(r'(name="csrf_token" value=|datetime=|data-timestamp=)"[^"]*"', "", html)
         soup = BeautifulSoup(html, "html.parser")
         for out_of_band in soup.select("[hx-swap-oob]"):
@@ -311,7 +316,7 @@ def test_page_contains_its_fragment(app, alice, at_alice):
     for endpoint, route in ROUTES.items():
         if route.page and not route.guests_only and endpoint not in {"auth.reset_password"}:
             page, fragment = at_alice.get(route.path).text, at_alice.get(route.path, htmx=True).text
-            assert bare(fragment) in bare(page), endpoint
+            assert without_volatile_parts(fragment) in without_volatile_parts(page), endpoint
 
 
 def test_hues_are_within_range():
