@@ -1,4 +1,4 @@
-"""What tests share: real databases, an application on each, people, and browsers that behave like one."""
+"""Fixtures and helpers that tests share: real databases and servers, applications, users, and browsers."""
 
 import hashlib
 import os
@@ -47,15 +47,15 @@ def password_hash():
 
 
 def skip(reason):
-    """Skip where a newcomer's machine lacks something; fail where CI does."""
+    """Skip a test for something that is not installed; in CI that is a failure."""
     (pytest.fail if CI else pytest.skip)(reason)
 
 
 class Postgres:
-    """A PostgreSQL of the tests' own, on a socket.
+    """A PostgreSQL server of the tests, on a Unix socket.
 
-    folder: where it is kept, and found again if it is there; by default a temporary one. durable: whether it writes to
-    the disk as a real one does.
+    folder: of its data, which is reused if it exists; by default a temporary one. durable: whether it syncs to disk as
+    in production.
     """
 
     def __init__(self, folder=None, *, durable=False):
@@ -111,17 +111,17 @@ def postgres():
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
-# With `bin/test --elasticsearch`: what every application gets that says nothing about it.
-EVERYWHERE = {}
+# With `bin/test --elasticsearch`: the settings of every application that has none of its own for Elasticsearch.
+ELASTICSEARCH_SETTINGS = {}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--elasticsearch", action="store_true", help="have every application search by Elasticsearch")
+    parser.addoption("--elasticsearch", action="store_true", help="have every application search with Elasticsearch")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def everywhere(request):
-    """With --elasticsearch, have it searched by everybody, and know at each search what it would in two seconds."""
+def search_with_elasticsearch(request):
+    """With --elasticsearch, have all applications search with it, and index all changes before each search."""
     if not request.config.getoption("elasticsearch"):
         yield
         return
@@ -129,25 +129,25 @@ def everywhere(request):
 
     search = ElasticsearchEngine.search
 
-    def settled(self, *args, **kwargs):
+    def search_indexed(self, *args, **kwargs):
         db.session.commit()
-        # In a thread of its own, so that a test that counts statements counts none of these.
-        thread = Thread(target=settle, args=(current_app._get_current_object(),))
+        # In another thread, so that a test that counts statements does not count these.
+        thread = Thread(target=index_everything, args=(current_app._get_current_object(),))
         thread.start()
         thread.join()
         return search(self, *args, **kwargs)
 
-    ElasticsearchEngine.search = settled
-    EVERYWHERE["ELASTICSEARCH_URL"] = request.getfixturevalue("elasticsearch_server").url
+    ElasticsearchEngine.search = search_indexed
+    ELASTICSEARCH_SETTINGS["ELASTICSEARCH_URL"] = request.getfixturevalue("elasticsearch_server").url
     yield
     ElasticsearchEngine.search = search
 
 
 def settings(folder, uri, **more):
-    """Return the environment of an application whose files lie in a folder."""
-    if EVERYWHERE:
+    """Return the environment of an application whose files are in a folder."""
+    if ELASTICSEARCH_SETTINGS:
         database = hashlib.sha256(str(uri).encode()).hexdigest()[:8]
-        more = {**EVERYWHERE, "ELASTICSEARCH_PREFIX": f"test_{RUN}_{database}", **more}
+        more = {**ELASTICSEARCH_SETTINGS, "ELASTICSEARCH_PREFIX": f"test_{RUN}_{database}", **more}
     return {
         "SECRET_KEY": "tests have a key of thirty-two characters",
         "DATA_DIR": str(folder / "data"),
@@ -158,7 +158,7 @@ def settings(folder, uri, **more):
 
 
 def migrated(folder, uri):
-    """Make the tables in an empty database, by the migrations."""
+    """Create the tables in an empty database, by the migrations."""
     app = create_app(Config(settings(folder, uri), debug=False))
     with app.app_context():
         flask_migrate.upgrade()
@@ -167,7 +167,7 @@ def migrated(folder, uri):
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory):
-    """Databases with tables and nobody in them, made once and copied for each test."""
+    """Databases with empty tables, created once and copied for each test."""
     made = {}
 
     def template(kind, postgres=None):
@@ -190,7 +190,7 @@ numbers = iter(range(10**6))
 
 @pytest.fixture(scope="session")
 def elasticsearch_server():
-    """A real Elasticsearch, for everything that runs in this process."""
+    """A real Elasticsearch server, for all tests of this process."""
     if url := os.environ.get("ELASTICSEARCH_TEST_URL"):
         yield SimpleNamespace(url=url, port=urllib.parse.urlsplit(url).port)
         return
@@ -204,7 +204,7 @@ def elasticsearch_server():
 
 @pytest.fixture
 def elasticsearch(elasticsearch_server):
-    """A real Elasticsearch, alive for the next test whatever this one did to it."""
+    """A real Elasticsearch server, started again after each test if necessary."""
     yield elasticsearch_server
     if isinstance(elasticsearch_server, elastic.Server):
         elasticsearch_server.revive()
@@ -220,8 +220,8 @@ def proxy(elasticsearch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Have everything that needs Elasticsearch run in one process, which starts it once."""
-    if config.getoption("elasticsearch"):  # what is about Elasticsearch itself chooses where it is
+    """Run all tests that need Elasticsearch in one process, so that it is started once."""
+    if config.getoption("elasticsearch"):  # these choose their engine themselves
         items[:] = [item for item in items if item.path.name not in ("test_elasticsearch.py", "test_search.py")]
     for item in items:
         if "elasticsearch" in item.fixturenames or "Elasticsearch" in item.name:
@@ -230,7 +230,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def new_database(request, tmp_path, templates):
-    """Return a function that makes a database with tables and gives its address."""
+    """Return a function that creates a database with tables and returns its URI."""
     dropped = []
 
     def make(kind):
@@ -251,14 +251,14 @@ def new_database(request, tmp_path, templates):
 
 @pytest.fixture
 def make_app(tmp_path, new_database):
-    """Return a function that makes an application: make_app("postgresql", RESET_MINUTES=5)."""
+    """Return a function that creates an application: make_app("postgresql", RESET_MINUTES=5)."""
     made = []
 
     def make(kind="sqlite", **more):
         uri = more.pop("uri", None) or new_database(kind)
         config = Config(settings(tmp_path, uri, **more), debug=False)
         app = create_app(config)
-        # Errors are answered as in production; only the log goes to pytest as well.
+        # Errors are handled as in production; the log goes to pytest as well.
         app.config["PROPAGATE_EXCEPTIONS"] = False
         app.logger.propagate = True
         made.append(app)
@@ -279,13 +279,13 @@ def make_app(tmp_path, new_database):
 RUN = secrets.token_hex(4)
 
 
-def prefix():
-    """Return what the names of one application's indexes begin with, on a server that others use as well."""
+def index_prefix():
+    """Return a new ELASTICSEARCH_PREFIX, since applications share a server."""
     return f"test_{RUN}_{next(numbers)}"
 
 
-def settle(app):
-    """Have Elasticsearch know by now what it would in two seconds."""
+def index_everything(app):
+    """Send all changes to Elasticsearch and make them searchable, without waiting for the indexer thread."""
     indexer = app.extensions["indexer"]
     with app.app_context():
         for model in models():
@@ -298,13 +298,13 @@ def settle(app):
 
 @pytest.fixture
 def app(make_app):
-    """An application on SQLite, for what does not touch tables in a way of its own."""
+    """An application on SQLite, for tests that do not depend on the database."""
     return make_app()
 
 
 @pytest.fixture(params=DATABASES)
 def any_app(request, make_app):
-    """An application on each database in turn."""
+    """An application on each database."""
     return make_app(request.param)
 
 
@@ -312,7 +312,7 @@ TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
 class Browser:
-    """Somebody at a browser: a test client that keeps cookies and sends a page's token with each post."""
+    """A browser: a test client that keeps cookies and sends a CSRF token with each POST. user: who is logged in."""
 
     def __init__(self, app, user=None, address="127.0.0.1"):
         self.app = app
@@ -363,20 +363,20 @@ class Browser:
             **kwargs,
         )
 
-    def sign_in(self, identifier, password=PASSWORD, **fields):
+    def log_in(self, identifier, password=PASSWORD, **fields):
         return self.post("/auth/login", {"identifier": identifier, "password": password, **fields})
 
 
 def make_person(app, username, email=None, public_id=None, **more):
-    """Register somebody with PASSWORD; return the account."""
+    """Create an account with PASSWORD, and return it."""
     with app.app_context():
         begin_write(db.session)
         user = accounts.create(username, email or f"{username.lower()}@nox.example", password_hash())
         if public_id:
             profiles.edit(accounts.lock_account(user), username=username, public_id=public_id, bio=more.get("bio", ""))
         db.session.commit()
-    if EVERYWHERE:
-        settle(app)
+    if ELASTICSEARCH_SETTINGS:
+        index_everything(app)
     return user
 
 
@@ -386,13 +386,13 @@ def alice(app):
 
 
 @pytest.fixture
-def guest(app):
+def anonymous(app):
     return Browser(app)
 
 
 @pytest.fixture
-def at_alice(app, alice):
-    """Alice at her browser, signed in."""
+def alice_browser(app, alice):
+    """Alice's browser, logged in."""
     return Browser(app, alice)
 
 
@@ -408,7 +408,7 @@ def befriend(app, one, other):
 
 
 def run_in_threads(app, count, work):
-    """Run work(number) in as many threads at the same moment; return what each returned or raised."""
+    """Run work(number) in so many threads at once; return what each returned or raised."""
     barrier, results = Barrier(count), [None] * count
 
     def run(number):
@@ -436,18 +436,18 @@ def free_port():
 
 
 def wait_until(check, seconds=20):
-    """Wait until check() is true and return what it returned; fail when that takes too long."""
+    """Wait until check() returns something true, and return that; fail after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := check():
             return found
         time.sleep(0.05)
-    return pytest.fail("it did not happen")
+    return pytest.fail(f"not within {seconds} s")
 
 
 @dataclass
 class Answer:
-    """What came back over the network."""
+    """A response of the real server."""
 
     status: int
     headers: object
@@ -456,7 +456,7 @@ class Answer:
 
 
 def send_request(opener, request, timeout=30):
-    """Send a request and return the answer, whatever its status."""
+    """Send a request and return the response, whatever its status."""
     try:
         response = opener.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -466,7 +466,7 @@ def send_request(opener, request, timeout=30):
 
 
 class Server:
-    """The real server, as bin/run starts it, on a port of its own."""
+    """The real server, started as by bin/run, on a free port."""
 
     def __init__(self, folder, uri, **more):
         self.port = free_port()
@@ -490,14 +490,14 @@ class Server:
             return False
 
     def get(self, path):
-        """Ask for a page; errors are answers too."""
+        """Return the response to a GET, whatever its status."""
         return send_request(urllib.request.build_opener(), self.base + path)
 
-    def said(self):
+    def output_text(self):
         return Path(self.output.name).read_text()
 
     def stop(self):
-        """End it as a person would, and return how many seconds that took."""
+        """Stop it with TERM, and return how many seconds that took."""
         began = time.monotonic()
         if self.process.poll() is None:
             self.process.terminate()
@@ -522,7 +522,7 @@ def serve(tmp_path, new_database):
 
 
 class Visitor:
-    """Somebody at a browser without JavaScript, over the network."""
+    """A browser without JavaScript that talks to the real server."""
 
     def __init__(self, server):
         self.server = server

@@ -22,10 +22,10 @@ def test_demo_fills_only_an_empty_database(any_app):
     result = run(any_app, "demo")
     assert result.exit_code == 0, result.output
     identifier, password = re.search(r"Log in as (\S+) with the password (\S+)", result.output).groups()
-    guest = Browser(any_app)
-    assert guest.sign_in(identifier, password).status_code == 303
-    assert guest.get("/").text.count('data-friendship="friends"') == 12
-    assert guest.get("/").text.count('data-friendship="incoming"') == 3
+    anonymous = Browser(any_app)
+    assert anonymous.log_in(identifier, password).status_code == 303
+    assert anonymous.get("/").text.count('data-friendship="friends"') == 12
+    assert anonymous.get("/").text.count('data-friendship="incoming"') == 3
     with any_app.app_context():
         assert db.session.scalar(select(func.count()).select_from(User)) == 60
         assert db.session.scalar(select(func.count()).select_from(friends)) > 200
@@ -38,7 +38,7 @@ def test_demo_fills_only_an_empty_database(any_app):
 def test_users_can_be_created_listed_and_deleted(app):
     created = run(app, "users", "create", "Mila", "mila@nox.example")
     password = re.search(r"Password: (\S+)", created.output)[1]
-    assert Browser(app).sign_in("mila@nox.example", password).status_code == 303
+    assert Browser(app).log_in("mila@nox.example", password).status_code == 303
     assert run(app, "users", "create", "Nika", "nika@nox.example", "--password", PASSWORD).exit_code == 0
     listed = run(app, "users", "list").output
     assert "mila@nox.example" in listed and "2 accounts" in listed

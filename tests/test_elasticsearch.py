@@ -23,7 +23,17 @@ from noxchat.models import User
 from noxchat.search import Query, make_search_text, outbox
 from noxchat.search.elasticsearch_engine import ELASTICSEARCH_ERRORS, INDEX_VERSION, MAPPINGS, make_document
 from noxchat.search.indexer import ForeignIndex, IndexLocked, IndexUnusable
-from tests.conftest import Browser, Server, make_person, numbers, prefix, run_in_threads, settings, settle, wait_until
+from tests.conftest import (
+    Browser,
+    Server,
+    index_everything,
+    index_prefix,
+    make_person,
+    numbers,
+    run_in_threads,
+    settings,
+    wait_until,
+)
 from tests.elasticsearch.faults import ANSWERS, FAULTS, PASS, FaultProxy, answer
 
 SECONDS = 2.0  # for each answer, and until a change is searchable
@@ -33,7 +43,7 @@ NIKA_HITS = ["Nika", "Nikanor", "Anika", "Monika Nil"]  # for the term "nika", i
 
 def make_elasticsearch_app(make_app, url, kind="sqlite", **extra):
     """Create an application with its own index, a viewer, and NAMES."""
-    extra = {"ELASTICSEARCH_PREFIX": prefix(), **extra}
+    extra = {"ELASTICSEARCH_PREFIX": index_prefix(), **extra}
     app = make_app(kind, ELASTICSEARCH_URL=url, **extra)
     app.viewer = make_person(app, "Viewer", public_id="viewer")
     for number, name in enumerate(NAMES):
@@ -48,7 +58,7 @@ def app(request, make_app, proxy):
     indexer = app.extensions["indexer"]
     app.start, indexer.start = indexer.start, lambda: None
     app.index = f"{app.config['ELASTICSEARCH_PREFIX']}-users"
-    settle(app)
+    index_everything(app)
     return app
 
 
@@ -328,7 +338,7 @@ def test_changes_are_recorded_in_their_own_transaction(app):
     assert len(outbox_versions(app)) == 4
     new = make_person(app, "Newcomer", "new@nox.example")
     assert new.id in outbox_versions(app)
-    settle(app)
+    index_everything(app)
     assert outbox_versions(app) == {} and is_consistent(app)
 
 
@@ -348,7 +358,7 @@ def test_change_made_while_sending_stays_in_outbox(app):
         assert not result.refused
         assert outbox.complete("users", indexer.holder, [row.id for row in rows], {})
     assert list(outbox_versions(app)) == [nika_id]
-    settle(app)
+    index_everything(app)
     assert search_names(app, "veronica")[0] == ["Veronica"] and is_consistent(app)
 
 
@@ -357,14 +367,14 @@ def test_outdated_write_does_not_override_newer_version_or_deletion(app):
     with app.app_context():
         [old] = outbox.next_changes(User, 10)
     rename(app, "Veronika", "Veronica")
-    settle(app)
+    index_everything(app)
     indexer = indexer_of(app)
     with app.app_context():
         assert not indexer._send([app.index], [old]).refused, "a version conflict is not a failure"
         begin_write(db.session)
         db.session.execute(delete(User).where(User.id == nika_id))
         db.session.commit()
-    settle(app)
+    index_everything(app)
     with app.app_context():
         assert not indexer._send([app.index], [old]).refused
         indexer._send([app.index], [(0, nika_id, "  nika")])
@@ -375,7 +385,7 @@ def test_outdated_write_does_not_override_newer_version_or_deletion(app):
 @pytest.mark.parametrize("writer", ["process without Elasticsearch", "process with Elasticsearch"])
 def test_change_is_searchable_within_two_seconds(serve, elasticsearch, tmp_path, writer, make_app, new_database):
     uri = new_database("postgresql")
-    extra = {"ELASTICSEARCH_URL": elasticsearch.url, "ELASTICSEARCH_PREFIX": prefix()}
+    extra = {"ELASTICSEARCH_URL": elasticsearch.url, "ELASTICSEARCH_PREFIX": index_prefix()}
     app_without = make_app(uri=uri)
     viewer = make_person(app_without, "Viewer")
     server = serve(uri=uri, **extra)
@@ -406,7 +416,7 @@ def test_changes_stay_pending_while_index_is_read_only(app, block):
     assert backlog(app).count == 1 and backlog(app).refused == 0
     assert search_names(app, "veronika")[0] == ["Veronika"], "the database searches"
     indexer_of(app).client.indices.put_settings(index=name, settings={block: False})
-    settle(app)
+    index_everything(app)
     assert is_consistent(app) and search_names(app, "veronika")[0] == ["Veronika"]
 
 
@@ -432,7 +442,7 @@ def test_search_falls_back_while_backlog_is_stale(app, monkeypatch):
 def test_locked_row_does_not_delay_other_changes(make_app, proxy):
     app = make_elasticsearch_app(make_app, proxy.url, "postgresql")
     app.extensions["indexer"].start = lambda: None
-    settle(app)
+    index_everything(app)
     rename(app, "Nika", "Veronika")
     with app.app_context(), db.engine.connect() as connection:
         connection.execute(update(User).where(User.username == "Veronika").values(search_text="  held"))
@@ -442,7 +452,7 @@ def test_locked_row_does_not_delay_other_changes(make_app, proxy):
         assert time.monotonic() - began < 1 and proxy.request_count - before < 6, "no busy loop"
         assert backlog(app).count == 1
         connection.rollback()
-    settle(app)
+    index_everything(app)
     assert search_names(app, "veronika")[0] == ["Veronika"] and search_names(app, "alicia")[0] == ["Alicia"]
 
 
@@ -453,7 +463,7 @@ def test_refused_document_is_set_aside_and_reported(app, caplog):
         db.session.execute(update(User).where(User.username == "Alice").values(search_text="  " + "x" * 40_000))
         db.session.commit()
     rename(app, "Nika", "Veronika")
-    settle(app)
+    index_everything(app)
     assert search_names(app, "veronika")[0] == ["Veronika"]
     assert backlog(app).count == 0 and backlog(app).refused == 1
     assert "was refused" in caplog.text
@@ -462,7 +472,7 @@ def test_refused_document_is_set_aside_and_reported(app, caplog):
     assert "document_parsing_exception" in app.test_cli_runner().invoke(args=["search", "status"]).output
     assert app.test_cli_runner().invoke(args=["search", "reindex"]).exit_code == 0
     assert search_names(app, "alice")[0] == ["Alice"], "reindex recomputes the search text"
-    settle(app)
+    index_everything(app)
     assert backlog(app).refused == 0 and is_consistent(app)
 
 
@@ -473,10 +483,10 @@ def test_index_is_built_despite_refused_row(app):
         db.session.commit()
         with indexer_of(app).lock(User):
             indexer_of(app).build(User)
-    settle(app)
+    index_everything(app)
     assert backlog(app).refused == 1 and search_names(app)[0] == NIKA_HITS and app.extensions["elasticsearch"].is_ready
     rename(app, "Alice", "Alicia")
-    settle(app)
+    index_everything(app)
     assert backlog(app).refused == 0 and search_names(app, "alicia")[0] == ["Alicia"] and is_consistent(app)
 
 
@@ -489,7 +499,7 @@ def test_temporarily_rejected_document_is_retried(app, proxy, monkeypatch):
         assert not indexer_of(app).step() and not app.extensions["elasticsearch"].is_ready
     assert backlog(app).count == 1 and backlog(app).refused == 0
     proxy.fault = PASS
-    settle(app)
+    index_everything(app)
     assert search_names(app, "veronika")[0] == ["Veronika"]
 
 
@@ -548,7 +558,7 @@ def test_indexer_that_lost_its_lease_changes_nothing(app):
     with app.app_context(), pytest.raises((IndexLocked, *ELASTICSEARCH_ERRORS)), indexer.lock(User):
         indexer.build(User, take_over)
     assert set(indexer.indexes(User)) == before
-    settle(app)
+    index_everything(app)
     assert is_consistent(app) and search_names(app, "veronika")[0] == ["Veronika"]
 
 
@@ -587,7 +597,7 @@ def test_concurrent_threads_build_one_index(app):
     delete_indexes(app)
     app.extensions["elasticsearch"].is_ready = False
     run_in_threads(app, 6, lambda _number: indexer_of(app).step())
-    settle(app)
+    index_everything(app)
     assert len(indexer_of(app).indexes(User)) == 1 and search_names(app)[0] == NIKA_HITS and is_consistent(app)
 
 
@@ -602,7 +612,7 @@ def test_index_of_older_version_is_rebuilt(app, monkeypatch):
         indexer_of(app).verify(User)
     make_verification_due(app)
     assert search_names(app)[0] == NIKA_HITS
-    settle(app)
+    index_everything(app)
     assert index_versions(app) == [INDEX_VERSION + 1] and search_names(app)[0] == NIKA_HITS and is_consistent(app)
 
 
@@ -636,7 +646,7 @@ def test_document_contains_only_search_fields():
 def test_index_recovers_from_loss(app, loss):
     indexer = indexer_of(app)
     rename(app, "Nika", "Veronika")
-    settle(app)
+    index_everything(app)
     with app.app_context():
         if loss == "index deleted":
             delete_indexes(app)
@@ -672,7 +682,7 @@ def test_index_recovers_from_loss(app, loss):
                     db.session.execute(change)
                     db.session.commit()
     make_verification_due(app)
-    settle(app)
+    index_everything(app)
     assert is_consistent(app) and search_names(app, "veronika")[0] == ["Veronika"]
     assert app.extensions["elasticsearch"].is_ready
 
@@ -730,7 +740,7 @@ def test_search_falls_back_while_another_indexer_is_stuck(app):
         assert not indexer_of(app).step() and not app.extensions["elasticsearch"].is_ready
         assert search_names(app, "veronika")[0] == ["Veronika"]
         outbox.release_lease("users", "other")
-    settle(app)
+    index_everything(app)
     assert app.extensions["elasticsearch"].is_ready
 
 
@@ -752,7 +762,7 @@ def test_index_of_another_installation_is_not_used_until_taken_over(app, make_ap
     refused = runner.invoke(args=["search", "reindex"])
     assert refused.exit_code == 1 and "another installation" in refused.output
     assert runner.invoke(args=["search", "reindex", "--take-over"]).exit_code == 0
-    settle(other)
+    index_everything(other)
     assert search_names(other, "nikita")[0] == ["Nikita"] and other.extensions["elasticsearch"].is_ready
     # The previous owner of the index searches its database from now on.
     make_verification_due(app)
@@ -762,12 +772,12 @@ def test_index_of_another_installation_is_not_used_until_taken_over(app, make_ap
 
 
 def test_installations_with_different_prefixes_are_independent(make_app, proxy):
-    base_prefix = prefix()
+    base_prefix = index_prefix()
     one = make_elasticsearch_app(make_app, proxy.url, ELASTICSEARCH_PREFIX=base_prefix)
     other = make_elasticsearch_app(make_app, proxy.url, ELASTICSEARCH_PREFIX=f"{base_prefix}_users")
     for app in (one, other):
         app.index = f"{app.config['ELASTICSEARCH_PREFIX']}-users"
-        settle(app)
+        index_everything(app)
     assert other.test_cli_runner().invoke(args=["search", "forget", "--yes"]).exit_code == 0
     assert search_names(one)[0] == NIKA_HITS and one.extensions["elasticsearch"].is_ready and is_consistent(one)
 
@@ -783,7 +793,7 @@ def test_cursor_of_one_engine_continues_in_another(app, proxy):
             user = accounts.create(name, f"anna{number}@nox.example", "!")
             assert user
         db.session.commit()
-    settle(app)
+    index_everything(app)
     elasticsearch_only, mixed = [], []
     for collected, failing_pages in ((elasticsearch_only, []), (mixed, [1, 3, 4])):
         cursor, page_number = None, 0
@@ -806,7 +816,7 @@ def test_page_is_full_despite_hidden_hits(app):
         begin_write(db.session)
         annas = [accounts.create(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(100)]
         db.session.commit()
-    settle(app)
+    index_everything(app)
     with app.test_request_context():
         for anna in annas[:60]:
             begin_write(db.session)
@@ -824,7 +834,7 @@ def test_database_completes_page_when_elasticsearch_fails(app, proxy, monkeypatc
         begin_write(db.session)
         annas = [accounts.create(f"Anna {number:03}", f"anna{number}@nox.example", "!") for number in range(60)]
         db.session.commit()
-    settle(app)
+    index_everything(app)
     engine, calls = app.extensions["elasticsearch"], []
     fetch_hits = engine._fetch_hits
 
@@ -883,7 +893,7 @@ def test_reindex_keeps_search_available_and_includes_concurrent_changes(app, mon
     assert len(found) > 4 and all(found), "the old index is searched until the new one is complete"
     after = set(indexer.indexes(User))
     assert len(after) == 1 and not before & after, "the old index is deleted"
-    settle(app)
+    index_everything(app)
     assert search_names(app, "late")[0] == ["Late 1", "Late 3"] and search_names(app, "nika 3")[0][0] == "Nika 3"
     assert is_consistent(app)
 
@@ -907,7 +917,7 @@ def test_reindex_can_be_interrupted_and_repeated(app, monkeypatch):
     result = app.test_cli_runner().invoke(args=["search", "reindex"])
     assert result.exit_code == 0 and f"{len(NAMES) + 1} people indexed: Elasticsearch" in result.output, result.output
     assert len(indexer.indexes(User)) == 1 and not before & set(indexer.indexes(User))
-    settle(app)
+    index_everything(app)
     assert search_names(app, "veronika")[0] == ["Veronika"] and is_consistent(app)
 
 
@@ -917,7 +927,7 @@ def test_reindex_recomputes_search_texts(app):
         db.session.execute(update(User).where(User.username == "Alice").values(search_text="  somebody"))
         db.session.commit()
     assert app.test_cli_runner().invoke(args=["search", "reindex"]).exit_code == 0
-    settle(app)
+    index_everything(app)
     assert search_names(app, "alice")[0] == ["Alice"] and search_names(app, "somebody")[0] == [] and is_consistent(app)
 
 
@@ -928,7 +938,7 @@ def test_check_finds_and_repairs_differences(app):
     for number in range(4):
         rename(app, "Nikanor" if number == 0 else f"Nikanor {number - 1}", f"Nikanor {number}")
     rename(app, "Nikanor 3", "Nikanor")
-    settle(app)
+    index_everything(app)
     indexer = indexer_of(app)
     [name] = indexer.indexes(User)
     with app.app_context():
@@ -995,7 +1005,7 @@ def test_credentials_are_sent_to_server_and_never_logged(make_app, proxy, fault,
     else:
         extra = {"ELASTICSEARCH_URL": proxy.url, "ELASTICSEARCH_API_KEY": secret}
     proxy.fault = fault
-    app = make_app(ELASTICSEARCH_PREFIX=prefix(), **extra)
+    app = make_app(ELASTICSEARCH_PREFIX=index_prefix(), **extra)
     app.viewer = make_person(app, "Viewer")
     with app.app_context():
         app.extensions["indexer"].step()
@@ -1032,7 +1042,7 @@ def test_only_configured_certificate_authority_is_trusted(make_app, elasticsearc
                 distrusting_app.extensions["elasticsearch"].client.cluster.health()
         assert proxy.requests == [], "no request is sent to an untrusted server"
         app = make_elasticsearch_app(make_app, url, ELASTICSEARCH_CA=certificate)
-        settle(app)
+        index_everything(app)
         assert search_names(app)[0] == NIKA_HITS and app.extensions["elasticsearch"].is_ready and proxy.requests
     finally:
         proxy.close()
@@ -1043,7 +1053,7 @@ def test_only_configured_certificate_authority_is_trusted(make_app, elasticsearc
 
 def test_killed_server_loses_no_change(tmp_path, new_database, make_app, elasticsearch):
     """`bin/bench search` kills it fifty times."""
-    uri, name = new_database("postgresql"), prefix()
+    uri, name = new_database("postgresql"), index_prefix()
     extra = {"ELASTICSEARCH_URL": elasticsearch.url, "ELASTICSEARCH_PREFIX": name}
     app = make_elasticsearch_app(make_app, elasticsearch.url, uri=uri, ELASTICSEARCH_PREFIX=name)
     app.extensions["indexer"].start = lambda: None

@@ -17,15 +17,15 @@ def conflict(monkeypatch):
     monkeypatch.setattr(accounts, "lock_account", raise_conflict)
 
 
-def test_conflict_redirects_back_with_error_notice(at_alice, conflict):
-    response = at_alice.post("/settings/look", {"theme": "day"})
+def test_conflict_redirects_back_with_error_notice(alice_browser, conflict):
+    response = alice_browser.post("/settings/look", {"theme": "day"})
     assert (response.status_code, response.location) == (303, "/settings/look")
-    page = at_alice.get("/settings").text
+    page = alice_browser.get("/settings").text
     assert 'data-kind="error"' in page and "Somebody was faster." in page and 'data-kind="ok"' not in page
 
 
-def test_conflict_with_htmx_is_409_retargeted_to_toasts(at_alice, conflict):
-    response = at_alice.post("/settings/look", {"theme": "day"}, htmx=True)
+def test_conflict_with_htmx_is_409_retargeted_to_toasts(alice_browser, conflict):
+    response = alice_browser.post("/settings/look", {"theme": "day"}, htmx=True)
     assert (response.status_code, response.headers["HX-Retarget"]) == (409, "#toasts")
     assert "Somebody was faster." in response.text
 
@@ -37,5 +37,5 @@ def test_discard_body_reads_rest_of_body(app):
     assert body.tell() == 3_000_000
 
 
-def test_path_with_trailing_slash_is_404(app, guest):
-    assert guest.get("/auth/login/").status_code == 404
+def test_path_with_trailing_slash_is_404(app, anonymous):
+    assert anonymous.get("/auth/login/").status_code == 404

@@ -335,10 +335,10 @@ def test_publishing_locks_no_user_rows_and_few_advisory_locks(make_app, monkeypa
         assert len(other.execute(rows).all()) == len(people)
 
 
-def test_closing_an_unread_response_leaves_no_open_stream(app, at_alice):
+def test_closing_an_unread_response_leaves_no_open_stream(app, alice_browser):
     for _number in range(3):
-        at_alice.client.head("/events").close()
-        at_alice.client.get("/events").close()
+        alice_browser.client.head("/events").close()
+        alice_browser.client.get("/events").close()
     assert app.extensions["event_streams"].count() == 0
 
 
@@ -359,7 +359,7 @@ def test_rolled_back_event_notifies_nobody(app):
 
 
 @pytest.mark.parametrize("last", ["", "0", "-1", "abc", "9" * 30, "1.5", "é", "%00"])
-def test_invalid_last_event_id_causes_no_server_error(at_alice, last):
-    answer = at_alice.client.get(f"/events?after={last}")
+def test_invalid_last_event_id_causes_no_server_error(alice_browser, last):
+    answer = alice_browser.client.get(f"/events?after={last}")
     assert answer.status_code in {200, 400}
     answer.close()

@@ -56,10 +56,10 @@ FIELDS = (
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_hostile_text_in_form_fields(app, alice, at_alice, kind):
+def test_hostile_text_in_form_fields(app, alice, alice_browser, kind):
     text = TEXTS[kind]
     for endpoint in POSTS:
-        browser = Browser(app) if ROUTES[endpoint].guests_only else at_alice
+        browser = Browser(app) if ROUTES[endpoint].guests_only else alice_browser
         if endpoint in {"auth.logout", "settings.revoke_session", "settings.delete_account"}:
             browser = Browser(app, alice)
         began = time.perf_counter()
@@ -72,15 +72,15 @@ def test_hostile_text_in_form_fields(app, alice, at_alice, kind):
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_hostile_text_in_paths_queries_and_headers(app, alice, at_alice, kind):
+def test_hostile_text_in_paths_queries_and_headers(app, alice, alice_browser, kind):
     from urllib.parse import quote
 
     text = TEXTS[kind][:3000]
     for template in ("/u/{}", "/auth/reset/{}", "/avatars/{}/x.webp", "/{}", "/settings/sessions/{}/revoke"):
-        assert at_alice.get(template.format(quote(text, safe=""))).status_code < 500
+        assert alice_browser.get(template.format(quote(text, safe=""))).status_code < 500
     for name in ("next", "after", "q", "v"):
-        assert at_alice.get("/auth/login", query_string={name: text}).status_code < 500
-        assert at_alice.get("/static/css/base.css", query_string={name: text}).status_code < 500
+        assert alice_browser.get("/auth/login", query_string={name: text}).status_code < 500
+        assert alice_browser.get("/static/css/base.css", query_string={name: text}).status_code < 500
     header = "".join(char for char in text if " " <= char <= "~")
     for name in (
         "User-Agent",
@@ -92,7 +92,7 @@ def test_hostile_text_in_paths_queries_and_headers(app, alice, at_alice, kind):
         "Range",
         "Accept",
     ):
-        assert at_alice.get("/settings", headers={name: header}).status_code < 500
+        assert alice_browser.get("/settings", headers={name: header}).status_code < 500
 
 
 MALFORMED = {
@@ -137,8 +137,8 @@ MALFORMED = {
 
 @pytest.mark.parametrize("kind", MALFORMED)
 @pytest.mark.parametrize("endpoint", POSTS)
-def test_malformed_bodies_are_refused_within_three_seconds(app, alice, at_alice, kind, endpoint):
-    browser = Browser(app) if ROUTES[endpoint].guests_only else at_alice
+def test_malformed_bodies_are_refused_within_three_seconds(app, alice, alice_browser, kind, endpoint):
+    browser = Browser(app) if ROUTES[endpoint].guests_only else alice_browser
     token = browser.token()
     options = {"content_type": "application/x-www-form-urlencoded", **MALFORMED[kind]}
     before = dump(app)
@@ -198,22 +198,22 @@ def test_forged_cookies_do_not_log_in(app, alice, kind, name):
 
 
 @pytest.mark.parametrize("query", ["next=%00", "next=%ff", "x=%ed%a0%80", "%00=1"])
-def test_invalid_text_in_query_is_400(at_alice, query):
-    assert at_alice.get(f"/?{query}").status_code == 400
+def test_invalid_text_in_query_is_400(alice_browser, query):
+    assert alice_browser.get(f"/?{query}").status_code == 400
 
 
 @pytest.mark.parametrize("path", ["/u/%00", "/u/%ff%fe", "/%00", "/u/a%00b"])
-def test_invalid_text_in_path_is_refused(at_alice, path):
-    assert at_alice.get(path).status_code in {400, 404}
+def test_invalid_text_in_path_is_refused(alice_browser, path):
+    assert alice_browser.get(path).status_code in {400, 404}
 
 
 @pytest.mark.parametrize("cursor", ["0", "-1", "1" + "0" * 20, "abc", "%00x", "1.5", "NaN"])
-def test_invalid_cursors_and_page_sizes_are_ignored_or_refused(at_alice, cursor):
+def test_invalid_cursors_and_page_sizes_are_ignored_or_refused(alice_browser, cursor):
     for name in ("after", "before", "per_page", "limit", "page", "size"):
-        assert at_alice.get(f"/?{name}={cursor}").status_code in {200, 400}
+        assert alice_browser.get(f"/?{name}={cursor}").status_code in {200, 400}
 
 
-def test_swapped_file_and_text_fields_are_refused(at_alice):
+def test_swapped_file_and_text_fields_are_refused(alice_browser):
     fields = {"username": (io.BytesIO(b"x"), "x"), "public_id": "alice", "bio": "x", "avatar": "a text"}
-    response = at_alice.post("/settings/profile", fields, content_type="multipart/form-data")
+    response = alice_browser.post("/settings/profile", fields, content_type="multipart/form-data")
     assert response.status_code == 422

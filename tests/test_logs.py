@@ -28,17 +28,17 @@ def test_traceback_is_one_line():
     assert "\n" not in line and "ValueError" in line
 
 
-def test_requests_are_logged_as_routes_with_request_id(app, guest):
-    response = guest.get("/auth/reset/secret-token-that-nobody-should-read")
+def test_requests_are_logged_as_routes_with_request_id(app, anonymous):
+    response = anonymous.get("/auth/reset/secret-token-that-nobody-should-read")
     assert response.headers["X-Request-ID"] in read_log(app)
     assert "GET /auth/reset/<token> 400" in read_log(app)
 
 
-def test_no_secrets_are_logged(app, at_alice, guest):
-    guest.sign_in("alice@nox.example", "wrong password \r\n that I use elsewhere")
-    guest.sign_in("alice@nox.example")
-    guest.post("/auth/reset", {"email": "alice@nox.example"})
-    guest.get("/nowhere?password=hunter2hunter2", headers={"Cookie": "session=forged-cookie"})
+def test_no_secrets_are_logged(app, alice_browser, anonymous):
+    anonymous.log_in("alice@nox.example", "wrong password \r\n that I use elsewhere")
+    anonymous.log_in("alice@nox.example")
+    anonymous.post("/auth/reset", {"email": "alice@nox.example"})
+    anonymous.get("/nowhere?password=hunter2hunter2", headers={"Cookie": "session=forged-cookie"})
     text = read_log(app)
     for secret in (PASSWORD, "I use elsewhere", "hunter2hunter2", "forged-cookie", "alice@nox.example"):
         assert secret not in text
@@ -48,14 +48,14 @@ def test_no_secrets_are_logged(app, at_alice, guest):
         assert header not in text
 
 
-def test_csrf_refusals_are_logged(app, at_alice):
-    at_alice.post("/auth/logout", token=False)
-    at_alice.post("/auth/logout", headers={"Origin": "https://evil.example"})
+def test_csrf_refusals_are_logged(app, alice_browser):
+    alice_browser.post("/auth/logout", token=False)
+    alice_browser.post("/auth/logout", headers={"Origin": "https://evil.example"})
     assert read_log(app).count("csrf refused") == 2
 
 
-def test_log_is_readable_by_owner_only(app, guest):
-    guest.get("/")
+def test_log_is_readable_by_owner_only(app, anonymous):
+    anonymous.get("/")
     assert stat.S_IMODE((app.config["LOG_DIR"] / "noxchat.log").stat().st_mode) == 0o600
 
 

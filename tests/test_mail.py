@@ -86,12 +86,12 @@ def test_reset_email_has_a_working_link_in_the_language_of_the_account(make_app,
     with app.app_context():
         db.session.get(User, alice.id).language = language
         db.session.commit()
-    guest = Browser(app)
+    anonymous = Browser(app)
     options = {"base_url": "https://nox.example"}
     from tests.conftest import TOKEN
 
-    token = TOKEN.search(guest.get("/auth/reset", **options).text)[1]
-    guest.post("/auth/reset", {"email": "ALICE@nox.example"}, token=token, **options)
+    token = TOKEN.search(anonymous.get("/auth/reset", **options).text)[1]
+    anonymous.post("/auth/reset", {"email": "ALICE@nox.example"}, token=token, **options)
     (email,) = wait_until(lambda: handler.emails)
     assert email["To"] == "alice@nox.example" and email["Auto-Submitted"] == "auto-generated"
     assert email["Subject"] == {"en": "Reset your NoxChat password", "ru": "Сброс пароля NoxChat"}[language]

@@ -15,7 +15,7 @@ from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, User
 from noxchat.search import EXACT, NAME_PREFIX, SUBSTRING, WORD_PREFIX, Query, fold, make_search_text, outbox
 from noxchat.search.engines import database_engine
-from tests.conftest import make_person, prefix, settle
+from tests.conftest import index_everything, index_prefix, make_person
 
 ENGINES = [
     *("sqlite, FTS5", "sqlite, no index", "sqlite, Elasticsearch"),
@@ -45,7 +45,7 @@ def engine_app(request, make_app):
     extra = {}
     if index == "Elasticsearch":
         server = request.getfixturevalue("elasticsearch")
-        extra = {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": prefix()}
+        extra = {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": index_prefix()}
     app = make_app(database, **extra)
     if index == "no index":
         drop_trigram_index(app)
@@ -60,7 +60,7 @@ def index_pending_changes(app):
     """Wait until Elasticsearch has indexed all changes, if there are any."""
     if not app.extensions["elasticsearch"].is_ready or outbox.lag("users") is not None:
         db.session.commit()
-        settle(app)
+        index_everything(app)
 
 
 def select_hits(hits):

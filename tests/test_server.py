@@ -20,15 +20,15 @@ from tests.conftest import PASSWORD, Visitor, wait_until
 
 def test_first_start_creates_demo_data_and_prints_a_login(serve, tmp_path):
     server = serve(uri=f"sqlite:///{tmp_path}/new.db", DEMO=1, SECRET_KEY="")
-    identifier, password = re.search(r"Demo login: (\S+)  password: (\S+)", server.said()).groups()
-    assert f"NoxChat is at {server.base}" in server.said()
+    identifier, password = re.search(r"Demo login: (\S+)  password: (\S+)", server.output_text()).groups()
+    assert f"NoxChat is at {server.base}" in server.output_text()
     visitor = Visitor(server)
     visitor.post("/auth/login", {"identifier": identifier, "password": password})
     assert "Mila" in visitor.open("/").text
     assert (tmp_path / "data" / "secret_key").stat().st_mode & 0o777 == 0o600
     server.stop()
     restarted = serve(uri=f"sqlite:///{tmp_path}/new.db", DEMO=1, SECRET_KEY="")
-    assert f"Demo login: {identifier}  password: {password}" in restarted.said()
+    assert f"Demo login: {identifier}  password: {password}" in restarted.output_text()
 
 
 @pytest.mark.parametrize("shutdown_signal", [signal.SIGTERM, signal.SIGINT])

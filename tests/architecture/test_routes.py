@@ -40,20 +40,20 @@ def test_the_table_says_which_routes_accept_posts(app):
 
 
 @pytest.mark.parametrize("endpoint", PRIVATE)
-def test_anonymous_requests_are_redirected_to_login(app, alice, guest, endpoint):
+def test_anonymous_requests_are_redirected_to_login(app, alice, anonymous, endpoint):
     route = ROUTES[endpoint]
     before = dump(app)
     if route.page:
-        response = guest.get(route.path)
+        response = anonymous.get(route.path)
         assert response.status_code == 302
         assert response.location == f"/auth/login?next={route.path}"
         headers = {"HX-Current-URL": f"http://localhost{route.path}?x=1"}
-        response = guest.get(route.path, htmx=True, headers=headers)
+        response = anonymous.get(route.path, htmx=True, headers=headers)
         assert (response.status_code, response.text) == (401, "")
         assert response.headers["HX-Redirect"] == f"/auth/login?next={route.path}?x%3D1"
     if endpoint in POSTS:
-        assert guest.post(route.path).status_code == 302
-        response = guest.post(route.path, htmx=True)
+        assert anonymous.post(route.path).status_code == 302
+        response = anonymous.post(route.path, htmx=True)
         assert (response.status_code, response.headers["HX-Redirect"].split("?")[0]) == (401, "/auth/login")
     assert dump(app) == before
 
@@ -61,17 +61,17 @@ def test_anonymous_requests_are_redirected_to_login(app, alice, guest, endpoint)
 @pytest.mark.parametrize(
     "current_url", ["https://evil.example/x", "//evil.example", "javascript:x", "http://localhost//evil.example"]
 )
-def test_login_redirect_ignores_foreign_current_url(guest, current_url):
-    response = guest.get("/settings", htmx=True, headers={"HX-Current-URL": current_url})
+def test_login_redirect_ignores_foreign_current_url(anonymous, current_url):
+    response = anonymous.get("/settings", htmx=True, headers={"HX-Current-URL": current_url})
     assert response.headers["HX-Redirect"] == "/auth/login"
 
 
 @pytest.mark.parametrize("endpoint", POSTS)
 @pytest.mark.parametrize("htmx", [False, True])
-def test_forged_posts_change_nothing(app, alice, at_alice, endpoint, htmx):
+def test_forged_posts_change_nothing(app, alice, alice_browser, endpoint, htmx):
     bob = Browser(app, make_person(app, "Bob", public_id="bobby"))
     route = ROUTES[endpoint]
-    browser = Browser(app) if route.guests_only else at_alice
+    browser = Browser(app) if route.guests_only else alice_browser
     tokens = {
         "none": None,
         "nonsense": "x",
@@ -93,43 +93,43 @@ def test_forged_posts_change_nothing(app, alice, at_alice, endpoint, htmx):
     assert dump(app) == before
 
 
-def test_same_origin_posts_are_accepted(at_alice):
+def test_same_origin_posts_are_accepted(alice_browser):
     for headers in ({"Origin": "http://localhost"}, {"Origin": "null", "Sec-Fetch-Site": "same-origin"}):
-        assert at_alice.post("/settings/look", {"theme": "day"}, headers=headers).status_code == 303
+        assert alice_browser.post("/settings/look", {"theme": "day"}, headers=headers).status_code == 303
 
 
-def test_csrf_token_is_accepted_in_header(at_alice):
-    token = at_alice.token()
+def test_csrf_token_is_accepted_in_header(alice_browser):
+    token = alice_browser.token()
     assert (
-        at_alice.post("/settings/look", {"theme": "day"}, token=False, headers={"X-CSRFToken": token}).status_code
+        alice_browser.post("/settings/look", {"theme": "day"}, token=False, headers={"X-CSRFToken": token}).status_code
         == 303
     )
 
 
 @pytest.mark.parametrize("endpoint", ROUTES)
-def test_other_methods_are_405(app, at_alice, endpoint):
+def test_other_methods_are_405(app, alice_browser, endpoint):
     route, allowed = ROUTES[endpoint], rules(app)[endpoint].methods
     # The path of auth.reset_sent also matches auth.reset_password, with "sent" as the token, which accepts POST.
     ambiguous = {"POST"} if endpoint == "auth.reset_sent" else set()
     for method in {"GET", "POST", "PUT", "DELETE", "PATCH"} - allowed - ambiguous:
-        response = at_alice.client.open(route.path, method=method, buffered=True)
+        response = alice_browser.client.open(route.path, method=method, buffered=True)
         assert response.status_code == 405
         assert allowed <= set(response.headers["Allow"].split(", "))
 
 
 @pytest.mark.parametrize("endpoint", PAGES)
-def test_get_and_head_change_nothing(app, alice, at_alice, endpoint):
+def test_get_and_head_change_nothing(app, alice, alice_browser, endpoint):
     before = dump(app)
     for htmx in (False, True):
-        at_alice.get(ROUTES[endpoint].path, htmx=htmx)
-        at_alice.client.head(ROUTES[endpoint].path)
+        alice_browser.get(ROUTES[endpoint].path, htmx=htmx)
+        alice_browser.client.head(ROUTES[endpoint].path)
     assert dump(app) == before
 
 
 @pytest.mark.parametrize("endpoint", PAGES)
-def test_htmx_headers_choose_page_or_fragment(app, at_alice, guest, endpoint):
+def test_htmx_headers_choose_page_or_fragment(app, alice_browser, anonymous, endpoint):
     route = ROUTES[endpoint]
-    browser = guest if route.public else at_alice
+    browser = anonymous if route.public else alice_browser
     page = browser.get(route.path)
     assert "<html" in page.text and page.text.lstrip().startswith("<!doctype html>")
     for headers in ({"HX-Boosted": "true"}, {"HX-History-Restore-Request": "true"}, {"HX-Request-Type": "full"}):
@@ -140,9 +140,9 @@ def test_htmx_headers_choose_page_or_fragment(app, at_alice, guest, endpoint):
 
 @pytest.mark.parametrize("endpoint", [*PAGES, "nowhere"])
 @pytest.mark.parametrize("htmx", [False, True])
-def test_html_responses_have_security_headers(app, at_alice, guest, endpoint, htmx):
+def test_html_responses_have_security_headers(app, alice_browser, anonymous, endpoint, htmx):
     path = ROUTES[endpoint].path if endpoint in ROUTES else "/nowhere"
-    for browser in (guest, at_alice):
+    for browser in (anonymous, alice_browser):
         for response in (browser.get(path, htmx=htmx), browser.post(path, htmx=htmx, token=None)):
             if response.status_code in {302, 303, 401}:
                 continue
@@ -162,12 +162,12 @@ def test_html_responses_have_security_headers(app, at_alice, guest, endpoint, ht
             assert "ETag" not in response.headers
 
 
-def test_static_files_are_immutable_and_set_no_cookie(guest):
-    page = guest.get("/auth/login").text
+def test_static_files_are_immutable_and_set_no_cookie(anonymous):
+    page = anonymous.get("/auth/login").text
     paths = re.findall(r'(?:href|src)="(/static/[^"]+|/moment[^"]+)"', page)
     assert len(paths) >= 7
     for path in paths:
-        response = guest.get(path)
+        response = anonymous.get(path)
         assert response.status_code == 200 and "Set-Cookie" not in response.headers
         assert "immutable" in response.headers["Cache-Control"] and "Cookie" not in response.headers.get("Vary", "")
 
@@ -207,8 +207,8 @@ def test_page_executes_at_most_four_statements_and_no_rollback(any_app, endpoint
     assert set(ends) <= {"commit"}, ends
 
 
-def test_private_pages_are_not_cached(at_alice):
-    response = at_alice.get(
+def test_private_pages_are_not_cached(alice_browser):
+    response = alice_browser.get(
         "/settings", headers={"If-Modified-Since": "Wed, 01 Jan 2030 00:00:00 GMT", "If-None-Match": "*"}
     )
     assert response.status_code == 200 and response.headers["Cache-Control"] == "no-store"
@@ -231,12 +231,12 @@ def test_error_responses_need_no_database(app, language, htmx, monkeypatch):
             assert htmx or f'lang="{language}"' in response.get_data(as_text=True)
 
 
-def test_unexpected_exception_is_500_with_request_id_and_no_details(app, alice, at_alice, monkeypatch):
+def test_unexpected_exception_is_500_with_request_id_and_no_details(app, alice, alice_browser, monkeypatch):
     from noxchat import relationships
 
     monkeypatch.setattr(relationships, "home_lists", lambda *_: 1 / 0)
     for htmx in (False, True):
-        response = at_alice.get("/", htmx=htmx)
+        response = alice_browser.get("/", htmx=htmx)
         assert response.status_code == 500
         assert response.headers["X-Request-ID"] in response.text
         assert "ZeroDivision" not in response.text and "Traceback" not in response.text

@@ -14,21 +14,21 @@ WRONG = "not the password 1"
 @pytest.mark.parametrize("identifier", ["alice@nox.example", "ALICE@NOX.EXAMPLE", "alice", "Alice", "  alice "])
 def test_login_by_email_or_public_id_ignores_case(any_app, identifier):
     make_person(any_app, "Alice", public_id="alice")
-    guest = Browser(any_app)
-    answer = guest.sign_in(identifier)
+    anonymous = Browser(any_app)
+    answer = anonymous.log_in(identifier)
     assert (answer.status_code, answer.location) == (303, "/")
-    assert "Alice" in guest.get("/").text
+    assert "Alice" in anonymous.get("/").text
 
 
-def test_htmx_login_answers_with_hx_redirect(alice, guest):
-    answer = guest.post("/auth/login?next=/settings", {"identifier": "alice", "password": PASSWORD}, htmx=True)
+def test_htmx_login_answers_with_hx_redirect(alice, anonymous):
+    answer = anonymous.post("/auth/login?next=/settings", {"identifier": "alice", "password": PASSWORD}, htmx=True)
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (200, "/settings")
 
 
 @pytest.mark.parametrize("htmx", [False, True])
 @pytest.mark.parametrize("identifier", ["alice", "nobody", "nobody@nox.example"])
-def test_wrong_password_and_unknown_account_get_the_same_message(alice, guest, identifier, htmx):
-    answer = guest.post("/auth/login", {"identifier": identifier, "password": WRONG}, htmx=htmx)
+def test_wrong_password_and_unknown_account_get_the_same_message(alice, anonymous, identifier, htmx):
+    answer = anonymous.post("/auth/login", {"identifier": identifier, "password": WRONG}, htmx=htmx)
     assert answer.status_code == 422
     assert "E-mail, Public ID or password is wrong." in answer.text
     assert WRONG not in answer.text and f'value="{identifier}"' in answer.text
@@ -37,28 +37,28 @@ def test_wrong_password_and_unknown_account_get_the_same_message(alice, guest, i
 def test_login_takes_equally_long_for_unknown_accounts(make_app):
     app = make_app(SIGN_INS_PER_ACCOUNT_AND_ADDRESS=1000, SIGN_INS_PER_ADDRESS=1000)
     make_person(app, "Alice", public_id="alice")
-    guest, times = Browser(app), {"alice": [], "nobody": []}
-    token = guest.token()
+    anonymous, times = Browser(app), {"alice": [], "nobody": []}
+    token = anonymous.token()
     for _attempt in range(12):
         for identifier in times:
             began = time.perf_counter()
-            guest.post("/auth/login", {"identifier": identifier, "password": WRONG}, token=token)
+            anonymous.post("/auth/login", {"identifier": identifier, "password": WRONG}, token=token)
             times[identifier].append(time.perf_counter() - began)
     known, unknown = (statistics.median(values[1:]) for values in times.values())
     assert abs(known - unknown) < 0.3 * max(known, unknown), times
 
 
 def failed_logins(browser, identifier, count, **more):
-    return [browser.sign_in(identifier, WRONG, **more).status_code for _attempt in range(count)]
+    return [browser.log_in(identifier, WRONG, **more).status_code for _attempt in range(count)]
 
 
 def test_login_is_rate_limited_per_account_and_ip_address(app, alice):
-    guest = Browser(app, address="10.0.0.1")
-    codes = failed_logins(guest, "alice", 5) + failed_logins(guest, "ALICE@nox.example", 5)
+    anonymous = Browser(app, address="10.0.0.1")
+    codes = failed_logins(anonymous, "alice", 5) + failed_logins(anonymous, "ALICE@nox.example", 5)
     assert codes == [422] * 9 + [429]
-    answer = guest.sign_in("alice")
+    answer = anonymous.log_in("alice")
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 0
-    assert Browser(app, address="10.0.0.2").sign_in("alice").status_code == 303
+    assert Browser(app, address="10.0.0.2").log_in("alice").status_code == 303
 
 
 def test_login_is_rate_limited_for_unknown_accounts(app):
@@ -67,25 +67,25 @@ def test_login_is_rate_limited_for_unknown_accounts(app):
 
 def test_login_is_rate_limited_per_ip_address(make_app):
     app = make_app(SIGN_INS_PER_ADDRESS=5)
-    guest = Browser(app, address="10.0.0.1")
-    assert [guest.sign_in(f"nobody{number}", WRONG).status_code for number in range(5)] == [422] * 4 + [429]
+    anonymous = Browser(app, address="10.0.0.1")
+    assert [anonymous.log_in(f"nobody{number}", WRONG).status_code for number in range(5)] == [422] * 4 + [429]
 
 
 def test_distributed_guessing_does_not_lock_out_a_known_device(make_app):
     app = make_app(SIGN_INS_PER_ACCOUNT=5)
     make_person(app, "Alice", public_id="alice")
     owner = Browser(app, address="10.1.0.1")
-    assert owner.sign_in("alice").status_code == 303
+    assert owner.log_in("alice").status_code == 303
     assert owner.post("/auth/logout").status_code == 303
-    codes = [Browser(app, address=f"10.0.0.{number}").sign_in("alice", WRONG).status_code for number in range(6)]
+    codes = [Browser(app, address=f"10.0.0.{number}").log_in("alice", WRONG).status_code for number in range(6)]
     assert codes[-1] == 429
-    assert Browser(app, address="10.0.9.9").sign_in("alice").status_code == 429
-    assert owner.sign_in("alice").status_code == 303  # its device cookie has a limit of its own
+    assert Browser(app, address="10.0.9.9").log_in("alice").status_code == 429
+    assert owner.log_in("alice").status_code == 303  # its device cookie has a limit of its own
 
 
 def test_login_is_rate_limited_for_known_devices(app, alice):
     owner = Browser(app)
-    owner.sign_in("alice")
+    owner.log_in("alice")
     owner.post("/auth/logout")
     assert 429 in failed_logins(owner, "alice", 10)
 
@@ -93,15 +93,15 @@ def test_login_is_rate_limited_for_known_devices(app, alice):
 def test_device_cookie_is_valid_only_for_its_own_account(app, alice):
     make_person(app, "Bob", public_id="bobby")
     bob = Browser(app)
-    bob.sign_in("bobby")
+    bob.log_in("bobby")
     bob.post("/auth/logout")
     assert failed_logins(bob, "alice", 10)[-1] == 429
 
 
 def test_x_forwarded_for_is_ignored_without_trusted_proxies(app, alice):
-    guest = Browser(app, address="10.0.0.1")
+    anonymous = Browser(app, address="10.0.0.1")
     codes = [
-        guest.post(
+        anonymous.post(
             "/auth/login", {"identifier": "alice", "password": WRONG}, headers={"X-Forwarded-For": f"1.2.3.{number}"}
         ).status_code
         for number in range(10)
@@ -132,12 +132,12 @@ def cookie(answer, name):
 def test_cookies_are_secure_over_https(make_app):
     app = make_app(BASE_URL="https://nox.example")
     make_person(app, "Alice", public_id="alice")
-    guest = Browser(app)
+    anonymous = Browser(app)
     options = {"base_url": "https://nox.example"}
-    page = guest.get("/auth/login", **options).text
+    page = anonymous.get("/auth/login", **options).text
     from tests.conftest import TOKEN
 
-    answer = guest.post(
+    answer = anonymous.post(
         "/auth/login",
         {"identifier": "alice", "password": PASSWORD, "remember_me": "y"},
         token=TOKEN.search(page)[1],
@@ -159,8 +159,8 @@ def test_cookies_are_secure_over_https(make_app):
 
 def test_remember_cookie_is_rotated_on_use(any_app):
     make_person(any_app, "Alice", public_id="alice")
-    guest = Browser(any_app)
-    old = cookie(guest.sign_in("alice", remember_me="y"), "remember_token").value
+    anonymous = Browser(any_app)
+    old = cookie(anonymous.log_in("alice", remember_me="y"), "remember_token").value
 
     def with_cookie(value):
         browser = Browser(any_app)
@@ -178,33 +178,33 @@ def test_remember_cookie_is_rotated_on_use(any_app):
     assert with_cookie(newest)[1].status_code == 302
 
 
-def test_no_remember_cookie_without_remember_me(alice, guest):
-    assert cookie(guest.sign_in("alice"), "remember_token") is None
+def test_no_remember_cookie_without_remember_me(alice, anonymous):
+    assert cookie(anonymous.log_in("alice"), "remember_token") is None
 
 
-def test_logout_invalidates_a_copied_session_cookie(app, alice, guest):
-    guest.sign_in("alice")
+def test_logout_invalidates_a_copied_session_cookie(app, alice, anonymous):
+    anonymous.log_in("alice")
     attacker = Browser(app)
-    attacker.client.set_cookie("session", guest.client.get_cookie("session").value)
+    attacker.client.set_cookie("session", anonymous.client.get_cookie("session").value)
     assert attacker.get("/settings").status_code == 200
-    guest.post("/auth/logout")
+    anonymous.post("/auth/logout")
     assert attacker.get("/settings").status_code == 302
 
 
-def test_session_cookie_from_before_login_stays_anonymous(app, alice, guest):
-    token = guest.token()
-    old_cookie = guest.client.get_cookie("session").value
-    guest.sign_in("alice")
+def test_session_cookie_from_before_login_stays_anonymous(app, alice, anonymous):
+    token = anonymous.token()
+    old_cookie = anonymous.client.get_cookie("session").value
+    anonymous.log_in("alice")
     anonymous = Browser(app)
     anonymous.client.set_cookie("session", old_cookie)
     assert anonymous.get("/settings").status_code == 302
-    assert guest.post("/auth/logout", token=token).status_code == 400  # the CSRF token is renewed as well
+    assert anonymous.post("/auth/logout", token=token).status_code == 400  # the CSRF token is renewed as well
 
 
-def test_htmx_logout_answers_with_hx_redirect(at_alice):
-    answer = at_alice.post("/auth/logout", htmx=True)
+def test_htmx_logout_answers_with_hx_redirect(alice_browser):
+    answer = alice_browser.post("/auth/logout", htmx=True)
     assert answer.headers["HX-Redirect"] == "/"
-    assert "You are logged out." in at_alice.get("/").text
+    assert "You are logged out." in alice_browser.get("/").text
 
 
 UNSAFE_TARGETS = [
@@ -229,9 +229,9 @@ UNSAFE_TARGETS = [
 
 @pytest.mark.parametrize("target", UNSAFE_TARGETS)
 @pytest.mark.parametrize("htmx", [False, True])
-def test_next_cannot_redirect_to_another_site(alice, guest, target, htmx):
+def test_next_cannot_redirect_to_another_site(alice, anonymous, target, htmx):
     fields = {"identifier": "alice", "password": PASSWORD}
-    answer = guest.post("/auth/login", fields, htmx=htmx, query_string={"next": target})
+    answer = anonymous.post("/auth/login", fields, htmx=htmx, query_string={"next": target})
     location = answer.headers.get("HX-Redirect") or answer.location
     assert location == "/" or (
         location.startswith("/") and not location.startswith(("//", "/\\")) and "evil" not in location.split("@")[0]
@@ -239,28 +239,28 @@ def test_next_cannot_redirect_to_another_site(alice, guest, target, htmx):
 
 
 @pytest.mark.parametrize("target", ["/settings", "/u/alice?x=1&y=a%20b", "/settings/sessions"])
-def test_login_redirects_to_next(alice, guest, target):
+def test_login_redirects_to_next(alice, anonymous, target):
     fields = {"identifier": "alice", "password": PASSWORD}
-    assert guest.post("/auth/login", fields, query_string={"next": target}).location == target
+    assert anonymous.post("/auth/login", fields, query_string={"next": target}).location == target
 
 
-def test_login_ignores_referer(alice, guest):
+def test_login_ignores_referer(alice, anonymous):
     fields = {"identifier": "alice", "password": PASSWORD}
-    answer = guest.post("/auth/login", fields, headers={"Referer": "https://evil.example/"})
+    answer = anonymous.post("/auth/login", fields, headers={"Referer": "https://evil.example/"})
     assert answer.location == "/"
 
 
-def test_overlong_password_is_refused_without_hashing(alice, guest, monkeypatch):
+def test_overlong_password_is_refused_without_hashing(alice, anonymous, monkeypatch):
     from noxchat import passwords
 
     monkeypatch.setattr(passwords, "check_password_hash", lambda *_: pytest.fail("hashed"))
-    token = guest.token()
+    token = anonymous.token()
     for length in (1025, 10**6):
-        answer = guest.post("/auth/login", {"identifier": "alice", "password": "x" * length}, token=token)
+        answer = anonymous.post("/auth/login", {"identifier": "alice", "password": "x" * length}, token=token)
         assert answer.status_code in {413, 422}
 
 
-def test_unused_session_expires(app, alice, guest):
+def test_unused_session_expires(app, alice, anonymous):
     from datetime import timedelta
 
     from sqlalchemy import update
@@ -269,8 +269,8 @@ def test_unused_session_expires(app, alice, guest):
     from noxchat.extensions import db
     from noxchat.models import Session
 
-    guest.sign_in("alice")
+    anonymous.log_in("alice")
     with app.app_context():
         db.session.execute(update(Session).values(last_used_at=now() - timedelta(days=31)))
         db.session.commit()
-    assert guest.get("/settings").status_code == 302
+    assert anonymous.get("/settings").status_code == 302

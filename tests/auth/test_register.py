@@ -20,18 +20,18 @@ def count_accounts(app):
 
 
 def test_registered_account_can_log_in_at_once(any_app):
-    guest = Browser(any_app)
-    answer = guest.post("/auth/register", MILA)
+    anonymous = Browser(any_app)
+    answer = anonymous.post("/auth/register", MILA)
     assert (answer.status_code, answer.location) == (303, "/auth/login")
-    page = guest.get("/auth/login").text
+    page = anonymous.get("/auth/login").text
     assert 'data-kind="info"' in page and "Your password is" in page
-    assert guest.get("/").text.count("Create account")  # not logged in yet
-    assert guest.sign_in("MILA@nox.example").status_code == 303
-    assert "Mila" in guest.get("/").text
+    assert anonymous.get("/").text.count("Create account")  # not logged in yet
+    assert anonymous.log_in("MILA@nox.example").status_code == 303
+    assert "Mila" in anonymous.get("/").text
 
 
-def test_htmx_registration_answers_with_hx_redirect(app, guest):
-    answer = guest.post("/auth/register", MILA, htmx=True)
+def test_htmx_registration_answers_with_hx_redirect(app, anonymous):
+    answer = anonymous.post("/auth/register", MILA, htmx=True)
     assert (answer.status_code, answer.headers["HX-Redirect"], answer.text) == (200, "/auth/login", "")
 
 
@@ -48,11 +48,11 @@ def test_htmx_registration_answers_with_hx_redirect(app, guest):
     ],
 )
 @pytest.mark.parametrize("htmx", [False, True])
-def test_invalid_field_is_refused_and_input_kept(app, guest, field, value, message, htmx):
+def test_invalid_field_is_refused_and_input_kept(app, anonymous, field, value, message, htmx):
     fields = {**MILA, field: value}
     if field == "password":
         fields["password2"] = value
-    answer = guest.post("/auth/register", fields, htmx=htmx)
+    answer = anonymous.post("/auth/register", fields, htmx=htmx)
     assert answer.status_code == 422
     assert message in answer.text
     assert ("<html" in answer.text) is not htmx
@@ -62,8 +62,8 @@ def test_invalid_field_is_refused_and_input_kept(app, guest, field, value, messa
     assert count_accounts(app) == 0
 
 
-def test_taken_username_is_refused(app, guest, alice):
-    answer = guest.post("/auth/register", {**MILA, "username": "АLICE"})
+def test_taken_username_is_refused(app, anonymous, alice):
+    answer = anonymous.post("/auth/register", {**MILA, "username": "АLICE"})
     assert answer.status_code == 422 and "taken" in answer.text
 
 
@@ -89,20 +89,20 @@ def test_registration_takes_equally_long_for_taken_emails(make_app):
     app = make_app(SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
     make_person(app, "Alice", "alice@nox.example")
     times = {"known": [], "unknown": []}
-    guest = Browser(app)
-    token = guest.token()
+    anonymous = Browser(app)
+    token = anonymous.token()
     for number in range(12):
         for kind, email in (("known", "alice@nox.example"), ("unknown", f"n{number}@nox.example")):
             fields = {**MILA, "username": f"Nika {'abcdefghjkmn'[number]}{kind[0]}", "email": email}
             began = time.perf_counter()
-            assert guest.post("/auth/register", fields, token=token).status_code == 303
+            assert anonymous.post("/auth/register", fields, token=token).status_code == 303
             times[kind].append(time.perf_counter() - began)
     known, unknown = (statistics.median(values[1:]) for values in times.values())
     assert abs(known - unknown) < 0.3 * max(known, unknown), times
 
 
-def test_extra_form_fields_are_ignored(app, guest):
-    guest.post(
+def test_extra_form_fields_are_ignored(app, anonymous):
+    anonymous.post(
         "/auth/register",
         {**MILA, "id": 999, "password_hash": "x", "public_id": "root1", "theme": "night", "user_id": 7},
     )
@@ -113,10 +113,10 @@ def test_extra_form_fields_are_ignored(app, guest):
 
 def test_registration_is_rate_limited_per_ip_address(make_app):
     app = make_app(SIGN_UPS_PER_HOUR=2)
-    guest = Browser(app, address="10.0.0.1")
+    anonymous = Browser(app, address="10.0.0.1")
     codes = []
     for number in range(3):
-        answer = guest.post(
+        answer = anonymous.post(
             "/auth/register", {**MILA, "username": f"Mila {'abc'[number]}", "email": f"m{number}@nox.example"}
         )
         codes.append(answer.status_code)
@@ -126,6 +126,6 @@ def test_registration_is_rate_limited_per_ip_address(make_app):
     assert other.post("/auth/register", {**MILA, "username": "Nika", "email": "n@nox.example"}).status_code == 303
 
 
-def test_logged_in_user_is_redirected_from_register_and_login(at_alice):
-    assert at_alice.get("/auth/register").location == "/"
-    assert at_alice.get("/auth/login?next=/settings").location == "/settings"
+def test_logged_in_user_is_redirected_from_register_and_login(alice_browser):
+    assert alice_browser.get("/auth/register").location == "/"
+    assert alice_browser.get("/auth/login?next=/settings").location == "/settings"

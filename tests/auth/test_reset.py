@@ -35,10 +35,10 @@ def create_reset_link(app, user):
 def test_unknown_email_gets_the_same_answer(app, alice, htmx):
     answers = []
     for email in ("alice@nox.example", "nobody@nox.example"):
-        guest = Browser(app)
-        answer = guest.post("/auth/reset", {"email": email}, htmx=htmx)
+        anonymous = Browser(app)
+        answer = anonymous.post("/auth/reset", {"email": email}, htmx=htmx)
         location = answer.headers.get("HX-Redirect") or answer.location
-        text = re.sub(r'(value|content)="[^"]*"', "", guest.get(location).text.replace(email, "@"))
+        text = re.sub(r'(value|content)="[^"]*"', "", anonymous.get(location).text.replace(email, "@"))
         answers.append((answer.status_code, location, text))
     assert answers[0] == answers[1]
     assert answers[0][0] == (200 if htmx else 303)
@@ -47,12 +47,12 @@ def test_unknown_email_gets_the_same_answer(app, alice, htmx):
 def test_reset_takes_equally_long_for_unknown_emails(make_app):
     app = make_app(RESETS_PER_HOUR=1000, SIGN_UPS_PER_HOUR=1000)
     make_person(app, "Alice", "alice@nox.example")
-    guest, times = Browser(app), {"alice@nox.example": [], "nobody@nox.example": []}
-    token = guest.token()
+    anonymous, times = Browser(app), {"alice@nox.example": [], "nobody@nox.example": []}
+    token = anonymous.token()
     for _attempt in range(8):
         for email in times:
             began = time.perf_counter()
-            guest.post("/auth/reset", {"email": email}, token=token)
+            anonymous.post("/auth/reset", {"email": email}, token=token)
             times[email].append(time.perf_counter() - began)
     known, unknown = (statistics.median(values) for values in times.values())
     assert abs(known - unknown) < 0.3 * max(known, unknown), times
@@ -60,39 +60,39 @@ def test_reset_takes_equally_long_for_unknown_emails(make_app):
 
 @pytest.mark.parametrize("email", ["", "nobody", "a@x\r\nBcc: b@y", "x" * 300 + "@y"])
 @pytest.mark.parametrize("htmx", [False, True])
-def test_invalid_email_is_refused(guest, email, htmx):
-    assert guest.post("/auth/reset", {"email": email}, htmx=htmx).status_code == 422
+def test_invalid_email_is_refused(anonymous, email, htmx):
+    assert anonymous.post("/auth/reset", {"email": email}, htmx=htmx).status_code == 422
 
 
 @pytest.mark.parametrize("htmx", [False, True])
 def test_reset_link_works_once_and_ends_all_sessions(any_app, htmx):
     alice = make_person(any_app, "Alice", public_id="alice")
-    logged_in, guest = Browser(any_app, alice), Browser(any_app)
+    logged_in, anonymous = Browser(any_app, alice), Browser(any_app)
     path = create_reset_link(any_app, alice)
-    page = guest.get(path)
+    page = anonymous.get(path)
     assert page.status_code == 200 and page.headers["Referrer-Policy"] == "no-referrer"
     assert page.headers["Cache-Control"] == "no-store"
-    answer = guest.post(path, FIELDS, htmx=htmx)
+    answer = anonymous.post(path, FIELDS, htmx=htmx)
     assert (answer.headers.get("HX-Redirect") or answer.location) == "/auth/login"
     assert logged_in.get("/settings").status_code == 302
-    assert guest.sign_in("alice").status_code == 422
-    assert guest.sign_in("alice", NEW).status_code == 303
+    assert anonymous.log_in("alice").status_code == 422
+    assert anonymous.log_in("alice", NEW).status_code == 303
     assert Browser(any_app).get(path).status_code == 400
     assert Browser(any_app).post(path, FIELDS).status_code == 400
 
 
-def test_reset_link_works_while_logged_in(app, alice, at_alice):
+def test_reset_link_works_while_logged_in(app, alice, alice_browser):
     path = create_reset_link(app, alice)
-    assert at_alice.get(path).status_code == 200
-    assert at_alice.post(path, FIELDS).location == "/auth/login"
-    assert at_alice.get("/auth/login").status_code == 200
+    assert alice_browser.get(path).status_code == 200
+    assert alice_browser.post(path, FIELDS).location == "/auth/login"
+    assert alice_browser.get("/auth/login").status_code == 200
 
 
 def test_reset_link_works_once_under_concurrent_use(any_app):
     alice = make_person(any_app, "Alice", public_id="alice")
     path = create_reset_link(any_app, alice)
     guests = [Browser(any_app) for _guest in range(6)]
-    csrf_tokens = [guest.token() for guest in guests]
+    csrf_tokens = [anonymous.token() for anonymous in guests]
     barrier, codes = Barrier(6), []
 
     def submit(number):
@@ -111,10 +111,10 @@ def test_reset_link_works_once_under_concurrent_use(any_app):
     [{"password": "short", "password2": "short"}, {"password2": "other one 12"}, {"password": "", "password2": ""}],
 )
 @pytest.mark.parametrize("htmx", [False, True])
-def test_reset_link_stays_valid_after_an_invalid_password(app, alice, guest, fields, htmx):
+def test_reset_link_stays_valid_after_an_invalid_password(app, alice, anonymous, fields, htmx):
     path = create_reset_link(app, alice)
-    assert guest.post(path, {**FIELDS, **fields}, htmx=htmx).status_code == 422
-    assert guest.post(path, FIELDS).status_code == 303
+    assert anonymous.post(path, {**FIELDS, **fields}, htmx=htmx).status_code == 422
+    assert anonymous.post(path, FIELDS).status_code == 303
 
 
 def invalid_tokens(app, alice):
@@ -152,16 +152,16 @@ def test_invalid_token_page_offers_a_new_link(any_app):
             assert answer.status_code == 400, reason
             assert "Send a new link" in answer.text and token not in answer.text, reason
         assert Browser(any_app).post(f"/auth/reset/{token}", FIELDS).status_code == 400, reason
-    assert Browser(any_app).sign_in("alice").status_code == 303
+    assert Browser(any_app).log_in("alice").status_code == 303
 
 
-def test_newer_link_and_password_change_invalidate_older_links(app, alice, at_alice, guest):
+def test_newer_link_and_password_change_invalidate_older_links(app, alice, alice_browser, anonymous):
     old = create_reset_link(app, alice)
     new = create_reset_link(app, alice)
-    assert guest.get(old).status_code == 400
-    assert guest.get(new).status_code == 200
-    at_alice.post("/settings/password", {"current_password": PASSWORD, **FIELDS})
-    assert guest.get(new).status_code == 400
+    assert anonymous.get(old).status_code == 400
+    assert anonymous.get(new).status_code == 200
+    alice_browser.post("/settings/password", {"current_password": PASSWORD, **FIELDS})
+    assert anonymous.get(new).status_code == 400
 
 
 def test_reset_is_rate_limited_per_email(app, alice):
@@ -177,6 +177,6 @@ def test_reset_is_rate_limited_per_email(app, alice):
 
 def test_reset_is_rate_limited_per_ip_address(make_app):
     app = make_app(SIGN_UPS_PER_HOUR=3)
-    guest = Browser(app, address="10.0.0.1")
-    codes = [guest.post("/auth/reset", {"email": f"n{n}@nox.example"}).status_code for n in range(4)]
+    anonymous = Browser(app, address="10.0.0.1")
+    codes = [anonymous.post("/auth/reset", {"email": f"n{n}@nox.example"}).status_code for n in range(4)]
     assert codes == [303] * 3 + [429]

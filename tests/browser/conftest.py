@@ -75,7 +75,7 @@ def new_page(chromium, site):
 
 
 def demo_password(site):
-    return re.search(r"Demo login: \S+  password: (\S+)", site.said())[1]
+    return re.search(r"Demo login: \S+  password: (\S+)", site.output_text())[1]
 
 
 def log_in(page, identifier, password=PASSWORD):

@@ -32,16 +32,16 @@ def check_accessibility_and_width(page, name):
 @pytest.mark.parametrize("language", ["en", "ru"])
 @pytest.mark.parametrize("theme", ["night", "day"])
 def test_pages_are_accessible_and_fit_narrow_screens(site, new_page, theme, language):
-    guest = new_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+    anonymous = new_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     cookies = [
         {"name": name, "value": value, "url": site.base} for name, value in (("theme", theme), ("language", language))
     ]
-    guest.context.add_cookies(cookies)
+    anonymous.context.add_cookies(cookies)
     for endpoint, path in PAGES.items():
         if ROUTES[endpoint].public:
-            guest.goto(path)
-            assert guest.get_attribute("html", "lang") == language
-            check_accessibility_and_width(guest, f"guest {path}")
+            anonymous.goto(path)
+            assert anonymous.get_attribute("html", "lang") == language
+            check_accessibility_and_width(anonymous, f"guest {path}")
     page = new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     log_in(page, "mila@demo.example", demo_password(site))
     page.evaluate(
@@ -60,7 +60,7 @@ def test_pages_are_accessible_and_fit_narrow_screens(site, new_page, theme, lang
     page.click(".btn--primary")
     page.wait_for_selector("#errors")
     check_accessibility_and_width(page, "profile form with errors")
-    assert guest.problems == [] and [text for text in page.problems if "405" not in text] == []
+    assert anonymous.problems == [] and [text for text in page.problems if "405" not in text] == []
 
 
 def test_forms_are_usable_without_javascript(site, new_page):

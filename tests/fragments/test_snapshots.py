@@ -239,7 +239,7 @@ STATES = {
         "at the end": lambda: rows_of([], next_url=""),
     },
     "people/search_box": {"": lambda: {"action": "/search", "label": "Name", "term": '"><b>'}},
-    "people/status": {
+    "people/result_count": {
         "silent": lambda: status("", 0),
         "nobody": lambda: status("zoe", 0),
         "one": lambda: status("zoe", 1),
@@ -303,7 +303,7 @@ def test_fragment_snapshot(app, snapshot, name, state):
         assert normalized(render_partial(f"partials/{name}.html", **STATES[name][state]())) == snapshot
 
 
-def test_page_contains_its_fragment(app, alice, at_alice):
+def test_page_contains_its_fragment(app, alice, alice_browser):
     from tests.architecture.routes import ROUTES
 
     def without_volatile_parts(html):
@@ -315,7 +315,7 @@ def test_page_contains_its_fragment(app, alice, at_alice):
 
     for endpoint, route in ROUTES.items():
         if route.page and not route.guests_only and endpoint not in {"auth.reset_password"}:
-            page, fragment = at_alice.get(route.path).text, at_alice.get(route.path, htmx=True).text
+            page, fragment = alice_browser.get(route.path).text, alice_browser.get(route.path, htmx=True).text
             assert without_volatile_parts(fragment) in without_volatile_parts(page), endpoint
 
 

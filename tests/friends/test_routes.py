@@ -10,7 +10,7 @@ from sqlalchemy import event
 from noxchat import friendships, relationships
 from noxchat.database import begin_write
 from noxchat.extensions import db
-from tests.conftest import EVERYWHERE, Browser, befriend, make_person
+from tests.conftest import ELASTICSEARCH_SETTINGS, Browser, befriend, make_person
 
 
 @pytest.fixture
@@ -90,10 +90,10 @@ def counters(text):
 
 @pytest.mark.parametrize("action", [*ACTIONS, *OUTDATED_ACTIONS])
 def test_action_by_htmx_returns_button_and_counters(alice_and_bob, action):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     prepare, path, state, message, numbers = (ACTIONS | OUTDATED_ACTIONS)[action]
     prepare(app, alice, bob)
-    answer = at_alice.post(f"/u/bobby/{path}", {"next": "/search?q=bob", "list": "search"}, htmx=True)
+    answer = alice_browser.post(f"/u/bobby/{path}", {"next": "/search?q=bob", "list": "search"}, htmx=True)
     assert answer.status_code == 200 and "<html" not in answer.text
     buttons = soup(answer.text).select("[data-friendship]")
     assert [button["data-friendship"] for button in buttons] == [state]
@@ -101,37 +101,37 @@ def test_action_by_htmx_returns_button_and_counters(alice_and_bob, action):
     assert len(answer.data) < 4096
     ((kind, text),) = notices(answer.text)
     assert message in text and kind == ("ok" if action in ACTIONS else "info")
-    assert f'data-friendship="{state}"' in at_alice.get("/u/bobby").text
+    assert f'data-friendship="{state}"' in alice_browser.get("/u/bobby").text
 
 
 @pytest.mark.parametrize("action", [*ACTIONS, *OUTDATED_ACTIONS])
 def test_action_by_plain_form_redirects_with_a_notice(alice_and_bob, action):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     prepare, path, state, message, numbers = (ACTIONS | OUTDATED_ACTIONS)[action]
     prepare(app, alice, bob)
-    answer = at_alice.post(f"/u/bobby/{path}", {"next": "/friends/incoming?q=x"})
+    answer = alice_browser.post(f"/u/bobby/{path}", {"next": "/friends/incoming?q=x"})
     assert (answer.status_code, answer.location) == (303, "/friends/incoming?q=x")
-    page = at_alice.get("/friends").text
+    page = alice_browser.get("/friends").text
     ((kind, text),) = notices(page)
     assert message in text and kind == ("ok" if action in ACTIONS else "info")
     assert counters(page) == numbers
-    assert at_alice.post(f"/u/bobby/{path}").location == "/u/bobby"
+    assert alice_browser.post(f"/u/bobby/{path}").location == "/u/bobby"
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("htmx", [False, True])
 def test_action_is_refused_without_login_or_csrf_token(alice_and_bob, action, htmx):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     prepare, path, _state, _words, _numbers = ACTIONS[action]
     prepare(app, alice, bob)
-    before = at_alice.get("/u/bobby").text.count("data-friendship"), relationship_state(app, alice, bob)
+    before = alice_browser.get("/u/bobby").text.count("data-friendship"), relationship_state(app, alice, bob)
     anonymous = Browser(app).client.post(f"/u/bobby/{path}", headers={"HX-Request": "true"} if htmx else {})
     assert anonymous.status_code == (401 if htmx else 302)
     for token in (None, "stale"):
-        assert at_alice.post(f"/u/bobby/{path}", token=token, htmx=htmx).status_code == 400
-    cross_origin = at_alice.post(f"/u/bobby/{path}", htmx=htmx, headers={"Origin": "https://evil.example"})
+        assert alice_browser.post(f"/u/bobby/{path}", token=token, htmx=htmx).status_code == 400
+    cross_origin = alice_browser.post(f"/u/bobby/{path}", htmx=htmx, headers={"Origin": "https://evil.example"})
     assert cross_origin.status_code == 400
-    assert at_alice.get(f"/u/bobby/{path}").status_code == 405
+    assert alice_browser.get(f"/u/bobby/{path}").status_code == 405
     assert before[1] == relationship_state(app, alice, bob)
 
 
@@ -145,9 +145,9 @@ def relationship_state(app, alice, bob):
 )
 @pytest.mark.parametrize("htmx", [False, True])
 def test_action_on_unknown_user_or_oneself_is_refused(alice_and_bob, path, htmx):
-    *_rest, at_alice, _at_bob = alice_and_bob
-    assert at_alice.post(f"/u/nobody/{path}", htmx=htmx).status_code == 404
-    answer = at_alice.post(f"/u/alice/{path}", htmx=htmx)
+    *_rest, alice_browser, _at_bob = alice_and_bob
+    assert alice_browser.post(f"/u/nobody/{path}", htmx=htmx).status_code == 404
+    answer = alice_browser.post(f"/u/alice/{path}", htmx=htmx)
     assert answer.status_code == (409 if htmx else 303)
     if htmx:
         assert 'data-friendship="self"' in answer.text and notices(answer.text)[0][0] == "error"
@@ -155,33 +155,33 @@ def test_action_on_unknown_user_or_oneself_is_refused(alice_and_bob, path, htmx)
 
 @pytest.mark.parametrize("htmx", [False, True])
 def test_conflict_returns_an_error_notice_and_the_current_button(alice_and_bob, htmx):
-    app, alice, bob, at_alice, at_bob = alice_and_bob
+    app, alice, bob, alice_browser, at_bob = alice_and_bob
     send_request(app, alice, bob)
     at_bob.post("/u/alice/request/decline")
-    answer = at_alice.post("/u/bobby/request", {"next": "/u/bobby"}, htmx=htmx)
+    answer = alice_browser.post("/u/bobby/request", {"next": "/u/bobby"}, htmx=htmx)
     if htmx:
         assert answer.status_code == 409
         assert 'data-friendship="none"' in answer.text and counters(answer.text) == (0, 0, 0)
         assert notices(answer.text)[0][0] == "error"
     else:
         assert (answer.status_code, answer.location) == (303, "/u/bobby")
-        assert notices(at_alice.get("/u/bobby").text)[0][0] == "error"
+        assert notices(alice_browser.get("/u/bobby").text)[0][0] == "error"
 
 
 @pytest.mark.parametrize("htmx", [False, True])
 def test_friend_requests_are_rate_limited_per_hour(alice_and_bob, htmx):
-    app, _alice, _bob, at_alice, _at_bob = alice_and_bob
+    app, _alice, _bob, alice_browser, _at_bob = alice_and_bob
     app.config["REQUESTS_PER_HOUR"] = 1
-    at_alice.post("/u/bobby/request")
-    at_alice.post("/u/bobby/request/cancel")
-    answer = at_alice.post("/u/bobby/request", htmx=htmx)
+    alice_browser.post("/u/bobby/request")
+    alice_browser.post("/u/bobby/request/cancel")
+    answer = alice_browser.post("/u/bobby/request", htmx=htmx)
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 3000
 
 
 def test_extra_form_fields_are_ignored_and_next_stays_on_this_site(alice_and_bob):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     fields = {"sender_id": str(bob.id), "user_id": str(bob.id), "state": "friends", "next": "//evil.example"}
-    answer = at_alice.post("/u/bobby/request", fields)
+    answer = alice_browser.post("/u/bobby/request", fields)
     assert answer.location == "/" and relationship_state(app, alice, bob) == "outgoing"
 
 
@@ -202,24 +202,24 @@ PATHS["blocked"] = "/settings/blocked"
     ],
 )
 def test_row_is_removed_from_its_list_after_an_action(alice_and_bob, list_name, path):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     LISTS[list_name](app, alice, bob)
-    page = soup(at_alice.get(PATHS[list_name]).text)
+    page = soup(alice_browser.get(PATHS[list_name]).text)
     assert [row["data-user"] for row in page.select("[data-user]")] == ["bobby"]
-    answer = at_alice.post(f"/u/bobby/{path}", {"list": list_name}, htmx=True)
+    answer = alice_browser.post(f"/u/bobby/{path}", {"list": list_name}, htmx=True)
     assert answer.status_code == 200 and "data-friendship" not in answer.text
     assert 'data-hx-target="#person-bobby" data-hx-swap="delete"' in answer.text
     assert counters(answer.text)
-    assert soup(at_alice.get(PATHS[list_name]).text).select("[data-user]") == []
+    assert soup(alice_browser.get(PATHS[list_name]).text).select("[data-user]") == []
 
 
 @pytest.mark.parametrize("list_name", LISTS)
 def test_list_as_page_and_fragment(alice_and_bob, list_name):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
-    empty = soup(at_alice.get(PATHS[list_name]).text)
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
+    empty = soup(alice_browser.get(PATHS[list_name]).text)
     assert empty.select_one("#results .empty h2") and not empty.select("[data-user]")
     LISTS[list_name](app, alice, bob)
-    page, fragment = at_alice.get(PATHS[list_name]), at_alice.get(PATHS[list_name], htmx=True)
+    page, fragment = alice_browser.get(PATHS[list_name]), alice_browser.get(PATHS[list_name], htmx=True)
     assert "<html" in page.text and "<html" not in fragment.text
     for text in (page.text, fragment.text):
         row = soup(text).select_one("#results [data-user=bobby]")
@@ -229,10 +229,10 @@ def test_list_as_page_and_fragment(alice_and_bob, list_name):
 
 
 def test_blocked_people_are_listed_in_settings(alice_and_bob):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     block(app, alice, bob)
-    assert "/settings/blocked" in at_alice.get("/settings").text
-    assert 'data-user="bobby"' in at_alice.get("/settings/blocked").text
+    assert "/settings/blocked" in alice_browser.get("/settings").text
+    assert 'data-user="bobby"' in alice_browser.get("/settings/blocked").text
 
 
 def make_friends(app, alice, count=45):
@@ -244,14 +244,14 @@ def make_friends(app, alice, count=45):
 
 
 def test_pagination_shows_each_row_once(alice_and_bob):
-    app, alice, _bob, at_alice, _at_bob = alice_and_bob
+    app, alice, _bob, alice_browser, _at_bob = alice_and_bob
     make_friends(app, alice)
     for path in ("/friends", "/friends?q=friend", "/search?q=friend", "/search?q=rie"):
         expected = None
         for htmx in (False, True):
             seen, link = [], path
             while link:
-                text = at_alice.get(link, htmx=htmx).text
+                text = alice_browser.get(link, htmx=htmx).text
                 rows = [row["data-user"] for row in soup(text).select("[data-user]")]
                 assert 0 < len(rows) <= 20
                 if htmx and link != path:
@@ -263,24 +263,24 @@ def test_pagination_shows_each_row_once(alice_and_bob):
             assert len(seen) == len(set(seen)) == 45
             expected = expected or seen
             assert seen == expected
-    second = soup(at_alice.get("/friends").text).select_one("[data-next]")["href"]
-    assert "Back to the beginning" in at_alice.get(second).text
+    second = soup(alice_browser.get("/friends").text).select_one("[data-next]")["href"]
+    assert "Back to the beginning" in alice_browser.get(second).text
 
 
 @pytest.mark.parametrize("path", ["/friends", "/friends/incoming", "/friends/outgoing", "/search", "/settings/blocked"])
 @pytest.mark.parametrize(
     "cursor", ["0", "-1", "1" + "0" * 20, "abc", "W10", "WzIsIm5pa2EiXQ", "WyIyMDI2IiwxXQ", "1.5", "é", "NaN"]
 )
-def test_invalid_cursor_is_ignored(at_alice, path, cursor):
+def test_invalid_cursor_is_ignored(alice_browser, path, cursor):
     for htmx in (False, True):
-        assert at_alice.get(path, query_string={"after": cursor, "q": "a"}, htmx=htmx).status_code == 200
+        assert alice_browser.get(path, query_string={"after": cursor, "q": "a"}, htmx=htmx).status_code == 200
 
 
 @pytest.mark.parametrize("size", ["per_page=1000", "limit=1", "size=0"])
 def test_page_size_parameters_are_ignored(alice_and_bob, size):
-    app, alice, _bob, at_alice, _at_bob = alice_and_bob
+    app, alice, _bob, alice_browser, _at_bob = alice_and_bob
     make_friends(app, alice, 21)
-    assert at_alice.get(f"/friends?{size}").text.count("data-user=") == 20
+    assert alice_browser.get(f"/friends?{size}").text.count("data-user=") == 20
 
 
 def statements(app, work):
@@ -304,70 +304,70 @@ def statements(app, work):
 )
 @pytest.mark.parametrize("htmx", [False, True])
 def test_page_needs_at_most_four_statements(alice_and_bob, path, htmx):
-    app, alice, _bob, at_alice, _at_bob = alice_and_bob
+    app, alice, _bob, alice_browser, _at_bob = alice_and_bob
     make_friends(app, alice, 25)
-    at_alice.get("/")
-    executed = statements(app, lambda: at_alice.get(path, htmx=htmx))
-    minimum = 1 if EVERYWHERE else 2  # with Elasticsearch, a search without hits only loads the session
+    alice_browser.get("/")
+    executed = statements(app, lambda: alice_browser.get(path, htmx=htmx))
+    minimum = 1 if ELASTICSEARCH_SETTINGS else 2  # with Elasticsearch, a search without hits only loads the session
     assert minimum <= len(executed) <= 4, executed
-    next_link = soup(at_alice.get(path, htmx=htmx).text).select_one("[data-next]")
+    next_link = soup(alice_browser.get(path, htmx=htmx).text).select_one("[data-next]")
     if next_link:
-        assert len(statements(app, lambda: at_alice.get(next_link["href"], htmx=htmx))) <= 4
+        assert len(statements(app, lambda: alice_browser.get(next_link["href"], htmx=htmx))) <= 4
 
 
 def test_search_without_term_or_hits_shows_a_hint(alice_and_bob):
-    *_rest, at_alice, _at_bob = alice_and_bob
+    *_rest, alice_browser, _at_bob = alice_and_bob
     for path in ("/search", "/search?q=", "/search?q=+++"):
-        text = at_alice.get(path).text
+        text = alice_browser.get(path).text
         assert "data-user=" not in text and "Who are you looking for?" in text
-    text = at_alice.get("/search?q=zephyrine").text
+    text = alice_browser.get("/search?q=zephyrine").text
     assert "Nobody called “zephyrine”" in text and "Nobody found" in text
 
 
 def test_one_letter_search_suggests_a_longer_term(alice_and_bob):
-    *_rest, at_alice, _at_bob = alice_and_bob
-    text = at_alice.get("/search?q=b", htmx=True).text
+    *_rest, alice_browser, _at_bob = alice_and_bob
+    text = alice_browser.get("/search?q=b", htmx=True).text
     assert 'data-user="bobby"' in text and "Type more letters" in text
-    assert "Type more letters" not in at_alice.get("/search?q=bob").text
+    assert "Type more letters" not in alice_browser.get("/search?q=bob").text
 
 
 def test_search_term_is_kept_and_escaped(alice_and_bob):
-    *_rest, at_alice, _at_bob = alice_and_bob
-    page = soup(at_alice.get("/search", query_string={"q": '"><script>alert(1)</script>'}).text)
+    *_rest, alice_browser, _at_bob = alice_and_bob
+    page = soup(alice_browser.get("/search", query_string={"q": '"><script>alert(1)</script>'}).text)
     assert page.select_one("#q")["value"] == '"><script>alert(1)</script>' and not page.select("#results script")
 
 
 def test_row_placeholders_in_the_query_string_are_not_filled_in(alice_and_bob):
-    *_rest, at_alice, _at_bob = alice_and_bob
-    page = soup(at_alice.get("/search", query_string={"q": "bob", "x": "~id~~name~"}).text)
+    *_rest, alice_browser, _at_bob = alice_and_bob
+    page = soup(alice_browser.get("/search", query_string={"q": "bob", "x": "~id~~name~"}).text)
     assert page.select_one("[data-user=bobby] [name=next]")["value"].endswith("x=~id~~name~")
     assert page.select_one("[data-user=bobby] [formaction]")["formaction"] == "/u/bobby/request"
 
 
 def test_search_status_shows_the_number_of_hits(alice_and_bob):
-    app, alice, _bob, at_alice, _at_bob = alice_and_bob
+    app, alice, _bob, alice_browser, _at_bob = alice_and_bob
     make_friends(app, alice, 21)
-    assert "More than 20 people found" in at_alice.get("/search?q=friend").text
-    assert "One person found" in at_alice.get("/search?q=bob").text
-    fragment = soup(at_alice.get("/search?q=bob", htmx=True).text)
+    assert "More than 20 people found" in alice_browser.get("/search?q=friend").text
+    assert "One person found" in alice_browser.get("/search?q=bob").text
+    fragment = soup(alice_browser.get("/search?q=bob", htmx=True).text)
     assert fragment.select_one("#results-status")["hx-swap-oob"] == "true"
 
 
 def test_search_does_not_match_emails(alice_and_bob):
-    *_rest, at_alice, _at_bob = alice_and_bob
+    *_rest, alice_browser, _at_bob = alice_and_bob
     for term in ("bob@nox.example", "nox.example", "@nox"):
-        text = at_alice.get("/search", query_string={"q": term}).text
+        text = alice_browser.get("/search", query_string={"q": term}).text
         assert "data-user=" not in text
-    assert "bob@nox.example" not in at_alice.get("/search?q=bob").text
+    assert "bob@nox.example" not in alice_browser.get("/search?q=bob").text
 
 
 def test_home_shows_requests_and_suggestions(alice_and_bob):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     clara = make_person(app, "Clara", public_id="clara")
     befriend(app, bob, clara)
     befriend(app, alice, bob)
     receive_request(app, alice, make_person(app, "Dora", public_id="dora"))
-    home = soup(at_alice.get("/").text)
+    home = soup(alice_browser.get("/").text)
     assert [row["data-user"] for row in home.select(".asking [data-user]")] == ["dora"]
     suggestions = home.select_one("[aria-labelledby=h-known]")
     assert suggestions.select_one("[data-user]")["data-user"] == "clara" and "One friend in common" in suggestions.text
@@ -375,43 +375,43 @@ def test_home_shows_requests_and_suggestions(alice_and_bob):
 
 
 def test_counters_and_button_as_fragments(alice_and_bob):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     receive_request(app, alice, bob)
-    answer = at_alice.get("/counters", htmx=True)
+    answer = alice_browser.get("/counters", htmx=True)
     assert counters(answer.text) == (0, 1, 0)
-    assert at_alice.get("/counters").status_code == 302
-    answer = at_alice.get("/u/bobby/button?list=profile&next=/u/bobby", htmx=True)
+    assert alice_browser.get("/counters").status_code == 302
+    answer = alice_browser.get("/u/bobby/button?list=profile&next=/u/bobby", htmx=True)
     assert 'data-friendship="incoming"' in answer.text and "autofocus" not in answer.text
-    assert at_alice.get("/u/bobby/button").location == "/u/bobby"
-    assert at_alice.get("/u/nobody/button", htmx=True).status_code == 404
-    answer = at_alice.get("/u/bobby/button?list=friends", htmx=True)
+    assert alice_browser.get("/u/bobby/button").location == "/u/bobby"
+    assert alice_browser.get("/u/nobody/button", htmx=True).status_code == 404
+    answer = alice_browser.get("/u/bobby/button?list=friends", htmx=True)
     assert 'data-hx-swap="delete"' in answer.text
 
 
 def test_new_row_is_inserted_at_its_position(alice_and_bob):
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     zoe = make_person(app, "Zoe", public_id="zoe")
     befriend(app, alice, zoe)
     befriend(app, alice, bob)
-    answer = at_alice.get("/u/bobby/row?list=friends", htmx=True).text
+    answer = alice_browser.get("/u/bobby/row?list=friends", htmx=True).text
     assert 'data-hx-target="#person-zoe" data-hx-swap="beforebegin"' in answer and 'data-user="bobby"' in answer
-    answer = at_alice.get("/u/zoe/row?list=friends", htmx=True).text
+    answer = alice_browser.get("/u/zoe/row?list=friends", htmx=True).text
     assert "#people:not(:has(.more))" in answer
     for query in ("list=incoming", "list=friends&q=x", "list=nonsense", ""):
-        answer = at_alice.get(f"/u/bobby/row?{query}", htmx=True).text
+        answer = alice_browser.get(f"/u/bobby/row?{query}", htmx=True).text
         assert "data-user" not in answer and counters(answer) == (2, 0, 0)
     receive_request(app, alice, make_person(app, "Dora", public_id="dora"))
-    answer = at_alice.get("/u/dora/row?list=incoming", htmx=True).text
+    answer = alice_browser.get("/u/dora/row?list=incoming", htmx=True).text
     assert 'data-hx-target="#people" data-hx-swap="afterbegin"' in answer
-    assert counters(at_alice.get("/u/nobody/row?list=friends", htmx=True).text) == (2, 1, 0)
-    assert at_alice.get("/u/bobby/row").location == "/u/bobby"
+    assert counters(alice_browser.get("/u/nobody/row?list=friends", htmx=True).text) == (2, 1, 0)
+    assert alice_browser.get("/u/bobby/row").location == "/u/bobby"
 
 
 def test_responses_are_small(alice_and_bob):
     """Limits: 2 kB for a button; 40 kB, or 5 kB compressed, for a page of 20 people."""
     import brotli
 
-    app, alice, bob, at_alice, _at_bob = alice_and_bob
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
     sizes = {}
     for action, (prepare, path, *_rest) in ACTIONS.items():
         with app.app_context():
@@ -421,17 +421,17 @@ def test_responses_are_small(alice_and_bob):
                 db.session.commit()
         prepare(app, alice, bob)
         sizes[action] = len(
-            at_alice.post(f"/u/bobby/{path}", {"next": "/search?q=bob", "list": "search"}, htmx=True).data
+            alice_browser.post(f"/u/bobby/{path}", {"next": "/search?q=bob", "list": "search"}, htmx=True).data
         )
         run_action(app, friendships.cancel, alice, bob)
     make_friends(app, alice, 25)
-    page = at_alice.get("/friends", htmx=True).data
+    page = alice_browser.get("/friends", htmx=True).data
     print(f"button {sizes}, twenty people {len(page)} bytes, {len(brotli.compress(page, quality=4))} compressed")
     assert len(page) < 40_000 and len(brotli.compress(page, quality=4)) < 5_000
     assert max(sizes.values()) < 2_000, sizes
 
 
 def test_page_connects_to_the_event_stream(alice_and_bob):
-    *_rest, at_alice, _at_bob = alice_and_bob
-    page = at_alice.get("/friends").text
+    *_rest, alice_browser, _at_bob = alice_and_bob
+    page = alice_browser.get("/friends").text
     assert re.search(r'data-hx-sse:connect="/events\?after=\d+&amp;tab=\w+"', page)

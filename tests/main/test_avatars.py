@@ -89,16 +89,16 @@ VALID_FILES = {
 
 
 @pytest.mark.parametrize("kind", VALID_FILES)
-def test_every_format_becomes_a_square_webp_without_metadata(app, alice, at_alice, kind):
+def test_every_format_becomes_a_square_webp_without_metadata(app, alice, alice_browser, kind):
     name = "page.html" if kind == "html file name" else "../../../etc/passwd\0.png" if kind == "png" else "photo"
     if kind == "png":
         name = "../../../etc/passwd.png"
-    answer = upload(at_alice, VALID_FILES[kind](), name)
+    answer = upload(alice_browser, VALID_FILES[kind](), name)
     assert answer.status_code == 303, answer.text
-    avatar = fetch_avatar(app, at_alice)
+    avatar = fetch_avatar(app, alice_browser)
     assert (avatar.size, avatar.format, avatar.mode) == ((256, 256), "WEBP", "RGB")
     assert not avatar.getexif() and "icc_profile" not in avatar.info and "xmp" not in avatar.info
-    assert b"secret tail" not in at_alice.get(f"/avatars/{stored_files(app)[0]}").data
+    assert b"secret tail" not in alice_browser.get(f"/avatars/{stored_files(app)[0]}").data
     assert len(stored_files(app)) == 1 and "passwd" not in stored_files(app)[0]
     if (
         "1-bit" not in kind
@@ -111,7 +111,7 @@ def test_every_format_becomes_a_square_webp_without_metadata(app, alice, at_alic
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_exif_orientation_is_applied(app, alice, at_alice, orientation, kind):
+def test_exif_orientation_is_applied(app, alice, alice_browser, orientation, kind):
     upright = two_colour_image()
     rotated = {
         1: upright,
@@ -126,8 +126,8 @@ def test_exif_orientation_is_applied(app, alice, at_alice, orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 0.0)}  # GPS
-    assert upload(at_alice, encode(rotated, kind, exif=exif)).status_code == 303
-    avatar = fetch_avatar(app, at_alice)
+    assert upload(alice_browser, encode(rotated, kind, exif=exif)).status_code == 303
+    avatar = fetch_avatar(app, alice_browser)
     assert is_close(avatar.getpixel((128, 20)), RED) and is_close(avatar.getpixel((128, 236)), BLUE)
     assert not avatar.getexif()
 
@@ -169,14 +169,14 @@ INVALID_FILES = {
 
 @pytest.mark.parametrize("htmx", [False, True])
 @pytest.mark.parametrize("kind", INVALID_FILES)
-def test_invalid_file_is_refused_and_the_old_avatar_kept(app, alice, at_alice, kind, htmx):
-    upload(at_alice, VALID_FILES["jpeg"]())
+def test_invalid_file_is_refused_and_the_old_avatar_kept(app, alice, alice_browser, kind, htmx):
+    upload(alice_browser, VALID_FILES["jpeg"]())
     before = stored_files(app)
-    answer = upload(at_alice, INVALID_FILES[kind](), "photo.png", htmx=htmx, bio="typed before")
+    answer = upload(alice_browser, INVALID_FILES[kind](), "photo.png", htmx=htmx, bio="typed before")
     assert answer.status_code == 422, answer.status_code
     assert 'id="avatar-error"' in answer.text and "typed before" in answer.text
     assert stored_files(app) == before
-    fetch_avatar(app, at_alice)
+    fetch_avatar(app, alice_browser)
 
 
 COSTLY_FILES = {
@@ -195,15 +195,15 @@ def gif_with_frames(frames):
 
 
 @pytest.mark.parametrize("kind", COSTLY_FILES)
-def test_many_frames_or_a_large_profile_cause_no_error(app, alice, at_alice, kind):
-    assert upload(at_alice, COSTLY_FILES[kind]()).status_code in {303, 422}
+def test_many_frames_or_a_large_profile_cause_no_error(app, alice, alice_browser, kind):
+    assert upload(alice_browser, COSTLY_FILES[kind]()).status_code in {303, 422}
 
 
-def test_50_megapixels_stay_within_time_and_memory(app, alice, at_alice):
+def test_50_megapixels_stay_within_time_and_memory(app, alice, alice_browser):
     """The largest picture of each format, then six at a time, while the memory of all processes is sampled."""
     import time
 
-    token = at_alice.token()
+    token = alice_browser.token()
     this_process, peak, done = psutil.Process(), 0, threading.Event()
     base = this_process.memory_info().rss
 
@@ -233,7 +233,7 @@ def test_50_megapixels_stay_within_time_and_memory(app, alice, at_alice):
     times = {}
     for kind, file in data.items():
         began = time.perf_counter()
-        answer = at_alice.post(
+        answer = alice_browser.post(
             "/settings/profile",
             {**FIELDS, "avatar": (io.BytesIO(file), "x")},
             token=token,
@@ -270,61 +270,61 @@ def test_strips_reduce_to_the_same_pixels_as_the_whole_image():
     assert parts.size == whole.size and parts.tobytes() == whole.tobytes()
 
 
-def test_oversized_upload_is_413_and_does_not_log_out(app, alice, at_alice):
+def test_oversized_upload_is_413_and_does_not_log_out(app, alice, alice_browser):
     for htmx in (False, True):
-        answer = upload(at_alice, bytes(5_000_001), htmx=htmx)
+        answer = upload(alice_browser, bytes(5_000_001), htmx=htmx)
         assert answer.status_code == 413 and "5 MB" in answer.text
-        answer = upload(at_alice, bytes(7_000_000), htmx=htmx)
+        answer = upload(alice_browser, bytes(7_000_000), htmx=htmx)
         assert answer.status_code == 413
-    assert at_alice.get("/settings").status_code == 200
-    assert upload(at_alice, VALID_FILES["jpeg"]()).status_code == 303
+    assert alice_browser.get("/settings").status_code == 200
+    assert upload(alice_browser, VALID_FILES["jpeg"]()).status_code == 303
 
 
-def test_old_file_is_deleted_and_the_same_picture_stored_once(app, alice, at_alice):
-    upload(at_alice, VALID_FILES["jpeg"]())
+def test_old_file_is_deleted_and_the_same_picture_stored_once(app, alice, alice_browser):
+    upload(alice_browser, VALID_FILES["jpeg"]())
     first = stored_files(app)
-    upload(at_alice, VALID_FILES["jpeg"]())
+    upload(alice_browser, VALID_FILES["jpeg"]())
     assert stored_files(app) == first
-    upload(at_alice, encode(Image.new("RGB", (300, 300), BLUE), "PNG"))
+    upload(alice_browser, encode(Image.new("RGB", (300, 300), BLUE), "PNG"))
     assert len(stored_files(app)) == 1 and stored_files(app) != first
 
 
 @pytest.mark.parametrize("htmx", [False, True])
-def test_removing_the_avatar_shows_initials_again(app, alice, at_alice, htmx):
-    upload(at_alice, VALID_FILES["jpeg"]())
-    answer = at_alice.post("/settings/avatar/remove", htmx=htmx)
+def test_removing_the_avatar_shows_initials_again(app, alice, alice_browser, htmx):
+    upload(alice_browser, VALID_FILES["jpeg"]())
+    answer = alice_browser.post("/settings/avatar/remove", htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     if htmx:
         assert 'id="picture"' in answer.text and 'id="nav-picture" hx-swap-oob="true"' in answer.text
     assert stored_files(app) == []
-    assert ">AL</span>" in at_alice.get("/u/alice").text.replace("\n", "").replace(" ", "")
-    second = at_alice.post("/settings/avatar/remove", htmx=True)
+    assert ">AL</span>" in alice_browser.get("/u/alice").text.replace("\n", "").replace(" ", "")
+    second = alice_browser.post("/settings/avatar/remove", htmx=True)
     assert second.status_code == 200 and "data-kind" not in second.text
 
 
-def test_public_id_change_moves_the_avatar(app, alice, at_alice):
-    upload(at_alice, VALID_FILES["jpeg"]())
+def test_public_id_change_moves_the_avatar(app, alice, alice_browser):
+    upload(alice_browser, VALID_FILES["jpeg"]())
     old = stored_files(app)[0]
-    assert at_alice.post("/settings/profile", {**FIELDS, "public_id": "wonder"}).status_code == 303
+    assert alice_browser.post("/settings/profile", {**FIELDS, "public_id": "wonder"}).status_code == 303
     assert stored_files(app) == [old.replace("alice/", "wonder/")]
-    assert at_alice.get(f"/avatars/{old}").status_code == 404
-    fetch_avatar(app, at_alice)
-    at_alice.post("/settings/profile", {**FIELDS, "public_id": "Wonder"})
+    assert alice_browser.get(f"/avatars/{old}").status_code == 404
+    fetch_avatar(app, alice_browser)
+    alice_browser.post("/settings/profile", {**FIELDS, "public_id": "Wonder"})
     assert len(stored_files(app)) == 1
-    fetch_avatar(app, at_alice)
+    fetch_avatar(app, alice_browser)
 
 
-def test_public_id_change_and_upload_in_one_request(app, alice, at_alice):
-    upload(at_alice, VALID_FILES["jpeg"]())
-    upload(at_alice, encode(Image.new("RGB", (300, 300), BLUE), "PNG"), public_id="wonder")
+def test_public_id_change_and_upload_in_one_request(app, alice, alice_browser):
+    upload(alice_browser, VALID_FILES["jpeg"]())
+    upload(alice_browser, encode(Image.new("RGB", (300, 300), BLUE), "PNG"), public_id="wonder")
     assert len(stored_files(app)) == 1 and stored_files(app)[0].startswith("wonder/")
-    assert is_close(fetch_avatar(app, at_alice).getpixel((9, 9)), BLUE)
+    assert is_close(fetch_avatar(app, alice_browser).getpixel((9, 9)), BLUE)
 
 
-def test_failed_commit_changes_no_files(app, alice, at_alice, monkeypatch):
-    upload(at_alice, VALID_FILES["jpeg"]())
+def test_failed_commit_changes_no_files(app, alice, alice_browser, monkeypatch):
+    upload(alice_browser, VALID_FILES["jpeg"]())
     before = stored_files(app)
-    token = at_alice.token()
+    token = alice_browser.token()
     commit = db.session.commit
     calls = []
 
@@ -336,25 +336,28 @@ def test_failed_commit_changes_no_files(app, alice, at_alice, monkeypatch):
 
     monkeypatch.setattr(db.session, "commit", fail_second_commit)
     files = {**FIELDS, "public_id": "wonder", "avatar": (io.BytesIO(encode(two_colour_image((90, 90)), "PNG")), "x")}
-    assert at_alice.post("/settings/profile", files, token=token, content_type="multipart/form-data").status_code == 500
+    assert (
+        alice_browser.post("/settings/profile", files, token=token, content_type="multipart/form-data").status_code
+        == 500
+    )
     monkeypatch.undo()
     assert stored_files(app) == before
-    fetch_avatar(app, at_alice)
+    fetch_avatar(app, alice_browser)
 
 
-def test_full_disk_shows_an_error_and_keeps_the_old_file(app, alice, at_alice, monkeypatch):
-    upload(at_alice, VALID_FILES["jpeg"]())
+def test_full_disk_shows_an_error_and_keeps_the_old_file(app, alice, alice_browser, monkeypatch):
+    upload(alice_browser, VALID_FILES["jpeg"]())
     before = stored_files(app)
 
     def raise_disk_full(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", raise_disk_full)
-    answer = upload(at_alice, encode(two_colour_image((90, 90)), "PNG"))
+    answer = upload(alice_browser, encode(two_colour_image((90, 90)), "PNG"))
     monkeypatch.undo()
     assert answer.status_code == 422 and "the disk is full" in answer.text
     assert stored_files(app) == before
-    fetch_avatar(app, at_alice)
+    fetch_avatar(app, alice_browser)
 
 
 def test_concurrent_public_id_changes_and_uploads_keep_one_avatar(any_app):
@@ -377,11 +380,11 @@ def test_concurrent_public_id_changes_and_uploads_keep_one_avatar(any_app):
     assert set(codes) <= {303, 429}
 
 
-def test_account_deletion_deletes_the_avatar(app, alice, at_alice):
+def test_account_deletion_deletes_the_avatar(app, alice, alice_browser):
     from tests.conftest import PASSWORD
 
-    upload(at_alice, VALID_FILES["jpeg"]())
-    at_alice.post("/settings/delete", {"password": PASSWORD})
+    upload(alice_browser, VALID_FILES["jpeg"]())
+    alice_browser.post("/settings/delete", {"password": PASSWORD})
     assert stored_files(app) == []
     assert not (app.config["AVATAR_DIR"] / "alice").exists()
 
@@ -390,13 +393,13 @@ def test_account_deletion_deletes_the_avatar(app, alice, at_alice):
     "path",
     ["../alice/x.webp", "alice/..%2f..%2fnoxchat.db", "alice/.lock", ".lock/x", "alice/" + "0" * 32 + ".webp", "%00/x"],
 )
-def test_other_paths_are_not_served(app, guest, path):
-    assert guest.get(f"/avatars/{path}").status_code in {400, 404}
+def test_other_paths_are_not_served(app, anonymous, path):
+    assert anonymous.get(f"/avatars/{path}").status_code in {400, 404}
 
 
-def test_symlinks_are_not_followed(app, alice, at_alice, tmp_path):
-    upload(at_alice, VALID_FILES["jpeg"]())
+def test_symlinks_are_not_followed(app, alice, alice_browser, tmp_path):
+    upload(alice_browser, VALID_FILES["jpeg"]())
     real = app.config["AVATAR_DIR"] / stored_files(app)[0]
     link = real.with_name("1" * 32 + ".webp")
     link.symlink_to(real)
-    assert at_alice.get(f"/avatars/alice/{link.name}").status_code == 404
+    assert alice_browser.get(f"/avatars/alice/{link.name}").status_code == 404

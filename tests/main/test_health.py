@@ -5,11 +5,11 @@ from tests.conftest import Browser
 
 def test_healthz_and_readyz_answer_without_cookies(make_app):
     app = make_app()
-    guest = Browser(app)
-    assert guest.get("/healthz").json == {"status": "ok"}
-    ready = guest.get("/readyz")
+    anonymous = Browser(app)
+    assert anonymous.get("/healthz").json == {"status": "ok"}
+    ready = anonymous.get("/readyz")
     assert ready.status_code == 200 and ready.json["database"] == "sqlite, answers, tables are current"
-    for answer in (ready, guest.get("/healthz")):
+    for answer in (ready, anonymous.get("/healthz")):
         assert "Set-Cookie" not in answer.headers
 
 

@@ -9,19 +9,19 @@ from tests.conftest import Browser, befriend, make_person
 EDIT = {"username": "Alice", "public_id": "alice", "bio": ""}
 
 
-def test_profile_as_page_and_fragment(app, alice, at_alice):
+def test_profile_as_page_and_fragment(app, alice, alice_browser):
     bob = make_person(app, "Bob", public_id="Bobby", bio="Bread.\nBicycles.")
-    page, fragment = at_alice.get("/u/bobby"), at_alice.get("/u/BOBBY", htmx=True)
+    page, fragment = alice_browser.get("/u/bobby"), alice_browser.get("/u/BOBBY", htmx=True)
     assert "<html" in page.text and "<html" not in fragment.text
     for text in (page.text, fragment.text):
         assert "@Bobby" in text and "Bread.\nBicycles." in text and 'data-friendship="none"' in text
         assert bob.email not in text
-    assert 'data-friendship="self"' in at_alice.get("/u/alice").text
+    assert 'data-friendship="self"' in alice_browser.get("/u/alice").text
 
 
-def test_unknown_profile_is_404(at_alice):
-    assert at_alice.get("/u/nobody").status_code == 404
-    assert at_alice.get("/u/nobody", htmx=True).status_code == 404
+def test_unknown_profile_is_404(alice_browser):
+    assert alice_browser.get("/u/nobody").status_code == 404
+    assert alice_browser.get("/u/nobody", htmx=True).status_code == 404
 
 
 def test_presence_is_shown_to_friends_only(any_app):
@@ -31,17 +31,17 @@ def test_presence_is_shown_to_friends_only(any_app):
     with any_app.app_context():
         db.session.get(User, bob.id).last_seen_at = now()
         db.session.commit()
-    at_alice = Browser(any_app, alice)
-    page = at_alice.get("/u/bobby").text
+    alice_browser = Browser(any_app, alice)
+    page = alice_browser.get("/u/bobby").text
     assert "data-online" not in page and "last seen" not in page
     befriend(any_app, alice, bob)
-    page = at_alice.get("/u/bobby").text
+    page = alice_browser.get("/u/bobby").text
     assert "data-online" in page and 'data-friendship="friends"' in page
-    assert 'data-user="bobby"' in at_alice.get("/").text
+    assert 'data-user="bobby"' in alice_browser.get("/").text
 
 
-def test_home_shows_greeting_moon_phase_and_changelog(at_alice):
-    page = at_alice.get("/").text
+def test_home_shows_greeting_moon_phase_and_changelog(alice_browser):
+    page = alice_browser.get("/").text
     assert "Alice" in page and "tonight." in page and "h-news" in page and "Make yourself at home" in page
 
 
@@ -75,9 +75,9 @@ def test_edit_profile(any_app, htmx):
     ],
 )
 @pytest.mark.parametrize("htmx", [False, True])
-def test_invalid_profile_is_refused_and_input_kept(app, alice, at_alice, field, value, message, htmx):
+def test_invalid_profile_is_refused_and_input_kept(app, alice, alice_browser, field, value, message, htmx):
     make_person(app, "Bob", public_id="bobby")
-    answer = at_alice.post("/settings/profile", {**EDIT, "bio": "typed before", field: value}, htmx=htmx)
+    answer = alice_browser.post("/settings/profile", {**EDIT, "bio": "typed before", field: value}, htmx=htmx)
     assert answer.status_code == 422 and message in answer.text
     assert ("<html" in answer.text) is not htmx
     assert value in answer.text and 'id="errors"' in answer.text and 'aria-invalid="true"' in answer.text
@@ -89,16 +89,16 @@ def test_invalid_profile_is_refused_and_input_kept(app, alice, at_alice, field, 
         assert db.session.get(User, alice.id).username == "Alice"
 
 
-def test_page_links_to_the_stored_public_id_after_a_refused_edit(app, alice, at_alice):
+def test_page_links_to_the_stored_public_id_after_a_refused_edit(app, alice, alice_browser):
     make_person(app, "Bob", public_id="bobby")
-    answer = at_alice.post("/settings/profile", {**EDIT, "username": "Somebody else", "public_id": "bobby"})
+    answer = alice_browser.post("/settings/profile", {**EDIT, "username": "Somebody else", "public_id": "bobby"})
     assert 'href="/u/alice"' in answer.text and 'href="/u/bobby"' not in answer.text
 
 
-def test_extra_form_fields_are_ignored(app, alice, at_alice):
+def test_extra_form_fields_are_ignored(app, alice, alice_browser):
     bob = make_person(app, "Bob", public_id="bobby")
     extra = {"user_id": bob.id, "id": bob.id, "email": "evil@x", "password_hash": "x", "avatar_path": "/etc/passwd"}
-    assert at_alice.post("/settings/profile", {**EDIT, **extra}).status_code == 303
+    assert alice_browser.post("/settings/profile", {**EDIT, **extra}).status_code == 303
     with app.app_context():
         assert db.session.get(User, alice.id).email == "alice@nox.example"
         assert db.session.get(Profile, bob.id).public_id == "bobby"
@@ -129,12 +129,12 @@ INJECTIONS = [
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-def test_bio_is_escaped(app, at_alice, text):
+def test_bio_is_escaped(app, alice_browser, text):
     from bs4 import BeautifulSoup
 
-    assert at_alice.post("/settings/profile", {**EDIT, "bio": text}).status_code == 303
+    assert alice_browser.post("/settings/profile", {**EDIT, "bio": text}).status_code == 303
     for path in ("/u/alice", "/settings/profile"):
-        soup = BeautifulSoup(at_alice.get(path).text, "html.parser")
+        soup = BeautifulSoup(alice_browser.get(path).text, "html.parser")
         assert text in soup.get_text() or text in [field.text.strip() for field in soup.find_all("textarea")]
         assert not soup.find("b", string=False) or not soup.find("img", src="x")
         assert not soup.find_all("script", src=False)

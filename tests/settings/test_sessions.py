@@ -12,12 +12,12 @@ NEW = "another lamp in the night 8"
 CHANGE = {"current_password": PASSWORD, "password": NEW, "password2": NEW}
 
 
-def test_session_list_shows_devices_and_marks_the_current_one(app, alice, at_alice):
+def test_session_list_shows_devices_and_marks_the_current_one(app, alice, alice_browser):
     Browser(app, alice)
-    page = at_alice.get("/settings/sessions").text
+    page = alice_browser.get("/settings/sessions").text
     assert page.count("data-session=") == 2
     assert "Firefox on Linux" in page and page.count("this one") == 1
-    assert "<html" not in at_alice.get("/settings/sessions", htmx=True).text
+    assert "<html" not in alice_browser.get("/settings/sessions", htmx=True).text
 
 
 @pytest.mark.parametrize("htmx", [False, True])
@@ -37,46 +37,46 @@ def test_revoke_one_session_and_all_others(any_app, htmx):
         assert answer.text.count("data-session=") == 1 and 'data-kind="ok"' in answer.text
 
 
-def test_revoking_a_missing_session_shows_no_notice(at_alice):
-    answer = at_alice.post("/settings/sessions/424242/revoke", htmx=True)
+def test_revoking_a_missing_session_shows_no_notice(alice_browser):
+    answer = alice_browser.post("/settings/sessions/424242/revoke", htmx=True)
     assert answer.status_code == 200 and "data-kind" not in answer.text
 
 
-def test_revoking_the_current_session_logs_out(app, at_alice):
+def test_revoking_the_current_session_logs_out(app, alice_browser):
     with app.app_context():
         session_id = db.session.scalar(select(Session.id))
-    assert at_alice.post(f"/settings/sessions/{session_id}/revoke").location == "/"
-    assert at_alice.get("/settings").status_code == 302
+    assert alice_browser.post(f"/settings/sessions/{session_id}/revoke").location == "/"
+    assert alice_browser.get("/settings").status_code == 302
 
 
 def test_sessions_of_other_users_cannot_be_revoked(any_app):
     alice, bob = make_person(any_app, "Alice"), make_person(any_app, "Bob")
-    at_alice, at_bob = Browser(any_app, alice), Browser(any_app, bob)
+    alice_browser, at_bob = Browser(any_app, alice), Browser(any_app, bob)
     with any_app.app_context():
         session_id = db.session.scalar(select(Session.id).where(Session.user_id == alice.id))
     at_bob.post(f"/settings/sessions/{session_id}/revoke")
     at_bob.post("/settings/sessions/revoke-others")
-    assert at_alice.get("/settings").status_code == 200
+    assert alice_browser.get("/settings").status_code == 200
 
 
 @pytest.mark.parametrize("session_id", ["0", "99999999999999999999", "-1", "abc"])
-def test_invalid_session_id_is_handled(at_alice, session_id):
-    assert at_alice.post(f"/settings/sessions/{session_id}/revoke").status_code in {303, 404}
+def test_invalid_session_id_is_handled(alice_browser, session_id):
+    assert alice_browser.post(f"/settings/sessions/{session_id}/revoke").status_code in {303, 404}
 
 
 @pytest.mark.parametrize("htmx", [False, True])
 def test_password_change_ends_all_other_sessions(any_app, htmx):
     alice = make_person(any_app, "Alice", public_id="alice")
     current, second, remembered = Browser(any_app, alice), Browser(any_app, alice), Browser(any_app)
-    remembered.sign_in("alice", remember_me="y")
+    remembered.log_in("alice", remember_me="y")
     remembered.client.delete_cookie("session")
     answer = current.post("/settings/password", CHANGE, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     assert current.get("/settings").status_code == 200
     assert second.get("/settings").status_code == 302
     assert remembered.get("/settings").status_code == 302
-    assert Browser(any_app).sign_in("alice").status_code == 422
-    assert Browser(any_app).sign_in("alice", NEW).status_code == 303
+    assert Browser(any_app).log_in("alice").status_code == 422
+    assert Browser(any_app).log_in("alice", NEW).status_code == 303
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_password_change_ends_all_other_sessions(any_app, htmx):
     ],
 )
 @pytest.mark.parametrize("htmx", [False, True])
-def test_invalid_password_change_is_refused(app, at_alice, fields, message, htmx):
-    answer = at_alice.post("/settings/password", {**CHANGE, **fields}, htmx=htmx)
+def test_invalid_password_change_is_refused(app, alice_browser, fields, message, htmx):
+    answer = alice_browser.post("/settings/password", {**CHANGE, **fields}, htmx=htmx)
     assert answer.status_code == 422 and message in answer.text
-    assert Browser(app).sign_in("alice").status_code == 303
+    assert Browser(app).log_in("alice").status_code == 303
 
 
-def test_guessing_the_current_password_is_rate_limited(at_alice):
+def test_guessing_the_current_password_is_rate_limited(alice_browser):
     codes = [
-        at_alice.post("/settings/password", {**CHANGE, "current_password": "wrong one 12"}).status_code
+        alice_browser.post("/settings/password", {**CHANGE, "current_password": "wrong one 12"}).status_code
         for _attempt in range(11)
     ]
     assert codes == [422] * 10 + [429]
@@ -116,7 +116,7 @@ def test_device_is_described_from_user_agent(user_agent, device):
     assert sessions.device(user_agent) == device
 
 
-def test_presence_is_written_at_most_once_a_minute(app, alice, at_alice):
+def test_presence_is_written_at_most_once_a_minute(app, alice, alice_browser):
     from datetime import timedelta
 
     from sqlalchemy import event, update
@@ -129,13 +129,13 @@ def test_presence_is_written_at_most_once_a_minute(app, alice, at_alice):
         event.listen(
             db.engine, "before_cursor_execute", lambda *a: writes.append(a[2]) if a[2].startswith("UPDATE") else None
         )
-        at_alice.get("/")
+        alice_browser.get("/")
         assert writes == []  # the session was created just now
         db.session.execute(update(Session).values(last_used_at=now() - timedelta(minutes=2)))
         db.session.commit()
         writes.clear()
-    at_alice.get("/")
-    at_alice.get("/settings")
+    alice_browser.get("/")
+    alice_browser.get("/settings")
     assert len(writes) == 2  # the session and the user, once each
     with app.app_context():
         assert db.session.get(User, alice.id).last_seen_at > now() - timedelta(seconds=10)

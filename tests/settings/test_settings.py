@@ -7,13 +7,13 @@ from tests.conftest import PASSWORD, Browser, befriend, make_person
 
 @pytest.mark.parametrize("htmx", [False, True])
 def test_preferences_are_kept_for_anonymous_and_registered_users(any_app, htmx):
-    guest = Browser(any_app)
-    answer = guest.post("/settings/look", {"theme": "night", "language": "ru", "next": "/auth/register"}, htmx=htmx)
+    anonymous = Browser(any_app)
+    answer = anonymous.post("/settings/look", {"theme": "night", "language": "ru", "next": "/auth/register"}, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     assert answer.headers.get("HX-Refresh") == ("true" if htmx else None)
     if not htmx:
         assert answer.location == "/auth/register"
-    page = guest.get("/auth/register").text
+    page = anonymous.get("/auth/register").text
     assert '<html lang="ru" data-theme="night">' in page and "Создать аккаунт" in page
     alice = make_person(any_app, "Alice", public_id="alice")
     current, second = Browser(any_app, alice), Browser(any_app, alice)
@@ -24,19 +24,19 @@ def test_preferences_are_kept_for_anonymous_and_registered_users(any_app, htmx):
 
 @pytest.mark.parametrize("fields", [{}, {"theme": "pink"}, {"language": "xx"}, {"theme": "night", "language": "../en"}])
 @pytest.mark.parametrize("htmx", [False, True])
-def test_invalid_preferences_are_refused(app, guest, at_alice, fields, htmx):
-    for browser in (guest, at_alice):
+def test_invalid_preferences_are_refused(app, anonymous, alice_browser, fields, htmx):
+    for browser in (anonymous, alice_browser):
         assert browser.post("/settings/look", fields, htmx=htmx).status_code == 422
         assert '<html lang="en">' in browser.get("/").text
 
 
-def test_preferences_next_cannot_redirect_to_another_site(guest):
+def test_preferences_next_cannot_redirect_to_another_site(anonymous):
     for target in ("//evil.example", "https://evil.example", "/\\evil"):
-        assert guest.post("/settings/look", {"theme": "day", "next": target}).location == "/"
+        assert anonymous.post("/settings/look", {"theme": "day", "next": target}).location == "/"
 
 
-def test_language_comes_from_accept_language(guest):
-    page = guest.get("/auth/login", headers={"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.5"}).text
+def test_language_comes_from_accept_language(anonymous):
+    page = anonymous.get("/auth/login", headers={"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.5"}).text
     assert '<html lang="ru">' in page and "Войти" in page
 
 
@@ -53,5 +53,5 @@ def test_account_deletion(any_app, htmx):
     assert "Your account is deleted" in current.get("/").text
     assert second.get("/settings").status_code == 302
     assert at_bob.get("/u/alice").status_code == 404
-    assert Browser(any_app).sign_in("alice").status_code == 422
+    assert Browser(any_app).log_in("alice").status_code == 422
     assert 'data-user="alice"' not in at_bob.get("/").text
