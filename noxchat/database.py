@@ -92,7 +92,7 @@ def engine_options(uri: str, seconds: int) -> dict:
         "connect_args": {
             "connect_timeout": 3,
             "client_encoding": "utf8",
-            # No query here needs a plan that depends on its parameters, so planning each anew is wasted work.
+            # No query here needs a plan that depends on its parameters, so replanning is wasted work.
             "options": f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c plan_cache_mode=force_generic_plan",
         },
     }
