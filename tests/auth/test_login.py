@@ -195,9 +195,9 @@ def test_session_cookie_from_before_login_stays_anonymous(app, alice, anonymous)
     token = anonymous.token()
     old_cookie = anonymous.client.get_cookie("session").value
     anonymous.log_in("alice")
-    anonymous = Browser(app)
-    anonymous.client.set_cookie("session", old_cookie)
-    assert anonymous.get("/settings").status_code == 302
+    other = Browser(app)
+    other.client.set_cookie("session", old_cookie)
+    assert other.get("/settings").status_code == 302
     assert anonymous.post("/auth/logout", token=token).status_code == 400  # the CSRF token is renewed as well
 
 

@@ -80,11 +80,11 @@ def test_account_lifecycle(site, new_page, javascript, width):
     assert "/auth/login?next=/settings" in other.url
     log_in(page, email, NEW_PASSWORD)
 
-    # Log out search_with_elasticsearch else.
+    # Log out everywhere else.
     log_in(other, email, NEW_PASSWORD)
     page.goto("/settings")
     page.click("text=See devices")
-    page.click("text=Log out search_with_elasticsearch else")
+    page.click("text=Log out everywhere else")
     expect(page.locator("[data-session]")).to_have_count(1)
     other.goto("/settings")
     assert "/auth/login" in other.url

@@ -344,7 +344,7 @@ def test_revoking_a_session_redirects_its_open_page_to_login(site, new_page):
     other = new_page()
     log_in(other, f"{name.lower()}@nox.example")
     other.goto("/settings/sessions")
-    other.click("text=Log out search_with_elasticsearch else")
+    other.click("text=Log out everywhere else")
     page.wait_for_url("**/auth/login**", timeout=40_000)
 
 
