@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import threading
@@ -189,9 +190,10 @@ def test_search_falls_back_to_database_until_elasticsearch_recovers(app, proxy, 
     assert found == NIKA_HITS and took < SECONDS
     assert not app.extensions["elasticsearch"].is_ready
     request_count = proxy.request_count
-    for _search in range(20):
-        found, took = search_names(app)
-        assert found == NIKA_HITS and took < 0.5
+    searches = [search_names(app) for _search in range(20)]
+    assert all(found == NIKA_HITS and took < SECONDS for found, took in searches)
+    # Not of each: a busy machine may stop for longer than Elasticsearch would be waited for.
+    assert statistics.median(took for _found, took in searches) < 0.5
     assert proxy.request_count == request_count, "no requests while the circuit is open"
     warnings = [record.message for record in caplog.records if "searching in the database" in record.message]
     assert len(warnings) == 1 and request_count - requests_before <= 1
