@@ -1,6 +1,6 @@
 """Blocks: a blocked person cannot see the person who blocked them, and is not told."""
 
-from sqlalchemy import Integer, bindparam, delete, exists, insert, select, union_all
+from sqlalchemy import delete, exists, insert, select, union_all
 
 from noxchat.database import now
 from noxchat.extensions import db
@@ -19,10 +19,6 @@ def hidden_from(viewer, *, include_blocked: bool = True, include_self: bool = Fa
     if include_self:
         hidden.append(select(viewer))
     return union_all(*hidden)
-
-
-# Whom a search leaves out. One object for all searches, so that each statement is compiled once.
-HIDDEN_FROM_SEARCH = hidden_from(bindparam("viewer", type_=Integer), include_self=True)
 
 
 def is_blocked(blocker, blocked):

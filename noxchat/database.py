@@ -1,15 +1,18 @@
 """How the application talks to its databases: the base of all tables, UTC, transactions, and time limits."""
 
+import fcntl
 import math
 import time
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import DateTime, MetaData, event
-from sqlalchemy.engine import Engine
+from sqlalchemy import DateTime, MetaData, event, func, select
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
@@ -165,3 +168,50 @@ def configure_engine(engine: Engine):
     @event.listens_for(engine, "begin")
     def begin(connection):
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+
+
+class Locked(Exception):
+    """Another process or thread holds a lock."""
+
+
+LOCK_CLASS = 0x6E6F79  # the first key of the advisory locks of `exclusive_lock`; events.py has its own
+# Ends the lock of a machine that has vanished; otherwise PostgreSQL would wait two hours for it.
+KEEPALIVE = (
+    "SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
+    " set_config('tcp_keepalives_count', '3', false)"
+)
+
+
+@contextmanager
+def exclusive_lock(engine: Engine, name: str, folder: Path, timeout: float = 0.0) -> Iterator[Connection]:
+    """Hold a lock that all processes with this database share, in a with statement. Raises Locked after `timeout` s.
+
+    Its value is the connection that holds the lock (with PostgreSQL, an advisory lock of the session), so whoever
+    has lost the lock can no longer write through it. With SQLite all processes are on one machine, and the lock is that
+    of a file in `folder`. Either way it ends with its process.
+    """
+    deadline = time.monotonic() + timeout
+    with engine.connect() as connection, open(folder / f"{name}.lock", "a") as file:
+        if engine.dialect.name == "postgresql":
+            connection.detach()  # closed afterwards instead of being kept, which ends the lock
+            connection.exec_driver_sql(KEEPALIVE)
+        else:
+            connection.execution_options(begin="IMMEDIATE")
+        while not _acquire(connection, name, file):
+            if time.monotonic() >= deadline:
+                raise Locked
+            time.sleep(0.1)
+        yield connection
+
+
+def _acquire(connection: Connection, name: str, file) -> bool:
+    if connection.dialect.name == "postgresql":
+        key = zlib.crc32(name.encode()) - 2**31
+        acquired = connection.scalar(select(func.pg_try_advisory_lock(LOCK_CLASS, key)))
+        connection.commit()
+        return acquired
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

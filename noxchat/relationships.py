@@ -3,9 +3,9 @@
 These are read on every page, so each statement is built once, with the viewer and whatever else differs as parameters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache
 
 from sqlalchemy import Integer, Text, bindparam, case, exists, func, literal, select, tuple_, union_all
 
@@ -106,10 +106,8 @@ def person_row(person: User, state: str, note: str = "") -> PersonRow:
     return PersonRow(person, state, state == FRIENDS and is_online(person), note)
 
 
-@lru_cache(maxsize=128)
-def _load_hits(hits):
-    rows = with_profile().add_columns(STATE, hits.c.rank, hits.c.search_text).join(hits, hits.c.id == User.id)
-    return rows.where(IS_LISTED).order_by(hits.c.rank, hits.c.search_text)
+IS_FINDABLE = User.id.not_in(blocks.hidden_from(VIEWER, include_self=True))
+LOAD_FOUND = with_profile().add_columns(STATE).where(User.id.in_(bindparam("ids", expanding=True)), IS_LISTED)
 
 
 def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
@@ -119,9 +117,11 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
     """
     position = keyset.decode_cursor(cursor, int, str)
     after = Hit(0, *position) if position and EXACT <= position[0] <= SUBSTRING else None
-    rows = User.search(query, after, LIMIT, _load_hits, excluded=blocks.HIDDEN_FROM_SEARCH, viewer=viewer.id)
-    rows = [((person, state), *position) for person, state, *position in rows]
-    return keyset.make_page(rows, cursor if after else None, lambda row: row[1:])
+    hits = User.search(query, after, LIMIT, IS_FINDABLE, viewer=viewer.id)
+    page = keyset.make_page(hits, cursor if after else None, lambda hit: hit[1:])
+    found = db.session.execute(LOAD_FOUND, {"viewer": viewer.id, "ids": page.items}).all() if page.items else []
+    people = {person.id: (person, state) for person, state in found}
+    return replace(page, items=[people[row_id] for row_id in page.items if row_id in people])
 
 
 @cache
@@ -145,7 +145,7 @@ def list_friends(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
     after = keyset.decode_cursor(cursor, str)
     if query and not query.can_match:
         return keyset.Page([], None)
-    values = {"viewer": viewer.id, **query.parameters, **({"after": after[0]} if after else {})}
+    values = {"viewer": viewer.id, **query.patterns, **({"after": after[0]} if after else {})}
     rows = db.session.execute(_friends(len(query.words), after is not None), values)
     return keyset.make_page(rows, cursor if after else None, lambda row: row[1:])
 
@@ -185,7 +185,7 @@ def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool
 
 def _newest_first(table, mine, theirs, time, viewer: User, query: Query, cursor: str | None) -> keyset.Page:
     after = _time_and_id(keyset.decode_cursor(cursor, str, int))
-    values = {"viewer": viewer.id, **query.parameters, **(after or {})}
+    values = {"viewer": viewer.id, **query.patterns, **(after or {})}
     rows = db.session.execute(_by_time(table, mine, theirs, time, len(query.words), bool(after)), values)
     return keyset.make_page(rows, cursor if after else None, lambda row: (row[1].isoformat(), row[0].id))
 

@@ -32,7 +32,7 @@ from config import ROOT, Config
 from noxchat import accounts, create_app, profiles, sessions
 from noxchat.database import begin_write
 from noxchat.extensions import db, limiter
-from noxchat.search import models
+from noxchat.search import models, outbox
 from tests import elasticsearch as elastic
 from tests.elasticsearch import faults
 
@@ -269,7 +269,9 @@ def make_app(tmp_path, new_database):
         app.extensions["mail_worker"].stop()
         if app.extensions["indexer"]:
             app.extensions["indexer"].stop()
-            app.extensions["elasticsearch"].close()
+            if thread := app.extensions["indexer"].thread:
+                thread.join()
+            app.extensions["indexer"].engine.close()
         with app.app_context():
             limiter.reset()
             db.session.remove()
@@ -289,11 +291,10 @@ def index_everything(app):
     indexer = app.extensions["indexer"]
     with app.app_context():
         for model in models():
-            wait_until(indexer.step)
-            with indexer.lock(model, timeout=20):
-                indexer.drain(model)
-            indexer.client.indices.refresh(index=indexer.engine.alias(model))
-    assert indexer.engine.is_ready
+            wait_until(lambda: indexer.step() and outbox.lag(model.__tablename__) is None)  # noqa: B023
+        db.session.commit()
+    for alias in indexer.engine.aliases.values():
+        indexer.client.indices.refresh(index=alias)
 
 
 @pytest.fixture

@@ -5,25 +5,24 @@ no analysis by Elasticsearch, so that all engines find the same rows in the same
 the database decides who may be seen, and loads the rows.
 """
 
-import json
 import logging
-import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import elasticsearch
 from elastic_transport import Urllib3HttpNode
+from elasticsearch.helpers import BulkIndexError
 from flask import Flask
-from sqlalchemy import Integer, Text, text
+from sqlalchemy import select
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from noxchat.extensions import db
-from noxchat.search.engines import database_engine
+from noxchat.search.engines import Search, database_engine
 from noxchat.search.normalization import (
     EXACT,
     FIELD_END,
@@ -39,11 +38,9 @@ from noxchat.search.normalization import (
 log = logging.getLogger("noxchat.search")
 logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)  # errors are logged here, once
 
-DEFAULT_PORT = 9200
 EXTRA_HITS = 4  # beyond the limit, since some may be hidden from the viewer
 MAX_HITS = 1000
-MIN_OPEN_SECONDS, MAX_OPEN_SECONDS = 1.0, 15.0  # for which the circuit breaker stays open after a failure
-RESET_SECONDS = 60  # without failure, after which the breaker starts again with MIN_OPEN_SECONDS
+OPEN_SECONDS = 5.0  # for which the circuit breaker stays open after a failure
 MAX_RESPONSE_BYTES = 20_000_000
 CHUNK_BYTES = 65_536
 
@@ -69,20 +66,38 @@ class Unavailable(Exception):
     """Elasticsearch did not answer in time, or with something unexpected, or its index must not be used now."""
 
 
-# Whatever a request can fail with: no answer, an error status, or an unexpected answer.
-ELASTICSEARCH_ERRORS = (elasticsearch.TransportError, elasticsearch.ApiError, Unavailable)
+# Whatever a request can fail with: no answer, an error status, a document that was not indexed, an unexpected answer.
+ELASTICSEARCH_ERRORS = (elasticsearch.TransportError, elasticsearch.ApiError, BulkIndexError, Unavailable)
 
 
 def describe_error(error: Exception) -> str:
     """Return a description of an error for the log. Of foreign errors only the type: their text may contain a URL."""
     if isinstance(error, Unavailable):
         return str(error)
+    if isinstance(error, BulkIndexError):
+        item = error.errors[0]["index"]
+        return f"row {item['_id']} was not indexed: {item['error']['type']}"
     status = getattr(getattr(error, "meta", None), "status", None)
     return f"{type(error).__name__} {status}" if status else type(error).__name__
 
 
-def make_document(row_id: int, version: int, text: str) -> dict:
-    """Return the document for a row: id, version, and the folded text in the forms that are searched."""
+@contextmanager
+def expect_valid_response():
+    """Raise Unavailable for what goes wrong in a with statement when a response is not what was asked for."""
+    try:
+        yield
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise Unavailable("unexpected response") from error
+
+
+def make_document(row_id: int, version: int, text: str | None) -> dict:
+    """Return the document for a row: id, version, and the folded text in the forms that are searched.
+
+    text: None for a deleted row. It leaves a tombstone with its version, so that no older write can bring it back:
+    Elasticsearch itself remembers a deletion for a minute only. The next index that is built has no tombstones.
+    """
+    if text is None:
+        return {"id": row_id, "version": version}
     fields = text.split(FIELD_END)
     words = list(dict.fromkeys(text.split()))
     exact = [fields[0], *(field for field in fields[1:-1] if len(field.split()) == 1)]
@@ -143,21 +158,14 @@ class BoundedNode(Urllib3HttpNode):
 
     def __init__(self, config):
         super().__init__(config)
-        self.pool = BoundedPool(self.pool)
-
-
-class BoundedPool:
-    """The part of urllib3's connection pool that BoundedNode uses."""
-
-    def __init__(self, pool):
-        self.pool = pool
+        self.send, self.pool.urlopen = self.pool.urlopen, self.urlopen
 
     def urlopen(self, method, target, *, timeout=None, **options):
         """Return status, headers and the whole body of a response. Raises what urllib3 raises."""
         seconds = timeout if timeout is not None else self.pool.timeout.total
         deadline = time.monotonic() + seconds
         limits = {"timeout": seconds, "pool_timeout": seconds}
-        response = self.pool.urlopen(method, target, preload_content=False, **limits, **options)
+        response = self.send(method, target, preload_content=False, **limits, **options)
         try:
             data = bytearray()
             while chunk := response.read1(CHUNK_BYTES):
@@ -173,94 +181,45 @@ class BoundedPool:
             response.release_conn()
         return SimpleNamespace(status=response.status, headers=response.headers, data=bytes(data))
 
-    def close(self):
-        """Close the connections."""
-        self.pool.close()
-
 
 class ElasticsearchEngine:
     """Searches with Elasticsearch while it answers and its index is up to date, otherwise with the database's engine.
 
     A circuit breaker: a failed search opens it, and only the indexer closes it again, after checking the index.
-    is_ready: whether it is closed.
+    is_ready: whether it is closed. aliases: by which the index of each table is searched; set by the indexer.
     """
 
     def __init__(self, app: Flask):
         config = app.config
         self.seconds = config["ELASTICSEARCH_MILLISECONDS"] / 1000
-        self.prefix = config["ELASTICSEARCH_PREFIX"]
+        # Neither has connections or threads before it is used, so a server may fork after this.
+        self.executor = ThreadPoolExecutor(config["THREADS"], thread_name_prefix="search")
+        certificates = {"ca_certs": config["ELASTICSEARCH_CA"]} if config["ELASTICSEARCH_CA"] else {}
+        self.client = elasticsearch.Elasticsearch(
+            config["ELASTICSEARCH_URL"],
+            api_key=config["ELASTICSEARCH_API_KEY"],
+            node_class=BoundedNode,
+            request_timeout=self.seconds,
+            max_retries=0,
+            connections_per_node=config["THREADS"] + 2,  # one for each thread, so that none waits for another's
+            **certificates,
+        )
         url = urlsplit(config["ELASTICSEARCH_URL"])
-        port = url.port or DEFAULT_PORT
-        path = url.path.rstrip("/")
-        self.host = f"{url.scheme}://{url.hostname}:{port}"
-        self.options = {
-            "hosts": [{"scheme": url.scheme, "host": url.hostname, "port": port, "path_prefix": path}],
-            "node_class": BoundedNode,
-            "request_timeout": self.seconds,
-            "max_retries": 0,
-            # One for each thread, so that none waits for another's.
-            "connections_per_node": config["THREADS"] + 2,
-        }
-        if config["ELASTICSEARCH_API_KEY"]:
-            self.options["api_key"] = config["ELASTICSEARCH_API_KEY"]
-        elif url.username:
-            self.options["basic_auth"] = (unquote(url.username), unquote(url.password or ""))
-        if config["ELASTICSEARCH_CA"]:
-            self.options["ca_certs"] = config["ELASTICSEARCH_CA"]
-        self.threads = config["THREADS"]
-        self.lock = threading.Lock()
-        self.is_ready, self.logged_state = False, None
-        self.open_seconds = self.open_until = self.closed_at = 0.0
-        self.process_id = None
-
-    def _ensure_process(self):
-        """Create what a forked process cannot share: connections and threads."""
-        with self.lock:
-            if self.process_id != os.getpid():
-                self._client = elasticsearch.Elasticsearch(**self.options)
-                self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="search")
-                self.process_id = os.getpid()
-
-    @property
-    def client(self) -> elasticsearch.Elasticsearch:
-        """The client of this process."""
-        self._ensure_process()
-        return self._client
-
-    @property
-    def executor(self) -> ThreadPoolExecutor:
-        """The threads of this process that wait for responses."""
-        self._ensure_process()
-        return self._executor
+        self.host = f"{url.scheme}://{url.hostname}:{url.port}"
+        self.aliases: dict[str, str] = {}
+        self.is_ready, self.logged_state, self.open_until = False, "", 0.0
 
     def close(self):
-        """Close connections and threads; they are created again when needed."""
-        with self.lock:
-            if self.process_id == os.getpid():
-                self._client.close()
-                self._executor.shutdown(wait=False)
-                self.process_id = None
-
-    def alias(self, model) -> str:
-        """Return the alias by which a model's index is searched."""
-        return f"{self.prefix}-{model.__tablename__}"
+        """Close connections and threads for good."""
+        self.client.close()
+        self.executor.shutdown(wait=False)
 
     def open_circuit(self, reason: str):
-        """Stop using Elasticsearch for a while, which grows with each failure. Logged once.
-
-        After that the indexer checks it.
-        """
-        with self.lock:
-            moment = time.monotonic()
-            if self.is_ready or not self.circuit_open:  # simultaneous failures count once
-                recovered = self.is_ready and moment - self.closed_at > RESET_SECONDS
-                is_first = recovered or not self.open_seconds
-                self.open_seconds = MIN_OPEN_SECONDS if is_first else min(2 * self.open_seconds, MAX_OPEN_SECONDS)
-                self.open_until = moment + self.open_seconds
-            self.is_ready = False
-            if self.logged_state != "failed":
-                self.logged_state = "failed"
-                log.warning("searching in the database: Elasticsearch at %s: %s", self.host, reason)
+        """Stop using Elasticsearch for OPEN_SECONDS; after that the indexer checks it. Logged once."""
+        self.is_ready, self.open_until = False, time.monotonic() + OPEN_SECONDS
+        if self.logged_state != "failed":
+            self.logged_state = "failed"
+            log.warning("searching in the database: Elasticsearch at %s: %s", self.host, reason)
 
     @property
     def circuit_open(self) -> bool:
@@ -269,44 +228,41 @@ class ElasticsearchEngine:
 
     def close_circuit(self):
         """Search with Elasticsearch from now on."""
-        with self.lock:
-            if not self.is_ready:
-                self.is_ready, self.closed_at = True, time.monotonic()
-            if self.logged_state != "ready":
-                self.logged_state = "ready"
-                log.info("searching with Elasticsearch at %s", self.host)
+        self.is_ready = True
+        if self.logged_state != "ready":
+            self.logged_state = "ready"
+            log.info("searching with Elasticsearch at %s", self.host)
 
-    def search(self, model, query: Query, after: Hit | None, limit: int, load_rows, *, excluded, viewer: int) -> list:
-        """Return rows as Engine.search does. If Elasticsearch fails in between, the database continues from there.
+    def search(self, search: Search, after: Hit | None, limit: int) -> list[Hit]:
+        """Return hits as Engine.search does. If Elasticsearch fails in between, the database continues from there.
 
         Commits the transaction at hand, so it must not be called in the middle of writing.
         """
-        rows, position, size = [], after, limit + EXTRA_HITS
-        deadline = time.monotonic() + self.seconds
+        hits: list[Hit] = []
+        size, deadline = limit + EXTRA_HITS, time.monotonic() + self.seconds
         db.session.commit()  # release the connection while Elasticsearch is asked
-        while len(rows) < limit:
-            hits = (
-                self._fetch_hits(model, query, position, size)
-                if self.is_ready and time.monotonic() < deadline
-                else None
-            )
-            if hits is None:
-                options = {"excluded": excluded, "viewer": viewer}
-                fallback = database_engine()
-                return rows + fallback.search(model, query, position, limit - len(rows), load_rows, **options)
-            if hits:
-                values = {"viewer": viewer, "hits": json.dumps(hits, ensure_ascii=False)}
-                rows += db.session.execute(load_rows(hits_subquery(db.engine.dialect.name, excluded)), values).all()
-                position = hits[-1]
-            if len(hits) < size:
+        while len(hits) < limit:
+            is_usable = self.is_ready and time.monotonic() < deadline
+            found = self._fetch_hits(search, after, size) if is_usable else None
+            if found is None:
+                return hits + database_engine().search(search, after, limit - len(hits))
+            hits += self._visible_hits(search, found)
+            if len(found) < size:
                 break
-            size = min(2 * size, MAX_HITS)
-        return rows[:limit]
+            after, size = found[-1], min(2 * size, MAX_HITS)
+        return hits[:limit]
 
-    def _fetch_hits(self, model, query: Query, after: Hit | None, size: int) -> list[Hit] | None:
+    def _visible_hits(self, search: Search, hits: list[Hit]) -> list[Hit]:
+        """Return those hits whose rows exist and may be found."""
+        row_id = search.model.__table__.c.id
+        visible = select(row_id).where(row_id.in_([hit.id for hit in hits]), search.condition)
+        ids = set(db.session.scalars(visible, search.parameters))
+        return [hit for hit in hits if hit.id in ids]
+
+    def _fetch_hits(self, search: Search, after: Hit | None, size: int) -> list[Hit] | None:
         """Return hits, best match first; None if that failed, which opens the circuit."""
         body = {
-            "query": rank_query(query),
+            "query": rank_query(search.query),
             "sort": [{"_score": "desc"}, {"text": "asc"}],
             "size": size,
             "track_total_hits": False,
@@ -314,10 +270,10 @@ class ElasticsearchEngine:
         }
         if after:
             body["search_after"] = [score(after.rank), after.text]
-        options = {"index": self.alias(model), "allow_partial_search_results": False, "body": body}
-        options["filter_path"] = "timed_out,hits.hits._id,hits.hits.sort"
         try:
-            return parse_hits(self.with_deadline(self.client.search, **options).body)
+            options = {"index": self.aliases[search.model.__tablename__], "allow_partial_search_results": False}
+            options["filter_path"] = "timed_out,hits.hits._id,hits.hits.sort"
+            return parse_hits(self.with_deadline(self.client.search, body=body, **options).body)
         except Exception as error:  # noqa: BLE001  whatever a server may send, the person gets an answer
             self.open_circuit(describe_error(error))
             return None
@@ -335,31 +291,13 @@ class ElasticsearchEngine:
 
 def parse_hits(response) -> list[Hit]:
     """Return the hits in the response to a search. Raises Unavailable if it is something else."""
-    try:
+    with expect_valid_response():
         if response["timed_out"] is not False:
             raise Unavailable("only part of the index was searched")
         found = response.get("hits", {}).get("hits", [])
         hits = [Hit(int(hit["_id"]), SUBSTRING + 1 - int(hit["sort"][0]), hit["sort"][1]) for hit in found]
-    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        raise Unavailable("unexpected response to a search") from error
-    if not all(0 < hit.id < 2**31 and EXACT <= hit.rank <= SUBSTRING and is_storable(hit.text) for hit in hits):
-        raise Unavailable("unexpected hits")
-    return hits
-
-
-def is_storable(text) -> bool:
-    """Tell whether this is a text that a database accepts."""
-    return isinstance(text, str) and "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-@lru_cache(maxsize=16)
-def hits_subquery(dialect: str, excluded):
-    """Return a subquery of the hits in the parameter `hits` (JSON), without those that are excluded."""
-    rows = {
-        "postgresql": "SELECT (hit ->> 0)::integer AS id, (hit ->> 1)::integer AS rank,"
-        ' (hit ->> 2) COLLATE "C" AS search_text FROM json_array_elements(CAST(:hits AS json)) AS hit',
-        "sqlite": "SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS rank,"
-        " json_extract(value, '$[2]') AS search_text FROM json_each(:hits)",
-    }[dialect]
-    statement = text(f"SELECT id, rank, search_text FROM ({rows}) AS hits WHERE id NOT IN ({excluded.compile()})")  # noqa: S608
-    return statement.columns(id=Integer, rank=Integer, search_text=Text).subquery("hits")
+        # What a database would refuse, since the last hit may become its cursor.
+        "".join(hit.text for hit in hits).encode()
+        if not all(0 < hit.id < 2**31 and EXACT <= hit.rank <= SUBSTRING and "\0" not in hit.text for hit in hits):
+            raise ValueError
+        return hits

@@ -1,13 +1,11 @@
 """The search engines of the databases: each searches the folded texts in one or two statements."""
 
-import re
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from flask import Flask, current_app
-from sqlalchemy import Integer, Text, and_, bindparam, inspect, text
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy import ColumnElement, Text, and_, bindparam, inspect, text
+from sqlalchemy.exc import DatabaseError
 
 from noxchat.extensions import db
 from noxchat.search.normalization import (
@@ -20,37 +18,33 @@ from noxchat.search.normalization import (
     WORD_PREFIX,
     Hit,
     Query,
+    like_pattern,
 )
+
+if TYPE_CHECKING:
+    from noxchat.search.mixin import SearchableMixin
 
 
 def contains_all(column, words: int):
     """Return the condition that a search text matches a query with this number of words.
 
-    For short lists: every text is read. Its parameters are Query.parameters.
+    For short lists: every text is read. Its parameters are Query.patterns.
     """
-    return and_(*(contains(column, bindparam(f"part{number}", type_=Text)) for number in range(words)))
+    patterns = (bindparam(f"pattern{number}", type_=Text) for number in range(words))
+    return and_(*(column.like(pattern, escape="\\") for pattern in patterns))
 
 
-class position(FunctionElement):  # noqa: N801
-    """The position of a substring, from 1; 0 if it is not contained. There are no wildcards."""
+@dataclass(frozen=True)
+class Search:
+    """What is searched for, and where.
 
-    type = Integer()
-    inherit_cache = True
+    query: one that can match. condition: which rows may be found: about the id of the model. parameters: its values.
+    """
 
-
-@compiles(position)
-def instr(element, compiler, **kwargs):
-    return f"instr({compiler.process(element.clauses, **kwargs)})"
-
-
-@compiles(position, "postgresql")
-def strpos(element, compiler, **kwargs):
-    return f"strpos({compiler.process(element.clauses, **kwargs)})"
-
-
-def contains(column, part):
-    """Return the condition that a text contains a substring."""
-    return position(column, part) > 0
+    model: "type[SearchableMixin]"
+    query: Query
+    condition: ColumnElement
+    parameters: dict
 
 
 # The statement of a search. Common words are found by walking the index on search_text, which has the right order, and
@@ -61,7 +55,7 @@ EXACT_RANK = """exact AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text >= :exactly AND search_text < :longer
     UNION SELECT search_text, id FROM {table} WHERE id IN (SELECT id FROM exact_ids)
-  ) AS either WHERE id NOT IN (SELECT id FROM hidden) {after} ORDER BY search_text LIMIT :limit
+  ) AS {table} WHERE {condition} {after} ORDER BY search_text LIMIT :limit
 )"""
 NAME_RANK = """named AS (
   SELECT search_text, id FROM {table}
@@ -73,7 +67,7 @@ below_{rank} AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text < {below} {after}
     ORDER BY search_text LIMIT :window
-  ) AS seen WHERE {matches} AND {wanted} ORDER BY search_text LIMIT :limit
+  ) AS {table} WHERE {matches} AND {wanted} ORDER BY search_text LIMIT :limit
 ),
 below_cut_{rank} AS (SELECT EXISTS (
   SELECT 1 FROM {table} WHERE search_text < {below} {after}
@@ -87,7 +81,7 @@ above_{rank} AS (
   SELECT search_text, id FROM (
     SELECT search_text, id FROM {table} WHERE search_text >= {above}
     ORDER BY search_text LIMIT :window
-  ) AS seen WHERE {matches} AND {wanted} {after} ORDER BY search_text LIMIT :limit
+  ) AS {table} WHERE {matches} AND {wanted} {after} ORDER BY search_text LIMIT :limit
 ),
 above_cut_{rank} AS (SELECT EXISTS (
   SELECT 1 FROM {table} WHERE search_text >= {above}
@@ -101,7 +95,7 @@ found_{rank} AS MATERIALIZED (
   SELECT search_text, id FROM {table} WHERE {gate} AND {look_up}
 ),
 looked_up_{rank} AS (
-  SELECT search_text, id FROM found_{rank}
+  SELECT search_text, id FROM found_{rank} AS {table}
   WHERE {matches} AND {wanted} {after} AND (search_text < :prefix OR search_text >= :beyond)
   ORDER BY search_text LIMIT :limit
 ),
@@ -121,73 +115,69 @@ class Engine:
     """
 
     WINDOW = 10_000
-    STEPS = ((EXACT, NAME_PREFIX), (WORD_PREFIX, SUBSTRING))  # the ranks of each statement, the first and the last
-    name = "reads every name"
-    instr = "strpos"
+    STEPS: tuple[tuple[int, int], ...]  # the ranks of each statement, the first and the last
+    name: str
+    position: str  # the function that returns the position of a substring, and 0 if it is not contained
 
-    def look_up(self, table: str, parts: list[str], gate: str) -> str:  # noqa: ARG002
+    def look_up(self, table: str, parts: list[str], gate: str) -> str:
         """Return the condition by which the index finds texts that contain all parts.
 
         parts: names of parameters. gate: a condition for the look-up to happen at all.
         """
-        return "true"
+        raise NotImplementedError
 
     def pattern(self, part: str) -> str:
         """Return a part as the parameter that `look_up` needs."""
-        return part
+        raise NotImplementedError
 
     def create_index(self, connection, table: str):
         """Create the index for `look_up`. Raises DatabaseError where that is not possible."""
+        raise NotImplementedError
 
-    def search(self, model, query: Query, after: Hit | None, limit: int, load_rows, *, excluded, viewer: int) -> list:
-        """Return up to `limit` rows after a position in the order, best match first.
-
-        Names that begin with the query are found by a small statement, which mostly suffices while somebody types.
-        model: a SearchableMixin. query: one that can match. load_rows: returns the statement that loads rows, given a
-        subquery with Hit's columns to join to and to sort by. excluded: a select of ids to leave out, with a parameter
-        `viewer`.
-        """
-        rows = []
+    def search(self, search: Search, after: Hit | None, limit: int) -> list[Hit]:
+        """Return up to `limit` hits after a position in the order, best match first."""
+        hits: list[Hit] = []
         for first, last in self.STEPS:
-            last = min(last, query.max_rank)
-            if len(rows) < limit and last >= max(first, after.rank if after else first):
+            last = min(last, search.query.max_rank)
+            if len(hits) < limit and last >= max(first, after.rank if after else first):
                 cursor = after if after and after.rank >= first else None
                 ranks = (cursor.rank if cursor else first, last)
-                hits, values = self._hits(model, query, cursor, ranks, excluded, viewer, limit - len(rows))
-                rows += db.session.execute(load_rows(hits), values).all()
-        return rows
+                hits += self._search_ranks(search, cursor, ranks, limit - len(hits))
+        return hits
 
-    def _hits(self, model, query: Query, after: Hit | None, ranks: tuple[int, int], excluded, viewer: int, limit: int):
-        """Return a subquery of the hits from the first to the last of two ranks, and its parameters."""
-        values = {"word": query.words[0] if len(query.words) == 1 else "", "viewer": viewer}
-        values |= {"exactly": query.prefix + FIELD_END, "longer": query.prefix + AFTER_FIELD_END}
-        values |= {"prefix": query.prefix, "beyond": query.prefix + MAX_CHAR, "limit": limit, "window": self.WINDOW}
-        values["end"], values["nothing"] = 2 * MAX_CHAR, self.pattern(3 * AFTER_FIELD_END)
+    def _search_ranks(self, search: Search, after: Hit | None, ranks: tuple[int, int], limit: int) -> list[Hit]:
+        """Return hits from the first to the last of two ranks."""
+        query, prefix = search.query, search.query.prefix
+        values = {**search.parameters, "limit": limit, "window": self.WINDOW}
+        values |= {"exactly": prefix + FIELD_END, "longer": prefix + AFTER_FIELD_END, "end": 2 * MAX_CHAR}
+        values |= {"prefix": prefix, "beyond": prefix + MAX_CHAR, "nothing": self.pattern(3 * AFTER_FIELD_END)}
+        values["word"] = query.words[0] if len(query.words) == 1 else ""
         if after:
-            values |= {"after": after.text, "resume": max(query.prefix + MAX_CHAR, after.text)}
-        values |= query.parameters
+            values |= {"after": after.text, "resume": max(prefix + MAX_CHAR, after.text)}
         for number, (part, start) in enumerate(zip(query.substrings, query.word_prefixes, strict=True)):
-            values[f"part_pattern{number}"] = self.pattern(part)
+            values |= {f"part{number}": part, f"part_pattern{number}": self.pattern(part)}
             values |= {f"start{number}": start, f"start_pattern{number}": self.pattern(start)}
-        statement = self._statement(model, excluded, len(query.words), *ranks, after is not None)
-        return statement, values
+        statement = self._statement(search.model, search.condition, len(query.words), *ranks, after is not None)
+        return [Hit(*row) for row in db.session.execute(statement, values)]
 
     @lru_cache(maxsize=64)  # noqa: B019  an engine lives as long as the application
-    def _statement(self, model, excluded, words: int, first: int, last: int, resumed: bool):
+    def _statement(self, model, condition, words: int, first: int, last: int, resumed: bool):
         """Return the statement for queries with this number of words; only their parameters differ.
 
         first, last: the ranks to search; if `resumed`, of the first only what follows the cursor.
         """
-        common = {"table": model.__tablename__}
-        common["wanted"] = "id NOT IN (SELECT id FROM hidden) AND id NOT IN (SELECT id FROM exact_ids)"
+        condition = condition.compile()
+        may_be_found = f"({condition})"
+        wanted = f"{may_be_found} AND id NOT IN (SELECT id FROM exact_ids)"  # noqa: S608
+        common = {"table": model.__tablename__, "condition": may_be_found, "wanted": wanted}
 
         def contains_each(kind: str) -> str:
-            return " AND ".join(f"{self.instr}(search_text, :{kind}{number}) > 0" for number in range(words))
+            return " AND ".join(f"{self.position}(search_text, :{kind}{number}) > 0" for number in range(words))
 
         begin_words = f"({contains_each('start')})"
         matches = {WORD_PREFIX: begin_words, SUBSTRING: f"({contains_each('part')}) AND NOT {begin_words}"}
         exact_ids = model.exact_match_ids(bindparam("word"))
-        ctes, ranks = [f"hidden(id) AS ({excluded.compile()}), exact_ids(id) AS ({exact_ids.compile()})"], {}
+        ctes, ranks = [f"exact_ids(id) AS ({exact_ids.compile()})"], {}
         for rank in range(first, last + 1):
             is_resumed = resumed and rank == first
             counts = " + ".join(f"(SELECT count(*) FROM {name})" for name in ranks.values())  # noqa: S608
@@ -212,19 +202,22 @@ class Engine:
             )
         every = (f"SELECT id, {rank} AS rank, search_text FROM {name}" for rank, name in ranks.items())  # noqa: S608
         whole = text(f"WITH {', '.join(ctes)} {' UNION ALL '.join(every)} ORDER BY 2, 3 LIMIT :limit")
-        return whole.columns(id=Integer, rank=Integer, search_text=Text).subquery("hits")
+        constants = {name: value for name, value in condition.params.items() if value is not None}
+        return whole.bindparams(**constants)
 
 
 class Postgres(Engine):
-    """PostgreSQL with a trigram index (https://www.postgresql.org/docs/current/pgtrgm.html)."""
+    """PostgreSQL with a trigram index (https://www.postgresql.org/docs/current/pgtrgm.html); slow without."""
 
+    STEPS = ((EXACT, SUBSTRING),)
     name = "PostgreSQL with pg_trgm"
+    position = "strpos"
 
     def look_up(self, table, parts, gate):  # noqa: ARG002, D102
         return " AND ".join(f"search_text LIKE {part}" for part in parts)
 
     def pattern(self, part):  # noqa: D102
-        return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
+        return like_pattern(part)
 
     def create_index(self, connection, table):  # noqa: D102
         connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
@@ -233,19 +226,14 @@ class Postgres(Engine):
         connection.execute(text(f"CREATE INDEX IF NOT EXISTS {index} WITH (fastupdate = off)"))
 
 
-class PlainSqlite(Engine):
-    """SQLite without a trigram index."""
+class Sqlite(Engine):
+    """SQLite with FTS5's trigram tokenizer (https://www.sqlite.org/fts5.html#the_trigram_tokenizer)."""
 
     # SQLite expands a CTE wherever it is mentioned: with both large ranks in one statement, preparing it took 150 ms on
     # each new connection.
     STEPS = ((EXACT, WORD_PREFIX), (SUBSTRING, SUBSTRING))
-    instr = "instr"
-
-
-class Sqlite(PlainSqlite):
-    """SQLite with FTS5's trigram tokenizer (https://www.sqlite.org/fts5.html#the_trigram_tokenizer)."""
-
     name = "SQLite with FTS5"
+    position = "instr"
 
     def look_up(self, table, parts, gate):  # noqa: D102
         index = trigram_index_name(table)
@@ -273,8 +261,12 @@ class Sqlite(PlainSqlite):
             connection.exec_driver_sql(statement)
 
 
-# For each database the engine with an index, and the one without.
-ENGINES = {"postgresql": (Postgres(), Engine()), "sqlite": (Sqlite(), PlainSqlite())}
+ENGINES = {"postgresql": Postgres(), "sqlite": Sqlite()}
+
+
+def database_engine() -> Engine:
+    """Return the engine of the database."""
+    return ENGINES[db.engine.dialect.name]
 
 
 def trigram_index_name(table: str) -> str:
@@ -287,53 +279,28 @@ def is_search_index(name: str | None) -> bool:
     return bool(name) and "_trigrams" in name
 
 
-def create_trigram_index(connection, table: str) -> str:
-    """Create the trigram index of the database's engine, if possible; searches work either way.
+def has_trigram_index(table: str) -> bool:
+    """Tell whether the trigram index of a table exists."""
+    index = trigram_index_name(table)
+    inspector = inspect(db.session.connection())
+    return inspector.has_table(index) if db.engine.dialect.name == "sqlite" else inspector.has_index(table, index)
 
-    Returns a message about why it could not be created; empty when it was.
+
+def create_trigram_index(connection, table: str) -> str:
+    """Create the trigram index of a table.
+
+    Returns a message about why PostgreSQL did not create it, which works without; empty when it did. Raises
+    DatabaseError when SQLite has no FTS5, without which it cannot search.
     """
-    engine, _unindexed = ENGINES[connection.dialect.name]
     try:
         with connection.begin_nested():
-            engine.create_index(connection, table)
+            ENGINES[connection.dialect.name].create_index(connection, table)
     except DatabaseError as error:
+        if connection.dialect.name == "sqlite":
+            raise
         reason = str(error.orig).strip().splitlines()[0]
         return (
-            f"The search index was not created ({reason}). Search works without it, but is slow with many people. "
-            + (
-                "Have the database's owner run CREATE EXTENSION pg_trgm; "
-                if connection.dialect.name == "postgresql"
-                else "Use a Python whose SQLite has FTS5; "
-            )
-            + "then run flask --app main search reindex."
+            f"The search index was not created ({reason}). Search works without it, but is slow with many people. Have "
+            "the database's owner run CREATE EXTENSION pg_trgm; then run flask --app main search reindex."
         )
     return ""
-
-
-def select_engine(app: Flask) -> Engine | None:
-    """Select the database's engine by whether its index exists. Returns None while the database does not answer."""
-    with app.app_context():
-        try:
-            with db.engine.connect() as connection:
-                inspector = inspect(connection)
-                kind = connection.dialect.name
-                index = trigram_index_name("users")
-                found = inspector.has_table(index) if kind == "sqlite" else inspector.has_index("users", index)
-        except SQLAlchemyError:
-            app.extensions["search_engine"] = None
-        else:
-            app.extensions["search_engine"] = ENGINES[kind][0 if found else 1]
-        return app.extensions["search_engine"]
-
-
-def database_engine() -> Engine:
-    """Return the database's engine that was selected."""
-    return current_app.extensions["search_engine"] or select_engine(current_app) or ENGINES[db.engine.dialect.name][1]
-
-
-def current_engine():
-    """Return the engine that searches: Elasticsearch where it is set, which falls back to the database's engine."""
-    if current_app.extensions["indexer"]:
-        current_app.extensions["indexer"].start()
-        return current_app.extensions["elasticsearch"]
-    return database_engine()

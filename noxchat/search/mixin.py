@@ -3,16 +3,15 @@
 from collections.abc import Callable
 
 from flask import current_app
-from sqlalchemy import Text, bindparam, event, false, inspect, select, update
+from sqlalchemy import ColumnElement, Text, bindparam, event, false, inspect, select, update
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
 
 from noxchat.database import begin_write, without_statement_timeout
 from noxchat.extensions import db
-from noxchat.search.engines import create_trigram_index, current_engine, select_engine
+from noxchat.search.engines import Search, create_trigram_index, database_engine
 from noxchat.search.normalization import Hit, Query, make_search_text
 
 BATCH_SIZE = 5000  # rows
-LOCK_TIMEOUT_SECONDS = 600  # for which reindex waits for another process to release the index
 
 
 class SearchableMixin:
@@ -37,14 +36,22 @@ class SearchableMixin:
         return select(cls.__table__.c.id).where(false(), cls.__table__.c.search_text == word)
 
     @classmethod
-    def search(cls, query: Query, after: Hit | None, limit: int, load_rows, *, excluded, viewer: int) -> list:
-        """Return up to `limit` rows after a position in the order, best match first.
+    def search(
+        cls, query: Query, after: Hit | None, limit: int, condition: ColumnElement, **parameters: object
+    ) -> list[Hit]:
+        """Return up to `limit` hits after a position in the order, best match first.
 
-        load_rows, excluded, viewer: see Engine.search.
+        condition: which rows may be found, about this model's id and of constant text; parameters: its values. It is
+        evaluated by the database, whichever engine searches. With Elasticsearch the transaction at hand is committed,
+        so never search in the middle of writing.
         """
         if not query.can_match:
             return []
-        return current_engine().search(cls, query, after, limit, load_rows, excluded=excluded, viewer=viewer)
+        search = Search(cls, query, condition, parameters)
+        if indexer := current_app.extensions["indexer"]:
+            indexer.start()
+            return indexer.engine.search(search, after, limit)
+        return database_engine().search(search, after, limit)
 
     @classmethod
     def rewrite_search_texts(cls, progress: Callable[[int], None] = lambda _count: None):
@@ -78,19 +85,17 @@ class SearchableMixin:
             progress(len(rows))
 
     @classmethod
-    def reindex(cls, progress: Callable[[int], None] = lambda _count: None, *, take_over: bool = False) -> str:
+    def reindex(cls, progress: Callable[[int], None] = lambda _count: None) -> str:
         """Recompute all search texts and rebuild every index; searches are answered meanwhile. Commits.
 
-        progress: as for rewrite_search_texts. take_over, and what this raises: as for Indexer.build.
+        progress, and what this raises: as for rewrite_search_texts and Indexer.rebuild.
         Returns a message about why the database's index could not be created; empty when it was.
         """
         cls.rewrite_search_texts(progress)
         with db.engine.begin() as connection, without_statement_timeout(connection):
             problem = create_trigram_index(connection, cls.__tablename__)
-        select_engine(current_app)
         if indexer := current_app.extensions["indexer"]:
-            with indexer.lock(cls, timeout=LOCK_TIMEOUT_SECONDS):
-                indexer.build(cls, progress, take_over=take_over)
+            indexer.rebuild(cls, progress)
         return problem
 
     def update_search_text(self):

@@ -136,9 +136,14 @@ class Query:
         return [(segment, matched) for segment, matched in [*segments, (text[done:], False)] if segment]
 
     @cached_property
-    def parameters(self) -> dict[str, str]:
+    def patterns(self) -> dict[str, str]:
         """The parameters of engines.contains_all."""
-        return {f"part{number}": part for number, part in enumerate(self.substrings)}
+        return {f"pattern{number}": like_pattern(part) for number, part in enumerate(self.substrings)}
+
+
+def like_pattern(part: str) -> str:
+    """Return the pattern with which LIKE finds a substring."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", part) + "%"
 
 
 class Hit(NamedTuple):

@@ -106,7 +106,7 @@ def main():
     import flask_migrate
     from sqlalchemy.exc import OperationalError
 
-    from noxchat import create_app, demo, health, search
+    from noxchat import create_app, demo, health
 
     app = create_app(config)
     with app.app_context():
@@ -115,7 +115,6 @@ def main():
                 flask_migrate.upgrade()
             except OperationalError as error:
                 sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database does not answer. {error.orig}")
-            search.select_engine(app)
         login = demo.fill() or demo.login() if app.config["DEMO"] else None
         if login:
             print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201

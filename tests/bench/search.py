@@ -4,12 +4,11 @@ import statistics
 import time
 
 from flask import current_app
-from sqlalchemy import select
 
-from noxchat import accounts, blocks, keyset, relationships, sessions
+from noxchat import accounts, keyset, relationships, sessions
 from noxchat.extensions import db
 from noxchat.models import User
-from noxchat.search import Hit, Query
+from noxchat.search import Query
 from noxchat.search.engines import database_engine
 from tests.bench.databases import BenchDatabase, say
 
@@ -45,13 +44,7 @@ REPEATS = 9
 
 
 def search_page(term, after=None):
-    options = {"excluded": blocks.HIDDEN_FROM_SEARCH, "viewer": 1}
-    rows = User.search(Query.parse(term), after, keyset.PAGE_SIZE + 1, select_hits, **options)
-    return [Hit(*row) for row in rows]
-
-
-def select_hits(hits):
-    return select(hits).order_by(hits.c.rank, hits.c.search_text)
+    return User.search(Query.parse(term), after, keyset.PAGE_SIZE + 1, relationships.IS_FINDABLE, viewer=1)
 
 
 def median_milliseconds(function) -> float:
