@@ -4,6 +4,7 @@ import math
 import os
 import random
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from flask import current_app
 from PIL import Image, ImageDraw
-from sqlalchemy import exists, insert, select
+from sqlalchemy import Table, exists, insert, select
 
 from noxchat import accounts, avatars, passwords
 from noxchat.database import begin_write, now
@@ -114,38 +115,34 @@ def _create_person(name: str, chance: random.Random) -> User:
 
 def _create_relations(people: list[User], chance: random.Random):
     """Make random friendships and requests; the first person has three requests to answer, and two that wait."""
-    first, pairs = people[0], set()
+    first, pairs = people[0].id, _random_pairs(people, chance)
+    times = {pair: now() - timedelta(hours=chance.randint(1, 2000)) for pair in pairs}
+    own = [pair for pair in pairs if first in pair][:5]
+    others = [pair for pair in pairs if first not in pair][:: max(2, len(pairs) // 40)]
+    received = [*own[:3], *(pair for pair in others if chance.random() < 0.5)]
+    sent = {*own, *others} - set(received)
+    friendships = set(pairs) - {*own, *others}
+    _insert(friends, ("user_id", "friend_id", "since"), friendships, times)
+    _insert(friends, ("friend_id", "user_id", "since"), friendships, times)
+    _insert(friend_requests, ("sender_id", "receiver_id", "created_at"), sent, times)
+    _insert(friend_requests, ("receiver_id", "sender_id", "created_at"), received, times)
+
+
+def _random_pairs(people: list[User], chance: random.Random) -> list[tuple[int, int]]:
+    """Return pairs of ids, the lower one first: up to 19 with the first person, and up to 6 for each other one."""
+    pairs = set()
     for person in people:
-        others = chance.sample(people, k=min(len(people), 7 if person is not first else 20))
-        pairs |= {tuple(sorted((person.id, other.id))) for other in others if other is not person}
-    own = [pair for pair in sorted(pairs) if first.id in pair][:5]
-    others = [pair for pair in sorted(pairs) if first.id not in pair]
-    requested = [*own, *others[:: max(2, len(pairs) // 40)]]
-    since = {pair: now() - timedelta(hours=chance.randint(1, 2000)) for pair in pairs}
-    _insert_friends(sorted(pairs - set(requested)), since)
-    reversed_ = [index < 3 if pair in own else chance.random() < 0.5 for index, pair in enumerate(requested)]
-    senders = [(pair, pair[::-1] if reverse else pair) for pair, reverse in zip(requested, reversed_, strict=True)]
-    _insert_requests(senders, since)
+        for other in chance.sample(people, k=min(len(people), 20 if person is people[0] else 7)):
+            if other is not person:
+                pairs.add((min(person.id, other.id), max(person.id, other.id)))
+    return sorted(pairs)
 
 
-def _insert_friends(pairs: list[tuple[int, int]], since: dict):
-    rows = [
-        {"user_id": one, "friend_id": other, "since": since[pair]}
-        for pair in pairs
-        for one, other in (pair, pair[::-1])
-    ]
-    if rows:
-        db.session.execute(insert(friends), rows)
-
-
-def _insert_requests(requests: list, since: dict):
-    """requests: pairs as in `since`, each with the sender and the receiver."""
-    rows = [
-        {"sender_id": sender, "receiver_id": receiver, "created_at": since[pair]}
-        for pair, (sender, receiver) in requests
-    ]
-    if rows:
-        db.session.execute(insert(friend_requests), rows)
+def _insert(table: Table, columns: tuple[str, str, str], pairs: Collection[tuple[int, int]], times: dict):
+    """Insert a row for each pair. columns: those for its first and its second id, and for its time."""
+    if pairs:
+        rows = [dict(zip(columns, (*pair, times[pair]), strict=True)) for pair in pairs]
+        db.session.execute(insert(table), rows)
 
 
 def draw(chance: random.Random, side: int = 256) -> bytes:
