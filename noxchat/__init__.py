@@ -28,7 +28,7 @@ def create_app(config) -> Flask:
     app.config.from_object(config)
     app.config["warnings"] = config.warnings
     app.config["DATA_DIR"].mkdir(parents=True, exist_ok=True)
-    app.wsgi_app = security.ClientAddress(app.wsgi_app, app.config["TRUSTED_PROXIES"])
+    app.wsgi_app = security.ClientAddress(app.wsgi_app, app.config["TRUSTED_PROXIES"])  # type: ignore[method-assign]
 
     templating.configure_loaders(app, ROOT)
     logs.init_app(app)

@@ -81,7 +81,7 @@ def find_by_identifier(identifier: str) -> User | None:
 
 def authenticate(user: User | None, password: str) -> bool:
     """Tell whether this is the account's password. Takes the same time when there is no account."""
-    return passwords.verify_password(user and user.password_hash, password)
+    return passwords.verify_password(user.password_hash if user else None, password)
 
 
 def confirm_password(user: User, password: str, field: str):

@@ -4,14 +4,16 @@ import fcntl
 import math
 import time
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import psycopg
+from psycopg.abc import RV, PQGen
 from psycopg.pq import TransactionStatus
-from sqlalchemy import DateTime, MetaData, event, func, select
+from sqlalchemy import CursorResult, DateTime, Delete, MetaData, Update, event, func, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase
@@ -75,6 +77,11 @@ def begin_write(session):
     session.connection(execution_options={"begin": "IMMEDIATE"})
 
 
+def execute_dml(session, statement: Update | Delete) -> int:
+    """Execute a statement that changes rows. Returns how many it changed."""
+    return cast(CursorResult, session.execute(statement)).rowcount
+
+
 def engine_options(uri: str, seconds: int) -> dict:
     """Return the options of create_engine for a database.
 
@@ -112,9 +119,9 @@ class DeadlineConnection(psycopg.Connection):
     def wait(self, gen, *args, **kwargs):
         return super().wait(self._until(time.monotonic() + self.seconds, gen), *args, **kwargs)
 
-    def _until(self, deadline: float, gen: Generator) -> Generator:
+    def _until(self, deadline: float, gen: PQGen[RV]) -> PQGen[RV]:
         """Pass psycopg's wait protocol through, until the deadline passes with nothing to read."""
-        ready = None
+        ready: Any = None  # a generator has to be started with None
         while True:
             try:
                 wanted = gen.send(ready)

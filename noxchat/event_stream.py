@@ -11,11 +11,11 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import psycopg
 from flask import Flask, current_app
-from sqlalchemy import and_, event, select
+from sqlalchemy import Row, and_, event, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session as DatabaseSession
 
@@ -52,10 +52,11 @@ class EventStream:
         self.user_id, self.session_id, self.last_id, self.tab = user_id, session_id, last_id, tab
         self.connection = connection
         self.wake_event = threading.Event()
-        self.unread, self.pushed_id = deque(), last_id
+        self.unread: deque[Row] = deque()
+        self.pushed_id = last_id
         self.closed = False
 
-    def push(self, new: Event):
+    def push(self, new: Row):
         """Hand an event over, from another thread. A stream that does not read is closed; its client can reconnect."""
         self.pushed_id = new.id
         self.unread.append(new)
@@ -89,8 +90,8 @@ class EventStreams:
         """Begin without streams. For a forked process, which has no threads, and locks of another process."""
         self.streams: dict[int, set[EventStream]] = {}
         self.lock = threading.Lock()
-        self.notifications = queue.SimpleQueue()
-        self.thread = None
+        self.notifications: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
         self.stopped = False
 
     def open(self, stream: EventStream) -> bool:
@@ -157,7 +158,7 @@ class EventStreams:
         """Wait for PostgreSQL's notifications, on a connection of this thread that is reopened whenever it breaks."""
         with self.app.app_context():
             arguments, options = db.engine.dialect.create_connect_args(db.engine.url)
-        options |= {**self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"], "autocommit": True}
+        options = {**options, **self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"], "autocommit": True}
         # The connection may be silent for hours: without keepalives a dead one would not be noticed for as long.
         options |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         while not self.stopped:
@@ -195,14 +196,14 @@ class EventStreams:
                 if new.user_id == stream.user_id and new.id > stream.pushed_id:
                     stream.push(new)
 
-    def _fetch(self, statement) -> list:
+    def _fetch(self, statement) -> Sequence[Row]:
         """Return rows, by a connection that is returned at once: streams last, and there are many."""
         with self.app.app_context(), db.engine.connect() as connection:
             rows = connection.execute(statement).all()
             connection.commit()
             return rows
 
-    def missed_events(self, stream: EventStream) -> list | None:
+    def missed_events(self, stream: EventStream) -> list[Row] | None:
         """Return the events that a stream has not seen; None when its session has ended."""
         rows = self._fetch(
             select(Session.id.label("session"), Event.__table__)
@@ -239,7 +240,7 @@ class EventStreams:
         except SQLAlchemyError as error:
             log.warning("stream ended: %s", type(error).__name__)  # the browser reconnects with its last id
 
-    def _format(self, stream: EventStream, events: list) -> Iterator[str]:
+    def _format(self, stream: EventStream, events: Iterable[Row]) -> Iterator[str]:
         for new in events:
             if new.id > stream.last_id:
                 stream.last_id = new.id

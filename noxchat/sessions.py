@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import contains_eager
 
-from noxchat.database import now
+from noxchat.database import execute_dml, now
 from noxchat.extensions import db
 from noxchat.models import Session, User
 
@@ -25,8 +25,9 @@ def create(user: User, user_agent: str, lifetime: timedelta) -> User:
     Returns the user, with `session` and its secret `session_token` set.
     """
     db.session.execute(delete(Session).where(Session.user_id == user.id, Session.last_used_at < now() - lifetime))
-    user.session_token = secrets.token_urlsafe(32)
-    user.session = Session(token_hash=_hash(user.session_token), user_id=user.id, user_agent=user_agent[:255])
+    token = secrets.token_urlsafe(32)
+    user.session = Session(token_hash=_hash(token), user_id=user.id, user_agent=user_agent[:255])
+    user.session_token = token
     db.session.add(user.session)
     db.session.flush()
     return user
@@ -50,8 +51,8 @@ def load(token: str, lifetime: timedelta) -> User | None:
     row = db.session.execute(LOAD, {"hash": _hash(token), "since": now() - lifetime}).first()
     if row is None:
         return None
-    user, user.session = row
-    user.session_token = token
+    user, session = row
+    user.session, user.session_token = session, token
     return user
 
 
@@ -60,23 +61,23 @@ def rotate_token(user: User) -> bool:
 
     Returns False when another request has just done so: then the token at hand is such a copy.
     """
+    assert user.session and user.session_token
     token = secrets.token_urlsafe(32)
-    updated = db.session.execute(
-        update(Session)
-        .where(Session.id == user.session.id, Session.token_hash == _hash(user.session_token))
-        .values(token_hash=_hash(token), last_used_at=now())
-    )
+    own = update(Session).where(Session.id == user.session.id, Session.token_hash == _hash(user.session_token))
+    is_rotated = execute_dml(db.session, own.values(token_hash=_hash(token), last_used_at=now())) == 1
     user.session_token = token
-    return updated.rowcount == 1
+    return is_rotated
 
 
 def is_touch_due(user: User) -> bool:
     """Tell whether the time of last use is to be written again: at most once per TOUCH_INTERVAL."""
+    assert user.session
     return user.session.last_used_at < now() - TOUCH_INTERVAL
 
 
 def touch(user: User):
     """Write down that the session and the person were active just now."""
+    assert user.session
     # The user first, in the same order as a password change, or the two could deadlock.
     db.session.execute(update(User).where(User.id == user.id).values(last_seen_at=now()))
     db.session.execute(update(Session).where(Session.id == user.session.id).values(last_used_at=now()))
@@ -90,14 +91,13 @@ def list_all(user: User) -> list[Session]:
 
 def revoke(user: User, session_id: int) -> bool:
     """End a session of this person. Returns whether there was one."""
-    deleted = db.session.execute(delete(Session).where(Session.id == session_id, Session.user_id == user.id))
-    return deleted.rowcount == 1
+    return execute_dml(db.session, delete(Session).where(Session.id == session_id, Session.user_id == user.id)) == 1
 
 
 def revoke_others(user: User) -> int:
     """End all sessions of this person except the current one. Returns how many."""
     current = user.session.id if user.session else 0
-    return db.session.execute(delete(Session).where(Session.user_id == user.id, Session.id != current)).rowcount
+    return execute_dml(db.session, delete(Session).where(Session.user_id == user.id, Session.id != current))
 
 
 # A substring of the User-Agent for each; the first that matches counts.

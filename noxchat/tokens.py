@@ -9,7 +9,7 @@ import jwt
 from flask import current_app
 from sqlalchemy import select, update
 
-from noxchat.database import now
+from noxchat.database import execute_dml, now
 from noxchat.extensions import db
 from noxchat.models import User
 
@@ -42,8 +42,9 @@ def create_reset_token(user: User) -> str:
 def verify_reset_token(token: str) -> User | None:
     """Return whose reset token this is; None when it is damaged, expired, already used, or replaced by a newer one."""
     try:
-        required = {"require": ["sub", "aud", "jti", "exp"]}
-        claims = jwt.decode(token, _key(), [ALGORITHM], audience=PURPOSE, options=required)
+        claims = jwt.decode(
+            token, _key(), [ALGORITHM], audience=PURPOSE, options={"require": ["sub", "aud", "jti", "exp"]}
+        )
     except jwt.InvalidTokenError:
         return None
     user = db.session.scalar(select(User).where(User.reset_nonce == claims["jti"]))
@@ -52,9 +53,5 @@ def verify_reset_token(token: str) -> User | None:
 
 def redeem_reset_token(user: User, password_hash: str) -> bool:
     """Set a new password. Returns False when the token was used or replaced in the meantime."""
-    updated = db.session.execute(
-        update(User)
-        .where(User.id == user.id, User.reset_nonce == user.reset_nonce)
-        .values(password_hash=password_hash, reset_nonce=None)
-    )
-    return updated.rowcount == 1
+    unused = update(User).where(User.id == user.id, User.reset_nonce == user.reset_nonce)
+    return execute_dml(db.session, unused.values(password_hash=password_hash, reset_nonce=None)) == 1

@@ -3,9 +3,10 @@
 import logging
 import time
 
-from flask import Response, current_app, request, url_for
+from flask import current_app, request, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
+from werkzeug.wrappers import Response
 
 from noxchat import accounts, passwords, sessions, throttle, tokens
 from noxchat.auth import blueprint
@@ -41,7 +42,7 @@ def register():
     form = RegisterForm()
     if not form.validate_on_submit():
         return show_form("register", form)
-    throttle.count_registration(request.remote_addr)
+    throttle.count_registration(request.remote_addr or "")
     password_hash = passwords.hash_password(form.password.data)
     begin_write(db.session)
     try:
@@ -86,10 +87,11 @@ def verify_credentials(form: LoginForm) -> User:
     """Return whose identifier and password these are. Raises InvalidInput and RateLimited."""
     user = accounts.find_by_identifier(form.identifier.data)
     device = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"])
-    attempts = throttle.LoginAttempts(form.identifier.data, user, request.remote_addr, device)
+    attempts = throttle.LoginAttempts(form.identifier.data, user, request.remote_addr or "", device)
     attempts.check()
     db.session.commit()  # release the connection while the password is hashed
-    if not accounts.authenticate(user, form.password.data):
+    is_verified = accounts.authenticate(user, form.password.data)  # without an account too: it takes as long
+    if user is None or not is_verified:
         attempts.record_failure()
         log.warning("login failed: from %s", request.remote_addr)
         raise InvalidInput(_("E-mail, Public ID or password is wrong."))
@@ -128,7 +130,7 @@ def request_reset():
         return show_form("request_reset", form, minutes=current_app.config["RESET_MINUTES"])
     began = time.monotonic()
     email = form.cleaned["email"]
-    throttle.count_reset_request(email, request.remote_addr)
+    throttle.count_reset_request(email, request.remote_addr or "")
     begin_write(db.session)
     if user := accounts.find_by_email(email):
         tokens.renew_reset_nonce(user)

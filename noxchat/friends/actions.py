@@ -22,7 +22,7 @@ from noxchat.web.login import rollback_and_reload_user
 log = logging.getLogger("noxchat.friends")
 
 
-def notice(change: FriendshipChange, state: str, name: str) -> tuple[str, str]:
+def notice(change: FriendshipChange, state: str | None, name: str) -> tuple[str, str]:
     """Return the notice about an action and its kind: `ok` only for what really happened."""
     done = {
         FriendshipChange.SENT: _("Your request to %(name)s is on its way.", name=name),
@@ -35,7 +35,7 @@ def notice(change: FriendshipChange, state: str, name: str) -> tuple[str, str]:
     }
     if change in done:
         return done[change], "ok"
-    unchanged = {
+    unchanged: dict[str | None, str] = {
         FRIENDS: _("You and %(name)s are friends already.", name=name),
         OUTGOING: _("Your request to %(name)s is still open.", name=name),
         INCOMING: _("%(name)s is waiting for your answer.", name=name),

@@ -26,6 +26,7 @@ def button_fragments(
     if person is None or (list_name in LIST_STATES and state != LIST_STATES[list_name]):
         button = render_partial("partials/people/removed.html", public_id=public_id)
     else:
-        context = {"person": person, "state": state, "list_name": list_name, "back": back, "focus": focus}
-        button = render_partial("partials/friends/button.html", **context)
+        button = render_partial(
+            "partials/friends/button.html", person=person, state=state, list_name=list_name, back=back, focus=focus
+        )
     return button, render_counters()

@@ -62,15 +62,15 @@ def row(public_id):
     fragments = [render_counters()]
     list_name = request.args.get("list", "")
     if person is not None and LIST_STATES.get(list_name) == state and not search_term():
-        fragments.append(render_inserted_row(person, state, list_name))
+        fragments.append(render_inserted_row(person, list_name))
     return changed(*fragments, back="/")
 
 
-def render_inserted_row(person: User, state: str, list_name: str) -> str:
-    """Return a person's row, to be inserted where it belongs in a list."""
+def render_inserted_row(person: User, list_name: str) -> str:
+    """Return a person's row, to be inserted where it belongs in a list. list_name: a key of LIST_STATES."""
     return render_partial(
         "partials/people/inserted.html",
-        row=person_row(person, state),
+        row=person_row(person, LIST_STATES[list_name]),
         list_name=list_name,
         next_friend=relationships.next_friend_by_name(current_user, person) if list_name == "friends" else None,
         back=safe_path(request.args.get("next")),

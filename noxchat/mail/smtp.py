@@ -12,8 +12,9 @@ TIMEOUT_SECONDS = 5
 class Connection(flask_mail.Connection):
     def __exit__(self, *_error):
         """Close the connection. If the server closes it first, it has accepted the e-mail all the same."""
-        with contextlib.suppress(OSError, smtplib.SMTPException):
-            self.host.quit()
+        if self.host is not None:
+            with contextlib.suppress(OSError, smtplib.SMTPException):
+                self.host.quit()
 
     def configure_host(self):
         """Connect as Flask-Mail does, with a timeout for each step. Raises OSError, smtplib.SMTPException."""

@@ -36,8 +36,8 @@ class MailWorker:
     def __init__(self, app: Flask):
         self.app = app
         self.wake_event = threading.Event()
-        self.thread = None
-        self.process_id = None
+        self.thread: threading.Thread | None = None
+        self.process_id: int | None = None
         self.stopped = False
 
     def start(self):
@@ -152,11 +152,13 @@ def compose(email: QueuedEmail) -> Message | None:
         return None
     host = current_app.config["BASE_URL"].partition("://")[2]
     context = {"username": user and user.username, "host": host, "language": email.language, **context}
+    address = email.address or (user.email if user else None)
+    assert address  # by the table's constraint
     render = current_app.jinja_env.get_template
     with force_locale(email.language):
         return Message(
             str(kind.subject),
-            recipients=[email.address or user.email],
+            recipients=[address],
             body=render(f"email/{kind.name}.txt").render(**context),
             html=render(f"email/{kind.name}.html").render(**context),
             # RFC 3834, 5: no automatic replies to this.

@@ -88,7 +88,7 @@ def square(data: bytes, pixels: int) -> bytes:
         raise TooManyPixels
     factor = max(1, min(width, height) // (2 * SIDE))
     try:
-        if heif:
+        if not isinstance(image, Image.Image):
             return encode(join_bands(heif_bands(image, factor), image.size, factor), 1)
         orientation = image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else png_orientation(image)
         if image.format == "PNG" and width * height > LARGE and (strips := PngStrips.from_png(data)):

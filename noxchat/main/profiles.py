@@ -23,7 +23,7 @@ log = logging.getLogger("noxchat.profiles")
 def profile(public_id):
     """Show a person. A former Public ID redirects to the present one."""
     person, state = relationships.find_visible(current_user, public_id)
-    if person is None:
+    if person is None or state is None:
         abort(404)
     if person.profile.public_id_key != public_id.lower():
         return redirect(url_for("main.profile", public_id=person.profile.public_id), 302)

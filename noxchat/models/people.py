@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from noxchat.database import UTCDateTime, now
 from noxchat.extensions import db
+from noxchat.models.sessions import Session
 from noxchat.search import SearchableMixin
 
 USERNAME_LENGTH = (2, 32)
@@ -48,9 +49,10 @@ class User(SearchableMixin, UserMixin, db.Model):
         back_populates="user", lazy="raise", cascade="all, delete-orphan", passive_deletes=True
     )
 
-    # The session that this request belongs to, and its token while that is known: set by sessions.py.
-    session = None
-    session_token = None
+    # The session that this request belongs to, and its token while that is known: set by sessions.py, and no columns.
+    __allow_unmapped__ = True
+    session: Session | None = None
+    session_token: str | None = None
 
     @classmethod
     def exact_match_ids(cls, word):

@@ -36,7 +36,7 @@ class Form(FlaskForm):
         """Show an error beside its field, or above the form if it is about none. Returns the form."""
         field = self._fields.get(error.field)
         if field is None:
-            self.form_errors = [*self.form_errors, str(error)]
+            self.form_errors.append(str(error))
         else:
             field.errors = [*field.errors, str(error)]
         return self

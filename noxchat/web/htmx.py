@@ -2,8 +2,9 @@
 
 from urllib.parse import urlsplit
 
-from flask import Response, flash, make_response, redirect, render_template, request
+from flask import flash, make_response, redirect, render_template, request
 from jinja_partials import render_partial
+from werkzeug.wrappers import Response
 
 PATH_PUNCTUATION = "_-.~/?=&%+:@,*!'()"  # what a path on this site may contain besides letters and digits
 
@@ -95,7 +96,8 @@ def current_path() -> str:
 def page_path() -> str:
     """Return the path of the page that the person is looking at; `/` where that is not known or not on this site."""
     if not wants_fragment():
-        return safe_path(current_path()) if request.url_rule and "GET" in request.url_rule.methods else "/"
+        is_page = request.url_rule and "GET" in (request.url_rule.methods or ())
+        return safe_path(current_path()) if is_page else "/"
     current = urlsplit(request.headers.get("HX-Current-URL", ""))
     if current.netloc != request.host:
         return "/"
@@ -107,10 +109,10 @@ def safe_path(target: str | None) -> str:
 
     Browsers drop tabs and line breaks, and read `\\` as `/`, so only plain characters are allowed.
     """
-    allowed = target and target.isascii() and all(char.isalnum() or char in PATH_PUNCTUATION for char in target)
-    if not allowed or not target.startswith("/") or target.startswith("//"):
+    if not target or not target.startswith("/") or target.startswith("//"):
         return "/"
-    return target
+    allowed = target.isascii() and all(char.isalnum() or char in PATH_PUNCTUATION for char in target)
+    return target if allowed else "/"
 
 
 def add_vary(response: Response) -> Response:

@@ -21,7 +21,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 class SingleLineFormatter(logging.Formatter):
     """Formats each event as one line, tracebacks included."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self):
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s [%(request_id)s] %(name)s: %(message)s")
@@ -37,7 +37,7 @@ def init_app(app: Flask):
 
     If the folder cannot be written, the log goes to standard error, with a warning.
     """
-    handlers = [logging.StreamHandler(sys.stderr)] if app.debug else []
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if app.debug else []
     problem = None
     try:
         handlers.append(_file_handler(app))

@@ -2,8 +2,9 @@
 
 from types import SimpleNamespace
 
-from flask import Response, request, url_for
+from flask import request, url_for
 from markupsafe import escape
+from werkzeug.wrappers import Response
 
 from noxchat.keyset import Page
 from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, OUTGOING, PersonRow
@@ -21,7 +22,7 @@ def search_term() -> str:
 
 def next_page_url(page: Page, **values) -> str:
     """Return the URL of the following page of this list; empty at the end."""
-    return url_for(request.endpoint, after=page.next_cursor, **values) if page.next_cursor else ""
+    return url_for(request.endpoint or "", after=page.next_cursor, **values) if page.next_cursor else ""
 
 
 def show_people(template: str, list_name: str, page: Page, rows: list[PersonRow], term: str = "") -> Response:

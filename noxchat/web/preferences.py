@@ -1,6 +1,7 @@
 """The language and theme of a request: from the account, else a cookie, else the browser."""
 
-from flask import Response, current_app, g, has_request_context, request
+from flask import current_app, g, has_request_context, request
+from werkzeug.wrappers import Response
 
 from noxchat.models import User
 

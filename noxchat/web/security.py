@@ -62,7 +62,7 @@ def init_app(app: Flask):
 
 def check_request():
     """Refuse what no route should have to handle: foreign hosts, invalid UTF-8, anonymous users, forged posts."""
-    view = current_app.view_functions.get(request.endpoint)
+    view = current_app.view_functions.get(request.endpoint or "")
     is_probe = getattr(view, "is_probe", False)
     if not is_probe and not host_is_trusted(request.environ.get("HTTP_HOST"), current_app.config["HOSTS"]):
         log.warning("foreign host refused")

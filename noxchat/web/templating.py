@@ -3,6 +3,7 @@
 import secrets
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, current_app, g
 from flask_babel import format_decimal
@@ -43,12 +44,14 @@ def init_app(app: Flask):
 
     app.jinja_env.globals["render_partial"] = generate_render_partial(render)
     app.jinja_env.filters["highlight"] = highlight
-    drawings = app.jinja_env.get_template("partials/ui/icons.html").module
+    # The macros of a template are attributes of its module.
+    drawings: Any = app.jinja_env.get_template("partials/ui/icons.html").module
+    people: Any = app.jinja_env.get_template("partials/people/avatar.html").module
     app.jinja_env.globals.update(
         # Drawn in every row of every list, always alike.
         icon=cache(drawings.icon),
         moon_icon=cache(drawings.moon),
-        avatar=app.jinja_env.get_template("partials/people/avatar.html").module.avatar,
+        avatar=people.avatar,
         _=i18n.gettext,
         asset_url=assets.find_asset_url if app.debug else assets.asset_url,
         moment_script_url=assets.moment_script_url,
