@@ -33,6 +33,13 @@ class Environment:
     def text(self, name, default=""):
         return self.values.get(name, "").strip() or default
 
+    def matching(self, name, pattern, advice, default=None):
+        """Return a text that matches a regular expression. The error does not repeat it: it may be a password."""
+        text = self.text(name)
+        if text and not re.fullmatch(pattern, text):
+            raise ConfigError(f"{name}: {advice}")
+        return text or default
+
     def number(self, name, default, *, minimum=0, maximum=10**9):
         text = self.text(name, str(default))
         if not (text.isascii() and text.isdigit() and minimum <= int(text) <= maximum):
@@ -47,6 +54,16 @@ class Environment:
 
     def list(self, name):
         return [part for part in self.text(name).replace(",", " ").split() if part]
+
+
+def split_http_url(text):
+    """Return the parts of a URL as urlsplit does; None unless it is http or https, has a host, and no query."""
+    try:
+        parts = urlsplit(text)
+        is_valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1) and not parts.query
+    except ValueError:
+        return None
+    return parts if is_valid else None
 
 
 class Config:
@@ -95,12 +112,8 @@ class Config:
         host = "localhost" if self.HOST in {"0.0.0.0", "::"} else self.HOST  # noqa: S104
         address = f"[{host}]" if ":" in host else host
         self.BASE_URL = env.text("BASE_URL", f"http://{address}:{self.PORT}").rstrip("/")
-        try:
-            parts = urlsplit(self.BASE_URL)
-            well_formed = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1)
-        except ValueError:
-            well_formed = False
-        if not well_formed or parts.path or parts.query or parts.username:
+        parts = split_http_url(self.BASE_URL)
+        if not parts or parts.path or parts.username:
             raise ConfigError(f"BASE_URL is {self.BASE_URL!r}: write the URL that people see, https://nox.example.")
         own = (parts.hostname,) if env.text("BASE_URL") else (*LOOPBACK_NAMES, host)
         self.HOSTS = [*own, *env.list("ALLOWED_HOSTS")]
@@ -129,27 +142,27 @@ class Config:
 
     def _read_elasticsearch(self, env):
         """Read the settings of Elasticsearch. No message repeats a value that may contain a password."""
-        self.ELASTICSEARCH_URL = env.text("ELASTICSEARCH_URL") or None
-        self.ELASTICSEARCH_API_KEY = env.text("ELASTICSEARCH_API_KEY") or None
-        self.ELASTICSEARCH_CA = env.text("ELASTICSEARCH_CA") or None
-        self.ELASTICSEARCH_PREFIX = env.text("ELASTICSEARCH_PREFIX", "noxchat")
-        self.ELASTICSEARCH_MILLISECONDS = env.number("ELASTICSEARCH_MILLISECONDS", 800, minimum=50, maximum=10_000)
-        try:
-            parts = urlsplit(self.ELASTICSEARCH_URL or "http://unset")
-            good = parts.scheme in {"http", "https"} and all((parts.hostname or "").split(".")) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good or parts.query or parts.fragment or not re.fullmatch(r"[!-\[\]-~]+", parts.netloc):
+        self.ELASTICSEARCH_URL = env.text("ELASTICSEARCH_URL", None)
+        parts = split_http_url(self.ELASTICSEARCH_URL or "http://unset")
+        plain = parts and re.fullmatch(r"[!-\[\]-~]+", parts.netloc) and all(parts.hostname.split("."))
+        if not plain or parts.port == 0 or parts.fragment:
             raise ConfigError("ELASTICSEARCH_URL: write a URL, http://elastic:password@localhost:9200.")
+        self.ELASTICSEARCH_API_KEY = env.matching(
+            "ELASTICSEARCH_API_KEY", "[\0-\x7f]+", "write it as Elasticsearch shows it, in letters from a to z."
+        )
         if self.ELASTICSEARCH_API_KEY and parts.username:
             raise ConfigError("ELASTICSEARCH_API_KEY: write either this or a user in ELASTICSEARCH_URL, not both.")
-        if not (self.ELASTICSEARCH_API_KEY or "").isascii():
-            raise ConfigError("ELASTICSEARCH_API_KEY: write it as Elasticsearch shows it, in letters from a to z.")
-        if not re.fullmatch("[a-z0-9][a-z0-9_]{0,63}", self.ELASTICSEARCH_PREFIX):
-            raise ConfigError("ELASTICSEARCH_PREFIX: write up to 64 of a-z, 0-9 and _, not beginning with _.")
-        if self.ELASTICSEARCH_CA and parts.scheme != "https":
-            raise ConfigError("ELASTICSEARCH_CA: it is for an ELASTICSEARCH_URL that begins with https://.")
+        self.ELASTICSEARCH_PREFIX = env.matching(
+            "ELASTICSEARCH_PREFIX",
+            "[a-z0-9][a-z0-9_]{0,63}",
+            "write up to 64 of a-z, 0-9 and _, not beginning with _.",
+            default="noxchat",
+        )
+        self.ELASTICSEARCH_MILLISECONDS = env.number("ELASTICSEARCH_MILLISECONDS", 800, minimum=50, maximum=10_000)
+        self.ELASTICSEARCH_CA = env.text("ELASTICSEARCH_CA", None)
         if self.ELASTICSEARCH_CA:
+            if parts.scheme != "https":
+                raise ConfigError("ELASTICSEARCH_CA: it is for an ELASTICSEARCH_URL that begins with https://.")
             self.ELASTICSEARCH_CA = str(ROOT / self.ELASTICSEARCH_CA)
             try:
                 ssl.create_default_context(cafile=self.ELASTICSEARCH_CA)
@@ -157,15 +170,15 @@ class Config:
                 raise ConfigError(f"ELASTICSEARCH_CA cannot be used ({error.strerror}): write a PEM file.") from None
 
     def _read_mail(self, env):
-        self.MAIL_SERVER = env.text("MAIL_SERVER") or None
+        self.MAIL_SERVER = env.text("MAIL_SERVER", None)
         self.MAIL_USE_TLS = env.flag("MAIL_USE_TLS", False)
         self.MAIL_USE_SSL = env.flag("MAIL_USE_SSL", False)
         if self.MAIL_USE_TLS and self.MAIL_USE_SSL:
             raise ConfigError("MAIL_USE_TLS and MAIL_USE_SSL exclude each other: set the one that your server uses.")
         default_port = 465 if self.MAIL_USE_SSL else 587 if self.MAIL_USE_TLS else 25
         self.MAIL_PORT = env.number("MAIL_PORT", default_port, minimum=1, maximum=65535)
-        self.MAIL_USERNAME = env.text("MAIL_USERNAME") or None
-        self.MAIL_PASSWORD = env.text("MAIL_PASSWORD") or None
+        self.MAIL_USERNAME = env.text("MAIL_USERNAME", None)
+        self.MAIL_PASSWORD = env.text("MAIL_PASSWORD", None)
         host = urlsplit(self.BASE_URL).hostname
         domain = "localhost" if host in {"127.0.0.1", "::1"} else host
         self.MAIL_DEFAULT_SENDER = env.text("MAIL_DEFAULT_SENDER", f"noreply@{domain}")
