@@ -147,6 +147,9 @@ class Config:
         plain = parts and re.fullmatch(r"[!-\[\]-~]+", parts.netloc) and all(parts.hostname.split("."))
         if not plain or parts.port == 0 or parts.fragment:
             raise ConfigError("ELASTICSEARCH_URL: write a URL, http://elastic:password@localhost:9200.")
+        if self.ELASTICSEARCH_URL:
+            host = parts.netloc if parts.port else f"{parts.netloc.removesuffix(':')}:9200"
+            self.ELASTICSEARCH_URL = parts._replace(netloc=host, path=parts.path.rstrip("/")).geturl()
         self.ELASTICSEARCH_API_KEY = env.matching(
             "ELASTICSEARCH_API_KEY", "[\0-\x7f]+", "write it as Elasticsearch shows it, in letters from a to z."
         )
@@ -205,9 +208,7 @@ class Config:
         self.PAUSE_DAYS = env.number("PAUSE_DAYS", 14, maximum=3650)
         self.STREAMS_PER_PERSON = env.number("STREAMS_PER_PERSON", 10, minimum=1)
         self.RATELIMIT_STORAGE_URI = env.text("RATELIMIT_STORAGE_URI", "memory://")
-        self.RATELIMIT_STRATEGY = "moving-window"
-        self.RATELIMIT_HEADERS_ENABLED = False
-        if urlsplit(self.RATELIMIT_STORAGE_URI).scheme not in {"memory", "redis", "rediss", "memcached"}:
+        if urlsplit(self.RATELIMIT_STORAGE_URI).scheme not in {"memory", "redis", "rediss"}:
             raise ConfigError("RATELIMIT_STORAGE_URI: write memory:// or redis://host:6379.")
         # Of a form without its files: the longest field is a password of a thousand characters.
         self.MAX_FORM_MEMORY_SIZE = 100_000

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from flask import Flask, request
 
-from noxchat import auth, cli, errors, event_stream, extensions, friends, main, models, search, settings
+from noxchat import auth, cli, errors, event_stream, extensions, friends, main, models, search, settings, throttle
 from noxchat.database import configure_engine, engine_options
 from noxchat.extensions import db
 from noxchat.mail.worker import MailWorker
-from noxchat.web import login, logs, preferences, security, templating
+from noxchat.web import assets, login, logs, preferences, security, templating
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,12 +33,14 @@ def create_app(config) -> Flask:
     templating.configure_loaders(app, ROOT)
     logs.init_app(app)
     init_database(app)
-    for extension in (extensions.csrf, extensions.mail, extensions.limiter, extensions.compress, extensions.moment):
+    for extension in (extensions.csrf, extensions.mail, extensions.moment):
         extension.init_app(app)
     translations = str(ROOT / "translations")
     extensions.babel.init_app(app, locale_selector=preferences.language, default_translation_directories=translations)
+    throttle.init_app(app)
     login.init_app(app)
     security.init_app(app)
+    assets.init_app(app)
     templating.init_app(app)
 
     for package in (auth, main, friends, settings, errors):

@@ -5,8 +5,9 @@ import math
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -178,7 +179,7 @@ def configure_engine(engine: Engine):
 
 
 class Locked(Exception):
-    """Another process or thread holds a lock."""
+    """Another process or thread holds a lock. str(): which one."""
 
 
 LOCK_CLASS = 0x6E6F79  # the first key of the advisory locks of `exclusive_lock`; events.py has its own
@@ -198,25 +199,30 @@ def exclusive_lock(engine: Engine, name: str, folder: Path, timeout: float = 0.0
     of a file in `folder`. Either way it ends with its process.
     """
     deadline = time.monotonic() + timeout
-    with engine.connect() as connection, open(folder / f"{name}.lock", "a") as file:
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine.connect())
         if engine.dialect.name == "postgresql":
             connection.detach()  # closed afterwards instead of being kept, which ends the lock
             connection.exec_driver_sql(KEEPALIVE)
+            acquire = partial(_acquire_advisory_lock, connection, name)
         else:
             connection.execution_options(begin="IMMEDIATE")
-        while not _acquire(connection, name, file):
+            acquire = partial(_acquire_file_lock, stack.enter_context(open(folder / f"{name}.lock", "a")))
+        while not acquire():
             if time.monotonic() >= deadline:
-                raise Locked
+                raise Locked(f"another process holds the lock {name}")
             time.sleep(0.1)
         yield connection
 
 
-def _acquire(connection: Connection, name: str, file) -> bool:
-    if connection.dialect.name == "postgresql":
-        key = zlib.crc32(name.encode()) - 2**31
-        acquired = connection.scalar(select(func.pg_try_advisory_lock(LOCK_CLASS, key)))
-        connection.commit()
-        return acquired
+def _acquire_advisory_lock(connection: Connection, name: str) -> bool:
+    key = zlib.crc32(name.encode()) - 2**31
+    acquired = connection.execute(select(func.pg_try_advisory_lock(LOCK_CLASS, key))).scalar_one()
+    connection.commit()
+    return acquired
+
+
+def _acquire_file_lock(file) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,8 +2,6 @@
 
 from flask_babel import Babel
 from flask_compress import Compress
-from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_moment import Moment
@@ -20,5 +18,4 @@ csrf = CSRFProtect()
 mail = Mail()
 moment = Moment()
 babel = Babel()
-limiter = Limiter(key_func=get_remote_address)
 compress = Compress()

@@ -136,7 +136,7 @@ def check_limits_store() -> CheckResult:
             return CheckResult(False, message)
         return CheckResult(True, "counted in this process")
     url = urlsplit(config["RATELIMIT_STORAGE_URI"])
-    if _connection_error(url.hostname, url.port or (11211 if url.scheme == "memcached" else 6379)):
+    if _connection_error(url.hostname, url.port or 6379):
         return CheckResult(False, "does not answer: check RATELIMIT_STORAGE_URI")
     return CheckResult(True, "answers")
 
@@ -159,7 +159,7 @@ def check_folder(path: Path) -> CheckResult:
 
 def check_front_end() -> CheckResult:
     """Check that the files from npm are installed."""
-    if Path(current_app.static_folder, "vendor", "htmx.min.js").is_file():
+    if Path(current_app.static_folder or "", "vendor", "htmx.min.js").is_file():
         return CheckResult(True, "installed")
     return CheckResult(False, "not installed, so pages work as without JavaScript: run bin/setup")
 

@@ -168,17 +168,17 @@ def list_blocked(viewer: User, cursor: str | None) -> keyset.Page:
 
 @cache
 def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool):
-    time, other_id = table.c[time], table.c[theirs]
+    at, other_id = table.c[time], table.c[theirs]
     # First a page of the list by its index, then the people on it; otherwise all of them are joined to show twenty.
-    listed = select(other_id.label("other_id"), time.label("time")).where(table.c[mine] == VIEWER)
+    listed = select(other_id.label("other_id"), at.label("time")).where(table.c[mine] == VIEWER)
     if table is not blocks.blocks:
         listed = listed.where(other_id.not_in(blocks.hidden_from(VIEWER)))
     if words:
         listed = listed.join(User, User.id == other_id).where(contains_all(User.search_text, words))
     if resumed:
         before = tuple_(bindparam("time", type_=UTCDateTime), bindparam("other_id", type_=Integer))
-        listed = listed.where(tuple_(time, other_id) < before)
-    page = listed.order_by(time.desc(), other_id.desc()).limit(LIMIT).subquery()
+        listed = listed.where(tuple_(at, other_id) < before)
+    page = listed.order_by(at.desc(), other_id.desc()).limit(LIMIT).subquery()
     rows = with_profile().add_columns(page.c.time).join(page, page.c.other_id == User.id)
     return rows.order_by(page.c.time.desc(), page.c.other_id.desc())
 

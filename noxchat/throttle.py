@@ -4,13 +4,14 @@ import hashlib
 import math
 import time
 
-from flask import current_app
+from flask import Flask, current_app
 from flask_babel import ngettext
 from itsdangerous import BadSignature, URLSafeSerializer
-from limits import RateLimitItemPerDay, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits.storage import storage_from_string
+from limits.strategies import MovingWindowRateLimiter
 
 from noxchat.exceptions import RateLimited
-from noxchat.extensions import limiter
 from noxchat.models import User
 from noxchat.names import email_key
 
@@ -18,9 +19,17 @@ LOGIN_WINDOW_MINUTES = 15
 BLOCKS_PER_HOUR = 200
 
 
-def _refuse(limit, *key):
-    reset_at, _remaining = limiter.limiter.get_window_stats(limit, *key)
-    seconds = max(1, math.ceil(reset_at - time.time()))
+def init_app(app: Flask):
+    """Connect to the store in which attempts are counted."""
+    app.extensions["limiter"] = MovingWindowRateLimiter(storage_from_string(app.config["RATELIMIT_STORAGE_URI"]))
+
+
+def _limiter() -> MovingWindowRateLimiter:
+    return current_app.extensions["limiter"]
+
+
+def _refuse(limit: RateLimitItem, *key: str):
+    seconds = max(1, math.ceil(_limiter().get_window_stats(limit, *key).reset_time - time.time()))
     minutes = math.ceil(seconds / 60)
     raise RateLimited(
         ngettext(
@@ -32,15 +41,15 @@ def _refuse(limit, *key):
     )
 
 
-def _check(limit, *key):
+def _check(limit: RateLimitItem, *key: str):
     """Raise RateLimited when one more attempt is not allowed now, without counting one."""
-    if not limiter.limiter.test(limit, *key):
+    if not _limiter().test(limit, *key):
         _refuse(limit, *key)
 
 
-def _count(limit, *key):
+def _count(limit: RateLimitItem, *key: str):
     """Count an attempt. Raises RateLimited when it is one too many."""
-    if not limiter.limiter.hit(limit, *key):
+    if not _limiter().hit(limit, *key):
         _refuse(limit, *key)
 
 
@@ -57,8 +66,8 @@ class LoginAttempts:
     def __init__(self, identifier: str, user: User | None, address: str, device_cookie: str | None):
         config = current_app.config
         account = str(user.id) if user else hashlib.sha256(email_key(identifier.strip(" ")).encode()).hexdigest()
-        device = user and known_device(device_cookie, user)
-        if device:
+        self.limits: list[tuple[RateLimitItem, tuple[str, ...]]]
+        if user and (device := known_device(device_cookie, user)):
             pair = config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"]
             self.limits = [(RateLimitItemPerMinute(pair - 1, LOGIN_WINDOW_MINUTES), ("device", device))]
             return
@@ -79,14 +88,14 @@ class LoginAttempts:
     def record_failure(self):
         """Count a failed attempt."""
         for limit, key in self.limits:
-            limiter.limiter.hit(limit, *key)
+            _limiter().hit(limit, *key)
 
 
 class Renames:
     """The changes of somebody's name or Public ID in a day; only those that were saved count."""
 
     def __init__(self, user: User):
-        self.limit, self.key = RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), ("rename", user.id)
+        self.limit, self.key = RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), ("rename", str(user.id))
 
     def check(self):
         """Raise RateLimited when one more change is not allowed now."""
@@ -94,13 +103,13 @@ class Renames:
 
     def record(self):
         """Count a change."""
-        limiter.limiter.hit(self.limit, *self.key)
+        _limiter().hit(self.limit, *self.key)
 
 
 def count_password_confirmation(user: User):
     """Count an attempt to confirm one's own password. Raises RateLimited: a stolen session must not allow guessing."""
     limit = RateLimitItemPerMinute(current_app.config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"], LOGIN_WINDOW_MINUTES)
-    _count(limit, "confirm", user.id)
+    _count(limit, "confirm", str(user.id))
 
 
 def count_registration(address: str):
@@ -117,17 +126,17 @@ def count_reset_request(email: str, address: str):
 
 def count_friend_request(sender: User):
     """Count a friend request. Raises RateLimited."""
-    _count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", sender.id)
+    _count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", str(sender.id))
 
 
 def count_block(blocker: User):
     """Count a block. Raises RateLimited: each sends events, so blocking and unblocking must not go on for ever."""
-    _count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", blocker.id)
+    _count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", str(blocker.id))
 
 
 def allow_address_taken_email(user: User) -> bool:
     """Count an e-mail about somebody registering with this person's address; False when it is one too many."""
-    return limiter.limiter.hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", user.id)
+    return _limiter().hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", str(user.id))
 
 
 def _device_serializer() -> URLSafeSerializer:

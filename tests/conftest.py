@@ -1,5 +1,6 @@
 """Fixtures and helpers that tests share: real databases and servers, applications, users, and browsers."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -31,7 +32,7 @@ from werkzeug.security import generate_password_hash
 from config import ROOT, Config
 from noxchat import accounts, create_app, profiles, sessions
 from noxchat.database import begin_write
-from noxchat.extensions import db, limiter
+from noxchat.extensions import db
 from noxchat.search import models, outbox
 from tests import elasticsearch as elastic
 from tests.elasticsearch import faults
@@ -138,7 +139,7 @@ def search_with_elasticsearch(request):
         return search(self, *args, **kwargs)
 
     ElasticsearchEngine.search = search_indexed
-    ELASTICSEARCH_SETTINGS["ELASTICSEARCH_URL"] = request.getfixturevalue("elasticsearch_server").url
+    ELASTICSEARCH_SETTINGS["ELASTICSEARCH_URL"] = request.getfixturevalue("elasticsearch").url
     yield
     ElasticsearchEngine.search = search
 
@@ -189,25 +190,29 @@ numbers = iter(range(10**6))
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_server():
-    """A real Elasticsearch server, for all tests of this process."""
+def elasticsearch(tmp_path_factory):
+    """A real Elasticsearch server, shared by all processes of the test run: the first that needs it starts it."""
     if url := os.environ.get("ELASTICSEARCH_TEST_URL"):
         yield SimpleNamespace(url=url, port=urllib.parse.urlsplit(url).port)
         return
-    try:
-        server = elastic.Server(free_port())
-    except elastic.NotInstalled as reason:
-        skip(str(reason))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def elasticsearch(elasticsearch_server):
-    """A real Elasticsearch server, started again after each test if necessary."""
-    yield elasticsearch_server
-    if isinstance(elasticsearch_server, elastic.Server):
-        elasticsearch_server.revive()
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    server, address = None, folder / "elasticsearch"
+    with open(folder / "elasticsearch.users", "a") as users:
+        with open(folder / "elasticsearch.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not address.exists():
+                try:
+                    server = elastic.Server(free_port())
+                except elastic.NotInstalled as reason:
+                    skip(str(reason))
+                address.write_text(str(server.port))
+            fcntl.flock(users, fcntl.LOCK_SH)
+        port = int(address.read_text())
+        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port)
+        if server:
+            fcntl.flock(users, fcntl.LOCK_EX)  # waits until no other process uses it
+            server.close()
 
 
 @pytest.fixture
@@ -220,12 +225,9 @@ def proxy(elasticsearch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Run all tests that need Elasticsearch in one process, so that it is started once."""
-    if config.getoption("elasticsearch"):  # these choose their engine themselves
+    """With --elasticsearch, leave out the tests that choose their engine themselves."""
+    if config.getoption("elasticsearch"):
         items[:] = [item for item in items if item.path.name not in ("test_elasticsearch.py", "test_search.py")]
-    for item in items:
-        if "elasticsearch" in item.fixturenames or "Elasticsearch" in item.name:
-            item.add_marker(pytest.mark.xdist_group("elasticsearch"))
 
 
 @pytest.fixture
@@ -273,7 +275,6 @@ def make_app(tmp_path, new_database):
                 thread.join()
             app.extensions["indexer"].engine.close()
         with app.app_context():
-            limiter.reset()
             db.session.remove()
             db.engine.dispose()
 

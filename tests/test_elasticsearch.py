@@ -19,12 +19,12 @@ from sqlalchemy import delete, select, text, update
 
 from config import ROOT
 from noxchat import accounts, friendships, profiles, relationships
-from noxchat.database import begin_write, now
+from noxchat.database import Locked, begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User
 from noxchat.search import Query, make_search_text, outbox
 from noxchat.search.elasticsearch_engine import ELASTICSEARCH_ERRORS, INDEX_VERSION, MAPPINGS, make_document
-from noxchat.search.indexer import Indexer, IndexLocked, IndexUnusable, lock
+from noxchat.search.indexer import Indexer, IndexUnusable, lock
 from tests.conftest import Browser, index_everything, index_prefix, make_person, run_in_threads, settings, wait_until
 from tests.elasticsearch.faults import ANSWERS, FAULTS, PASS, FaultProxy, answer
 
@@ -219,7 +219,7 @@ def test_failed_requests_do_not_leak_connections(app, proxy, fault):
 
 
 def test_indexer_does_not_close_circuit_opened_during_its_step(app, monkeypatch):
-    monkeypatch.setattr(outbox, "lag", lambda _kind: app.engine.open_circuit("a search failed just now"))
+    monkeypatch.setattr(outbox, "lag", lambda _kind: app.engine.open_circuit(ValueError()))
     assert app.engine.is_ready and not step(app) and app.engine.circuit_open
 
 
@@ -434,7 +434,7 @@ def test_temporarily_rejected_document_is_retried(app, proxy, monkeypatch):
 
 def test_lock_is_exclusive_and_ends_with_its_connection(any_app):
     with any_app.app_context():
-        with lock(User) as connection, pytest.raises(IndexLocked), lock(User):
+        with lock(User) as connection, pytest.raises(Locked), lock(User):
             pass
         with lock(User):
             pass
@@ -452,7 +452,7 @@ def test_lock_is_exclusive_and_ends_with_its_connection(any_app):
             time.sleep(1)
 
     results = run_in_threads(any_app, 8, hold)
-    assert sum(isinstance(result, IndexLocked) for result in results) == 7, results
+    assert sum(isinstance(result, Locked) for result in results) == 7, results
 
 
 def test_indexer_that_lost_its_lock_changes_nothing(make_app, proxy, monkeypatch):
@@ -629,7 +629,7 @@ def test_cursor_of_one_engine_continues_in_another(any_app):
     def fail_on_some(page_number):
         any_app.engine.close_circuit()
         if page_number in (1, 3, 4):
-            any_app.engine.open_circuit("failed for one page")
+            any_app.engine.open_circuit(ValueError())
 
     add_annas(any_app, 130)
     names = search_all(any_app)

@@ -19,7 +19,7 @@ group = AppGroup("search", help="The search engine, and the index of Elasticsear
 
 def count_rows(model) -> int:
     """Return how many rows a model has."""
-    return db.session.scalar(select(func.count()).select_from(model))
+    return db.session.scalars(select(func.count()).select_from(model)).one()
 
 
 def require_indexer():

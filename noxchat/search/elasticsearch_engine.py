@@ -9,9 +9,9 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import elasticsearch
@@ -19,8 +19,10 @@ from elastic_transport import Urllib3HttpNode
 from elasticsearch.helpers import BulkIndexError
 from flask import Flask
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
+from noxchat.database import Locked
 from noxchat.extensions import db
 from noxchat.search.engines import Search, database_engine
 from noxchat.search.normalization import (
@@ -66,28 +68,19 @@ class Unavailable(Exception):
     """Elasticsearch did not answer in time, or with something unexpected, or its index must not be used now."""
 
 
-# Whatever a request can fail with: no answer, an error status, a document that was not indexed, an unexpected answer.
-ELASTICSEARCH_ERRORS = (elasticsearch.TransportError, elasticsearch.ApiError, BulkIndexError, Unavailable)
+# What is expected to fail: no answer, an error status, a document that was not indexed, an index that another writes.
+ELASTICSEARCH_ERRORS = (elasticsearch.TransportError, elasticsearch.ApiError, BulkIndexError, Unavailable, Locked)
 
 
 def describe_error(error: Exception) -> str:
     """Return a description of an error for the log. Of foreign errors only the type: their text may contain a URL."""
-    if isinstance(error, Unavailable):
+    if isinstance(error, (Unavailable, Locked)):
         return str(error)
     if isinstance(error, BulkIndexError):
         item = error.errors[0]["index"]
         return f"row {item['_id']} was not indexed: {item['error']['type']}"
     status = getattr(getattr(error, "meta", None), "status", None)
     return f"{type(error).__name__} {status}" if status else type(error).__name__
-
-
-@contextmanager
-def expect_valid_response():
-    """Raise Unavailable for what goes wrong in a with statement when a response is not what was asked for."""
-    try:
-        yield
-    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        raise Unavailable("unexpected response") from error
 
 
 def make_document(row_id: int, version: int, text: str | None) -> dict:
@@ -158,11 +151,12 @@ class BoundedNode(Urllib3HttpNode):
 
     def __init__(self, config):
         super().__init__(config)
-        self.send, self.pool.urlopen = self.pool.urlopen, self.urlopen
+        pool: Any = self.pool
+        self.send, pool.urlopen = pool.urlopen, self.urlopen
 
     def urlopen(self, method, target, *, timeout=None, **options):
         """Return status, headers and the whole body of a response. Raises what urllib3 raises."""
-        seconds = timeout if timeout is not None else self.pool.timeout.total
+        seconds = timeout or self.config.request_timeout or 0.0
         deadline = time.monotonic() + seconds
         limits = {"timeout": seconds, "pool_timeout": seconds}
         response = self.send(method, target, preload_content=False, **limits, **options)
@@ -214,12 +208,14 @@ class ElasticsearchEngine:
         self.client.close()
         self.executor.shutdown(wait=False)
 
-    def open_circuit(self, reason: str):
+    def open_circuit(self, error: Exception):
         """Stop using Elasticsearch for OPEN_SECONDS; after that the indexer checks it. Logged once."""
         self.is_ready, self.open_until = False, time.monotonic() + OPEN_SECONDS
         if self.logged_state != "failed":
             self.logged_state = "failed"
-            log.warning("searching in the database: Elasticsearch at %s: %s", self.host, reason)
+            traceback = None if isinstance(error, (*ELASTICSEARCH_ERRORS, SQLAlchemyError)) else error
+            reason = describe_error(error)
+            log.warning("searching in the database: Elasticsearch at %s: %s", self.host, reason, exc_info=traceback)
 
     @property
     def circuit_open(self) -> bool:
@@ -275,7 +271,7 @@ class ElasticsearchEngine:
             options["filter_path"] = "timed_out,hits.hits._id,hits.hits.sort"
             return parse_hits(self.with_deadline(self.client.search, body=body, **options).body)
         except Exception as error:  # noqa: BLE001  whatever a server may send, the person gets an answer
-            self.open_circuit(describe_error(error))
+            self.open_circuit(error)
             return None
 
     def with_deadline(self, method: Callable, **arguments):
@@ -290,14 +286,13 @@ class ElasticsearchEngine:
 
 
 def parse_hits(response) -> list[Hit]:
-    """Return the hits in the response to a search. Raises Unavailable if it is something else."""
-    with expect_valid_response():
-        if response["timed_out"] is not False:
-            raise Unavailable("only part of the index was searched")
-        found = response.get("hits", {}).get("hits", [])
-        hits = [Hit(int(hit["_id"]), SUBSTRING + 1 - int(hit["sort"][0]), hit["sort"][1]) for hit in found]
-        # What a database would refuse, since the last hit may become its cursor.
-        "".join(hit.text for hit in hits).encode()
-        if not all(0 < hit.id < 2**31 and EXACT <= hit.rank <= SUBSTRING and "\0" not in hit.text for hit in hits):
-            raise ValueError
-        return hits
+    """Return the hits in the response to a search. Raises an exception of some kind if it is something else."""
+    if response["timed_out"] is not False:
+        raise Unavailable("only part of the index was searched")
+    found = response.get("hits", {}).get("hits", [])
+    hits = [Hit(int(hit["_id"]), SUBSTRING + 1 - int(hit["sort"][0]), hit["sort"][1]) for hit in found]
+    # What a database would refuse, since the last hit may become its cursor.
+    "".join(hit.text for hit in hits).encode()
+    if not all(0 < hit.id < 2**31 and EXACT <= hit.rank <= SUBSTRING and "\0" not in hit.text for hit in hits):
+        raise Unavailable("unexpected hits")
+    return hits

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy import ColumnElement, Text, and_, bindparam, inspect, text
 from sqlalchemy.exc import DatabaseError
@@ -21,9 +21,6 @@ from noxchat.search.normalization import (
     like_pattern,
 )
 
-if TYPE_CHECKING:
-    from noxchat.search.mixin import SearchableMixin
-
 
 def contains_all(column, words: int):
     """Return the condition that a search text matches a query with this number of words.
@@ -41,7 +38,7 @@ class Search:
     query: one that can match. condition: which rows may be found: about the id of the model. parameters: its values.
     """
 
-    model: "type[SearchableMixin]"
+    model: Any  # type[SearchableMixin], which imports this module
     query: Query
     condition: ColumnElement
     parameters: dict
@@ -177,7 +174,7 @@ class Engine:
         begin_words = f"({contains_each('start')})"
         matches = {WORD_PREFIX: begin_words, SUBSTRING: f"({contains_each('part')}) AND NOT {begin_words}"}
         exact_ids = model.exact_match_ids(bindparam("word"))
-        ctes, ranks = [f"exact_ids(id) AS ({exact_ids.compile()})"], {}
+        ctes, ranks = [f"exact_ids(id) AS ({exact_ids.compile()})"], dict[int, str]()
         for rank in range(first, last + 1):
             is_resumed = resumed and rank == first
             counts = " + ".join(f"(SELECT count(*) FROM {name})" for name in ranks.values())  # noqa: S608
@@ -276,7 +273,7 @@ def trigram_index_name(table: str) -> str:
 
 def is_search_index(name: str | None) -> bool:
     """Tell whether a table or index with this name belongs to an engine, and is therefore in no model."""
-    return bool(name) and "_trigrams" in name
+    return "_trigrams" in (name or "")
 
 
 def has_trigram_index(table: str) -> bool:

@@ -9,15 +9,15 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from elasticsearch import helpers
 from flask import Flask, current_app
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Row, select
 
 from noxchat.database import Locked, exclusive_lock
 from noxchat.extensions import db
@@ -28,8 +28,6 @@ from noxchat.search.elasticsearch_engine import (
     MAPPINGS,
     ElasticsearchEngine,
     Unavailable,
-    describe_error,
-    expect_valid_response,
     make_document,
 )
 from noxchat.search.mixin import BATCH_SIZE, models
@@ -48,10 +46,6 @@ SETTINGS = {"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_inter
 OWNER, VERSION = "place", "layout"
 FINDABLE = {"exists": {"field": "text"}}  # not the tombstones of deleted rows
 MISSING, DIFFERENT, EXTRA = "missing", "different", "too many"
-
-
-class IndexLocked(Unavailable):
-    """Another process writes the index, or this one is to stop."""
 
 
 class IndexUnusable(Unavailable):
@@ -98,11 +92,10 @@ class Indexer:
                 if verify:
                     self._verify_or_build(model)
                 self._send_changes(model)
-        except Exception as error:  # the thread must go on
+        except Exception as error:  # noqa: BLE001  the thread must go on
             db.session.rollback()
-            if not isinstance(error, (*ELASTICSEARCH_ERRORS, SQLAlchemyError)):
-                log.exception("indexer failed")
-            self.engine.open_circuit(describe_error(error))
+            if not self.stopped.is_set():
+                self.engine.open_circuit(error)
             return False
         if verify:
             self.verify_at = moment + VERIFY_SECONDS
@@ -126,7 +119,7 @@ class Indexer:
         try:
             with lock(model) as connection:
                 self._drain(model, connection)
-        except IndexLocked:
+        except Locked:
             if lag > MAX_LAG_SECONDS:
                 raise Unavailable("its index is too far behind") from None
 
@@ -142,17 +135,16 @@ class Indexer:
         alias = self.engine.aliases[table] = f"{self._prefix(table)}{outbox.register(table)}"
         name, known = outbox.last_built(table)
         db.session.commit()
-        with expect_valid_response():
-            found = client.indices.get(index=alias, ignore_unavailable=True, features="mappings").body
-            version = found[name]["mappings"]["_meta"][VERSION] if list(found) == [name] else 0
-            if version > INDEX_VERSION:
-                raise Unavailable("its index is of a newer version of NoxChat")
-            if version < INDEX_VERSION:
-                raise IndexUnusable("its index is missing, of an older version, or not the one that was built last")
-            client.indices.refresh(index=alias)
-            newest = client.search(index=alias, size=1, sort=[{"version": "desc"}], source=False)["hits"]["hits"]
-            if (newest[0]["sort"][0] if newest else 0) != known:
-                raise IndexUnusable("its index and the database do not have the same changes")
+        found = client.indices.get(index=alias, ignore_unavailable=True, features="mappings").body
+        version = found[name]["mappings"].get("_meta", {}).get(VERSION, 0) if list(found) == [name] else 0
+        if version > INDEX_VERSION:
+            raise Unavailable("its index is of a newer version of NoxChat")
+        if version < INDEX_VERSION:
+            raise IndexUnusable("its index is missing, of an older version, or not the one that was built last")
+        client.indices.refresh(index=alias)
+        newest = client.search(index=alias, size=1, sort=[{"version": "desc"}], source=False)["hits"]["hits"]
+        if (newest[0]["sort"][0] if newest else 0) != known:
+            raise IndexUnusable("its index and the database do not have the same changes")
 
     def status(self, model) -> tuple[str, str, int]:
         """Return a description of the server, the name of a model's index, and how many documents can be found.
@@ -173,7 +165,7 @@ class Indexer:
         name, _known = outbox.last_built(table)
         while rows := outbox.next_changes(connection, model, CHANGES_PER_BATCH, last):
             if self.engine.is_ready and (outbox.lag(table) or 0) > MAX_LAG_SECONDS:
-                self.engine.open_circuit("its index is too far behind")
+                self.engine.open_circuit(Unavailable("its index is too far behind"))
             db.session.commit()
             self._send(name, rows)
             outbox.complete(connection, table, [row.id for row in rows])
@@ -182,19 +174,17 @@ class Indexer:
     def _send(self, name: str, rows: Iterable):
         """Write rows of version, row id and text to an index. Raises ELASTICSEARCH_ERRORS unless all were written."""
         if self.stopped.is_set():
-            raise IndexLocked("the indexer was stopped")
-        index = {"_index": write_alias(name), "version_type": "external"}
+            raise Unavailable("the indexer was stopped")
+        index: dict[str, Any] = {"_index": write_alias(name), "version_type": "external"}
         actions = [
             {**index, "_id": str(row_id), "version": version, "_source": make_document(row_id, version, text)}
             for version, row_id, text in rows
         ]
         # 409: it has a later version already. require_alias: otherwise Elasticsearch would create a missing index by
         # itself, with guessed mappings.
-        options = {"ignore_status": (409,), "require_alias": True, "chunk_size": CHANGES_PER_BATCH}
-        with expect_valid_response():
-            written, newer = helpers.bulk(self.client, actions, **options)
-            if written + len(newer) != len(actions):
-                raise Unavailable("unexpected response")
+        options: dict[str, Any] = {"ignore_status": (409,), "require_alias": True, "chunk_size": CHANGES_PER_BATCH}
+        if len(list(helpers.streaming_bulk(self.client, actions, **options))) != len(actions):
+            raise Unavailable("unexpected response")
 
     def _build(self, model, connection: Connection, progress: Callable[[int], None] = lambda _count: None):
         """Build a new index for a model, and put it in the place of the old one. connection: see `lock`."""
@@ -275,25 +265,19 @@ class Indexer:
     def _documents(self, table: str) -> Iterator[tuple[int, str, str]]:
         """Yield row id, "document" and text of the documents, by row id."""
         query = {"query": FINDABLE, "sort": [{"id": "asc"}, {"text": "asc"}], "_source": False}
-        options = {"size": BATCH_SIZE, "preserve_order": True, "request_timeout": TIMEOUT_SECONDS}
+        options: dict[str, Any] = {"size": BATCH_SIZE, "preserve_order": True, "request_timeout": TIMEOUT_SECONDS}
         for hit in helpers.scan(self.client, query, index=self.engine.aliases[table], **options):
             row_id, text = hit["sort"]
             yield row_id, "document", text
 
 
-@contextmanager
-def lock(model, timeout: float = 0.0) -> Iterator[Connection]:
-    """Hold the lock to write a model's index, in a with statement. Raises IndexLocked after `timeout` seconds.
+def lock(model, timeout: float = 0.0) -> AbstractContextManager[Connection]:
+    """Hold the lock to write a model's index, in a with statement. Raises Locked after `timeout` seconds.
 
     Its value is the connection that holds it. Only through that are changes deleted from the outbox and indexes
     recorded, so that nobody who has lost the lock can do so.
     """
-    name = f"search-{model.__tablename__}"
-    try:
-        with exclusive_lock(db.engine, name, current_app.config["DATA_DIR"], timeout) as connection:
-            yield connection
-    except Locked:
-        raise IndexLocked("another process is writing its index") from None
+    return exclusive_lock(db.engine, f"search-{model.__tablename__}", current_app.config["DATA_DIR"], timeout)
 
 
 def write_alias(name: str) -> str:
@@ -301,7 +285,7 @@ def write_alias(name: str) -> str:
     return f"{name}-writing"
 
 
-def batches(model, progress: Callable[[int], None]) -> Iterator[list]:
+def batches(model, progress: Callable[[int], None]) -> Iterator[Sequence[Row]]:
     """Yield all rows as pairs of id and search text, by id, in batches.
 
     progress: is called with the number of rows read since the last call.

@@ -1,9 +1,10 @@
 """SearchableMixin, for models whose rows are found by name."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flask import current_app
-from sqlalchemy import ColumnElement, Text, bindparam, event, false, inspect, select, update
+from sqlalchemy import ColumnElement, Table, Text, bindparam, event, false, inspect, select, update
 from sqlalchemy.orm import Mapped, Session, declared_attr, mapped_column
 
 from noxchat.database import begin_write, without_statement_timeout
@@ -22,7 +23,11 @@ class SearchableMixin:
     session writes one of them.
     """
 
-    __searchable__: tuple[str, ...] = ()
+    __searchable__: ClassVar[tuple[str, ...]] = ()
+    if TYPE_CHECKING:  # what each model has
+        __tablename__: ClassVar[str]
+        __table__: ClassVar[Table]
+        id: Mapped[int]
 
     @declared_attr
     def search_text(cls) -> Mapped[str]:  # noqa: N805
@@ -102,7 +107,7 @@ class SearchableMixin:
         """Recompute this row's search text."""
         fields = []
         for path in self.__searchable__:
-            value = self
+            value: Any = self
             for name in path.split("."):
                 value = getattr(value, name) if value is not None else None
             fields.append(value or "")

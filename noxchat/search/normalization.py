@@ -95,11 +95,6 @@ class Query:
         return tuple(WORD_START + word for word in self.words)
 
     @cached_property
-    def is_short(self) -> bool:
-        """Whether all words are so short that only the beginnings of words match."""
-        return max(map(len, self.words), default=0) <= SHORT_WORD
-
-    @cached_property
     def can_match(self) -> bool:
         """Whether anything can match: names contain no other characters, and are not longer."""
         return (
@@ -113,11 +108,11 @@ class Query:
         """The last rank that can have hits: no index has punctuation, and short words only match where words begin."""
         if not any(char.isalnum() for char in self.prefix):
             return NAME_PREFIX
-        return WORD_PREFIX if self.is_short else SUBSTRING
+        return WORD_PREFIX if max(map(len, self.words)) <= SHORT_WORD else SUBSTRING
 
     def highlight(self, text: str) -> list[tuple[str, bool]]:
         """Return a text in segments, each with whether it matches a word of the query."""
-        folded, origins = text.lower(), range(len(text))
+        folded, origins = text.lower(), list(range(len(text)))
         if not text.isascii():  # a character may be folded to several
             chars = [fold_char(char) for char in text]
             folded, origins = "".join(chars), [index for index, char in enumerate(chars) for _ in char]

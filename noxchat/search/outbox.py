@@ -6,6 +6,7 @@ it grows with each change of the same row, since the change holds that row's loc
 """
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import (
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Integer,
+    Row,
     String,
     Table,
     UniqueConstraint,
@@ -115,9 +117,10 @@ def register(kind: str) -> str:
             # A write that has begun already would not be recorded, and might end after its row was read for the index.
             db.session.execute(text("SET LOCAL lock_timeout = '300ms'"))  # all other writers wait behind this
             db.session.execute(text(f"LOCK TABLE {kind} IN SHARE ROW EXCLUSIVE MODE"))
-        if not db.session.scalar(registered):
-            db.session.execute(insert(search_indexes).values(kind=kind, installation_id=secrets.token_hex(8)))
         installation_id = db.session.scalar(registered)
+        if installation_id is None:  # nobody else was faster
+            installation_id = secrets.token_hex(8)
+            db.session.execute(insert(search_indexes).values(kind=kind, installation_id=installation_id))
     db.session.commit()
     return installation_id
 
@@ -158,17 +161,17 @@ def pending_row_ids(kind: str) -> set[int]:
     return set(db.session.scalars(select(search_outbox.c.row_id).where(search_outbox.c.kind == kind)))
 
 
-def last_built(kind: str) -> tuple[str | None, int]:
-    """Return the name of the index that was built last, and the latest version that it has confirmed."""
+def last_built(kind: str) -> tuple[str, int]:
+    """Return the name of the index that was built last, if any, and the latest version that it has confirmed."""
     index = search_indexes.c
     found = db.session.execute(select(index.name, index.known).where(index.kind == kind)).first()
-    return tuple(found) if found else (None, 0)
+    return (found.name or "", found.known) if found else ("", 0)
 
 
 # Only for the process that writes the index: by the connection that holds the lock for that.
 
 
-def next_changes(connection: Connection, model, limit: int, after: int = 0) -> list:
+def next_changes(connection: Connection, model, limit: int, after: int = 0) -> Sequence[Row]:
     """Return the next changes as rows of version, row id and text; the text of a deleted row is None.
 
     after: the version that was sent last.

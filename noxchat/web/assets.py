@@ -1,14 +1,23 @@
-"""URLs of static files. They change with the content, so that browsers may cache them for ever."""
+"""Static files: URLs that change with the content, so that browsers may cache them for ever; compressed only once."""
 
 import hashlib
 from functools import cache
 from pathlib import Path
 
-from flask import Response, current_app, request, url_for
+from flask import Flask, Request, Response, current_app, request, url_for
 from flask_moment import moment
+
+from noxchat.extensions import compress
 
 CACHE_SECONDS = 365 * 24 * 3600
 CACHE_FOREVER = f"public, max-age={CACHE_SECONDS}, immutable"
+
+
+def init_app(app: Flask):
+    """Compress responses, and keep static files compressed."""
+    app.config.update(COMPRESS_CACHE_BACKEND=CompressedFiles, COMPRESS_CACHE_KEY=compressed_key)
+    compress.init_app(app)
+    app.after_request(cache_static)  # called before what was registered before, such as the compression
 
 
 @cache
@@ -18,7 +27,7 @@ def _digest(path: Path, _modified: int) -> str:
 
 def find_asset_url(name: str) -> str:
     """Return the URL of a file under static/; empty if there is no such file."""
-    path = Path(current_app.static_folder, name)
+    path = Path(current_app.static_folder or "", name)
     try:
         return url_for("static", filename=name, v=_digest(path, path.stat().st_mtime_ns))
     except FileNotFoundError:
@@ -38,6 +47,30 @@ def moment_script_url() -> str:
 
 def cache_static(response: Response) -> Response:
     """Let browsers cache a file for ever when its URL contains its digest."""
-    if request.endpoint == "static" and response.status_code == 200 and "v" in request.args:
-        response.headers["Cache-Control"] = CACHE_FOREVER
+    if request.endpoint == "static" and response.status_code == 200:
+        if "v" in request.args:
+            response.headers["Cache-Control"] = CACHE_FOREVER
+        if (response.mimetype or "").startswith("text/"):
+            data = b"".join(response.iter_encoded())
+            response.close()
+            response.set_data(data)  # Flask-Compress keeps nothing that is streamed
     return response
+
+
+NOT_KEPT = ""
+
+
+def compressed_key(request: Request) -> str:
+    """Return the key under which Flask-Compress keeps a response: a static file's URL, or NOT_KEPT."""
+    path = request.full_path
+    is_whole_file = request.endpoint == "static" and "Range" not in request.headers
+    return path if is_whole_file and path == find_asset_url((request.view_args or {})["filename"]) else NOT_KEPT
+
+
+class CompressedFiles(dict):
+    """Flask-Compress's cache, limited to static files."""
+
+    def set(self, key: str, value: bytes):
+        """Keep a compressed response. key: the algorithm, a semicolon, and what compressed_key returned."""
+        if not key.endswith(f";{NOT_KEPT}"):
+            self[key] = value

@@ -35,7 +35,6 @@ def init_app(app: Flask):
     i18n.compile_translations(Path(app.root_path).parent / "translations")
     register_extensions(app)
     app.extensions["moment"] = i18n.Moment
-    app.after_request(assets.cache_static)
     app.context_processor(page_context)
 
     # Flask's render_template runs context processors and signals, which partials do not need.

@@ -6,7 +6,10 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from config import ROOT, Config
@@ -75,8 +78,25 @@ class BenchDatabase:
             self.postgres.stop("fast")
 
 
+@contextmanager
+def in_background(*functions):
+    """Call functions in threads during a with statement, whose value is an event that is set at its end.
+
+    Raises what one of them raises.
+    """
+    done = threading.Event()
+    with ThreadPoolExecutor(len(functions)) as executor:
+        futures = [executor.submit(function, done) for function in functions]
+        try:
+            yield done
+        finally:
+            done.set()
+    for future in futures:
+        future.result()
+
+
 def forget():
     """Delete all sample data."""
-    for pid in (*CACHE.glob("*/pg/data/postmaster.pid"), *CACHE.glob("elasticsearch/pid")):
+    for pid in CACHE.glob("*/pg/data/postmaster.pid"):
         subprocess.run(["kill", pid.read_text().split()[0]], check=False)
     shutil.rmtree(CACHE, ignore_errors=True)

@@ -9,22 +9,22 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import quote
 
 import flask_migrate
-import psutil
 from sqlalchemy import select
 
 from config import ROOT, Config
 from noxchat import create_app, passwords
-from noxchat.extensions import db, limiter
+from noxchat.extensions import db
 from noxchat.models import User
 from noxchat.search import outbox
 from tests import elasticsearch
-from tests.bench.databases import CACHE, BenchDatabase, say
+from tests.bench.databases import CACHE, BenchDatabase, in_background, say
 from tests.bench.pages import cpu_seconds, session_cookie
 from tests.conftest import PASSWORD, Browser, Postgres, Server, free_port, make_person, settings, wait_until
 
@@ -63,35 +63,21 @@ def elasticsearch_server(name: str, heap: str = "1g"):
 
 def run_search_command(environment: dict, *arguments: str) -> tuple[str, float, float]:
     """Run a subcommand of `flask search`; return its output, its seconds, and its peak memory in megabytes."""
-    began, peak = time.monotonic(), 0
+    began = time.monotonic()
     program = [sys.executable, "-m", "flask", "--app", "main", "search", *arguments]
-    process = subprocess.Popen(
-        program,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    output = []
-    reader = threading.Thread(target=lambda: output.append(process.stdout.read()))
-    reader.start()
-    while process.poll() is None:
-        try:
-            peak = max(peak, psutil.Process(process.pid).memory_info().rss)
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(0.1)
-    process.wait()
-    reader.join()
-    return "".join(output), time.monotonic() - began, peak / 1e6
+    with tempfile.TemporaryFile("w+") as output:
+        options = {"cwd": ROOT, "env": {**os.environ, **environment}, "stdout": output, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(program, **options)
+        _pid, process.returncode, usage = os.wait4(process.pid, 0)
+        output.seek(0)
+        return output.read(), time.monotonic() - began, usage.ru_maxrss / 1000
 
 
 class Client:
     """A logged-in client with a persistent connection."""
 
     def __init__(self, port: int, cookie: str):
-        self.port, self.cookie = port, cookie
+        self.cookie = cookie
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
     def get(self, path: str) -> tuple[float, str]:
@@ -102,6 +88,10 @@ class Client:
         body = response.read().decode()
         assert response.status == 200, (path, response.status)
         return (time.perf_counter() - began) * 1000, body
+
+    def found(self, path: str) -> list[str]:
+        """Return the Public IDs of the people in the fragment of a page, in order."""
+        return re.findall(r'href="/u/([^"?]+)', self.get(path)[1])
 
 
 def path_of_page(client: Client, term: str, number: int) -> str:
@@ -121,43 +111,29 @@ def compare(count: int) -> bool:
     database = BenchDatabase("postgresql", count, hub=10_500, requests=10_500)
     plain = Server(database.folder, database.uri)
     with elasticsearch_server("compare") as server:
-        overrides = {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": f"bench_{count}"}
+        overrides = {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": "bench"}
         indexed = Server(database.folder, database.uri, **overrides)
         try:
             cookie = session_cookie(database.app(), 1)
-            status = run_search_command(indexed.environment, "status")[0]
-            if f"of {count} rows" not in status:
-                say("the server builds the index by itself")
-                wait_until(
-                    lambda: f"Documents: {count} of" in run_search_command(indexed.environment, "status")[0], 900
-                )
+            client, client_with = Client(plain.port, cookie), Client(indexed.port, cookie)
+            complete = f"Documents: {count} of {count} rows"
+            wait_until(lambda: complete in run_search_command(indexed.environment, "status")[0], 900)
             passed = measure_reindex(count, indexed, cookie)
-            wait_until(lambda: uses_elasticsearch(server, Client(indexed.port, cookie)), 60)
+            wait_until(lambda: uses_elasticsearch(server, client_with), 60)
             say(f"{count:,} people, PostgreSQL alone and with Elasticsearch, in turn: milliseconds until the response,")
             print("  CPU milliseconds of application + database, and of application + database + Elasticsearch")
-            pids = {"alone": (plain.process.pid,), "with": (indexed.process.pid,)}
-            database_pid = database.postgres.pid()
             print(f"  {'':22}{'alone':>8}{'with':>8}   {'CPU alone':>18}   CPU with")
+            processes = [database.postgres.pid(), server.process.pid]
             for label, term in SEARCH_TERMS.items():
-                clients = {"alone": Client(plain.port, cookie), "with": Client(indexed.port, cookie)}
-                path = path_of_page(clients["alone"], term, 50 if label == "page 50" else 1)
-                found = {name: public_ids(client.get(path)[1]) for name, client in clients.items()}
-                passed &= found["alone"] == found["with"]
-                took, used = {name: [] for name in clients}, {name: [0.0, 0.0, 0.0] for name in clients}
-                for _round in range(ROUNDS):
-                    for name, client in clients.items():
-                        processes = (pids[name], [database_pid], [server.process.pid])
-                        before = [cpu_seconds(group) for group in processes]
-                        took[name] += [client.get(path)[0] for _request in range(BATCH)]
-                        after = [cpu_seconds(group) for group in processes]
-                        used[name] = [u + b - a for u, a, b in zip(used[name], before, after, strict=True)]
-                each = {name: [value * 1000 / ROUNDS / BATCH for value in values] for name, values in used.items()}
-                median_alone, median_with = (statistics.median(took[name]) for name in ("alone", "with"))
-                a, w = each["alone"], each["with"]
+                path = path_of_page(client, term, 50 if label == "page 50" else 1)
+                same = client.found(path) == client_with.found(path)
+                passed &= same
+                (alone, a), (combined, w) = measure_in_turn(
+                    path, (client, [plain.process.pid, *processes]), (client_with, [indexed.process.pid, *processes])
+                )
                 print(
-                    f"  {label:22}{median_alone:8.1f}{median_with:8.1f}   {a[0]:8.1f} + {a[1]:6.1f}"
-                    f"   {w[0]:8.1f} + {w[1]:4.1f} + {w[2]:4.1f}"
-                    f"{'' if found['alone'] == found['with'] else '   DIFFERENT RESULTS'}"
+                    f"  {label:22}{alone:8.1f}{combined:8.1f}   {a[0]:8.1f} + {a[1]:6.1f}"
+                    f"   {w[0]:8.1f} + {w[1]:4.1f} + {w[2]:4.1f}{'' if same else '   DIFFERENT RESULTS'}"
                 )
         finally:
             indexed.stop()
@@ -166,9 +142,17 @@ def compare(count: int) -> bool:
     return passed
 
 
-def public_ids(fragment: str) -> list[str]:
-    """Return the Public IDs of the people in a fragment, in order."""
-    return re.findall(r'href="/u/([^"?]+)', fragment)
+def measure_in_turn(path: str, *subjects: tuple[Client, list[int]]) -> list[tuple[float, list[float]]]:
+    """Return for each client the median milliseconds of a request, and the CPU milliseconds of each of its processes."""
+    took, used = [[] for _ in subjects], [[0.0] * len(pids) for _client, pids in subjects]
+    for _round in range(ROUNDS):
+        for index, (client, pids) in enumerate(subjects):
+            before = [cpu_seconds([pid]) for pid in pids]
+            took[index] += [client.get(path)[0] for _request in range(BATCH)]
+            spent = [cpu_seconds([pid]) - earlier for pid, earlier in zip(pids, before, strict=True)]
+            used[index] = [total + more for total, more in zip(used[index], spent, strict=True)]
+    per_request = [[seconds * 1000 / ROUNDS / BATCH for seconds in each] for each in used]
+    return [(statistics.median(times), each) for times, each in zip(took, per_request, strict=True)]
 
 
 def uses_elasticsearch(server, client: Client) -> bool:
@@ -181,207 +165,148 @@ def uses_elasticsearch(server, client: Client) -> bool:
 
 def measure_reindex(count: int, server: Server, cookie: str) -> bool:
     """Rebuild the index by `flask search reindex` while there are searches. Returns whether it stayed within limits."""
-    done, took = threading.Event(), []
+    took = []
 
-    def search():
+    def search(done):
         client = Client(server.port, cookie)
         for term in itertools.cycle(["anna", "novak", "ixwor", "qu"]):
             took.append(client.get(f"/search?q={term}")[0])
             if done.wait(0.05):
                 return
 
-    thread = threading.Thread(target=search)
-    thread.start()
-    output, seconds, memory = run_search_command(server.environment, "reindex")
-    done.set()
-    thread.join()
+    with in_background(search):
+        output, seconds, memory = run_search_command(server.environment, "reindex")
     say(f"flask search reindex of {count:,}: {seconds:.0f} s, peak memory of the command {memory:.0f} MB")
-    print(f"  {output.strip()}")
-    print(
-        f"  {len(took)} searches meanwhile, all answered, median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms"
-    )
-    is_complete = f"{count} people indexed" in output
+    times = f"median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms"
+    print(f"  {output.strip()}\n  {len(took)} searches meanwhile, all answered, {times}")
+    is_complete = f"{count} users indexed" in output
     return is_complete and seconds < MAX_REINDEX_MINUTES * 60 and memory < MAX_REINDEX_MEGABYTES
 
 
-def create_empty_database(name: str, **overrides):
-    """Return a PostgreSQL server, and an application on an empty database in it."""
-    folder = CACHE / f"{name}-{time.time_ns()}"
+@contextmanager
+def empty_application(name: str, server, **overrides):
+    """Run PostgreSQL in a with statement, whose value is an application on an empty database, with Elasticsearch."""
     postgres = Postgres(durable=True)
-    postgres.execute(f"CREATE DATABASE {name}")
-    app = create_app(Config(settings(folder, postgres.uri(name), **overrides), debug=False))
-    app.logger.handlers.clear()
-    with app.app_context():
-        flask_migrate.upgrade()
-    return postgres, app
+    try:
+        postgres.execute(f"CREATE DATABASE {name}")
+        overrides |= {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": name}
+        folder = CACHE / f"{name}-{time.time_ns()}"
+        app = create_app(Config(settings(folder, postgres.uri(name), **overrides), debug=False))
+        app.logger.handlers.clear()
+        app.overrides, app.folder = overrides, folder
+        with app.app_context():
+            flask_migrate.upgrade()
+        yield app
+        app.extensions["indexer"].stop()
+        app.extensions["mail_worker"].stop()
+        with app.app_context():
+            db.engine.dispose()
+    finally:
+        postgres.stop("immediate")
 
 
-def check_index(app) -> str:
-    """Wait until the outbox is empty; return the output of `flask search check` then."""
-    indexer = app.extensions["indexer"]
+def index_differences(app, seconds: float = 180) -> str:
+    """Wait until a server has sent all changes to the index; return the output of `flask search check` then."""
 
     def is_up_to_date():
         with app.app_context():
-            return app.extensions["elasticsearch"].is_ready and outbox.backlog("users").count == 0
+            return outbox.backlog("users")[0] == 0
 
-    indexer.start()
-    wait_until(is_up_to_date, 180)
-    return app.test_cli_runner().invoke(args=["search", "check"]).output.strip()
+    wait_until(is_up_to_date, seconds)
+    # Right after it was started again, Elasticsearch may take longer than the timeout of a search.
+    command = app.test_cli_runner().invoke
+    wait_until(lambda: "differences" in command(args=["search", "check"]).output, seconds)
+    return command(args=["search", "check"]).output.strip()
+
+
+class Outages:
+    """Registers, renames, deletes and searches people, and records how long each request takes."""
+
+    def __init__(self, app, actions: int):
+        self.app, self.actions, self.numbers = app, actions, itertools.count()
+        self.durations, self.failures = [], []
+
+    def record(self, action: str, send):
+        """Send a request, and record its duration and whether it failed."""
+        began = time.monotonic()
+        response = send()
+        took = time.monotonic() - began
+        self.durations.append((took, action))
+        if response.status_code not in (200, 303) or took > MAX_SECONDS:
+            self.failures.append((action, response.status_code, round(took, 2)))
+
+    def change_accounts(self, seed: int):
+        """Register, rename and delete people until all threads have done enough."""
+        rng, browsers = random.Random(seed), []
+        while (number := next(self.numbers)) < self.actions:
+            action = rng.choice([self.register, self.rename, self.rename, self.delete]) if browsers else self.register
+            action(number, browsers, rng)
+
+    def register(self, number, browsers, _rng):
+        browser, name = Browser(self.app), f"Nova {number:x}"
+        fields = {"username": name, "email": f"n{number}@nox.example", "password": PASSWORD, "password2": PASSWORD}
+        token = browser.token("/auth/register")
+        self.record("register", lambda: browser.post("/auth/register", fields, token=token))
+        with self.app.app_context():
+            browsers.append(Browser(self.app, db.session.scalars(select(User).where(User.username == name)).one()))
+        browsers[-1].csrf_token = browsers[-1].token()
+
+    def rename(self, number, browsers, rng):
+        browser = rng.choice(browsers)
+        fields = {"username": f"Anna {number:x}", "public_id": f"a-{number:x}", "bio": ""}
+        self.record("rename", lambda: browser.post("/settings/profile", fields, token=browser.csrf_token))
+
+    def delete(self, _number, browsers, rng):
+        browser = browsers.pop(rng.randrange(len(browsers)))
+        fields = {"password": PASSWORD, "confirm": "y"}
+        self.record("delete", lambda: browser.post("/settings/delete", fields, token=browser.csrf_token))
+
+    def search(self, done, viewer):
+        browser = Browser(self.app, viewer)
+        for term in itertools.cycle(["anna", "nova", "a", "zzz"]):
+            self.record("search", lambda term=term: browser.get(f"/search?q={term}", htmx=True))
+            if done.wait(0.02):
+                return
 
 
 def outages(actions: int = 20_000) -> bool:
     """Register, rename and delete people and search by THREADS threads while Elasticsearch is killed and frozen."""
     # Hashing passwords is not what is measured.
-    fakes = {"hash_password": lambda password: f"quick {password}", "verify_password": lambda stored, password: True}
-    for name, function in fakes.items():
-        setattr(passwords, name, function)
+    passwords.hash_password = lambda password: f"quick {password}"
+    passwords.verify_password = lambda _stored, _password: True
     limits = dict.fromkeys(["SIGN_UPS_PER_HOUR", "RENAMES_PER_DAY", "SIGN_INS_PER_ADDRESS"], 10**8)
-    with elasticsearch_server(f"outages-{time.time_ns()}", "512m") as server:
-        overrides = {
-            "ELASTICSEARCH_URL": server.url,
-            "ELASTICSEARCH_PREFIX": "outages",
-            "DATABASE_SECONDS": 30,
-            **limits,
-        }
-        postgres, app = create_empty_database("outages", **overrides)
-        try:
-            app.extensions["indexer"].start()
-            viewer = make_person(app, "Viewer", public_id="viewer")
-            done, durations, failures, faults = threading.Event(), [], [], []
-            numbers = itertools.count()
+    faults = []
+    with (
+        elasticsearch_server(f"outages-{time.time_ns()}", "512m") as server,
+        empty_application("outages", server, DATABASE_SECONDS=30, **limits) as app,
+    ):
+        app.extensions["indexer"].start()
+        viewer, run = make_person(app, "Viewer", public_id="viewer"), Outages(app, actions)
 
-            def change_accounts(seed):
-                rng, browsers = random.Random(seed), []
-                while (number := next(numbers)) < actions:
-                    action = rng.choice(["register", "rename", "rename", "delete"]) if browsers else "register"
-                    began = time.monotonic()
-                    if action == "register":
-                        browser, name = Browser(app), f"Nova {number:x}"
-                        fields = {"username": name, "email": f"n{number}@nox.example"}
-                        fields |= {"password": PASSWORD, "password2": PASSWORD}
-                        response = browser.post("/auth/register", fields, token=browser.token("/auth/register"))
-                        with app.app_context():
-                            user = db.session.scalar(select(User).where(User.username == name))
-                        browsers.append(Browser(app, user))
-                        browsers[-1].csrf_token = browsers[-1].token()
-                    elif action == "rename":
-                        browser = rng.choice(browsers)
-                        fields = {"username": f"Anna {number:x}", "public_id": f"a-{number:x}", "bio": ""}
-                        response = browser.post("/settings/profile", fields, token=browser.csrf_token)
-                    else:
-                        browser = browsers.pop(rng.randrange(len(browsers)))
-                        fields = {"password": PASSWORD, "confirm": "y"}
-                        response = browser.post("/settings/delete", fields, token=browser.csrf_token)
-                    record(action, response, began)
+        def break_elasticsearch(done):
+            rng = random.Random(5)
+            while not done.is_set():
+                faults.append(rng.choice(["kill", "freeze"]))
+                getattr(server, faults[-1])()
+                done.wait(rng.uniform(1, 6))
+                server.revive()
+                done.wait(rng.uniform(2, 8))
 
-            def search():
-                browser = Browser(app, viewer)
-                for term in itertools.cycle(["anna", "nova", "a", "zzz"]):
-                    began = time.monotonic()
-                    record("search", browser.get(f"/search?q={term}", htmx=True), began)
-                    if done.wait(0.02):
-                        return
-
-            def record(action, response, began):
-                took = time.monotonic() - began
-                durations.append((took, action))
-                if response.status_code not in (200, 303) or took > MAX_SECONDS:
-                    failures.append((action, response.status_code, round(took, 2)))
-
-            def break_elasticsearch():
-                rng = random.Random(5)
-                while not done.is_set():
-                    fault = rng.choice(["kill", "freeze"])
-                    faults.append(fault)
-                    getattr(server, fault)()
-                    done.wait(rng.uniform(1, 6))
-                    server.revive()
-                    done.wait(rng.uniform(2, 8))
-
-            began = time.monotonic()
-            threads = [threading.Thread(target=change_accounts, args=(seed,)) for seed in range(THREADS)]
-            others = [threading.Thread(target=search), threading.Thread(target=break_elasticsearch)]
-            for thread in (*threads, *others):
-                thread.start()
-            for thread in threads:
-                thread.join()
-            done.set()
-            for thread in others:
-                thread.join()
-            seconds = time.monotonic() - began
-            output = check_index(app)
-            say(
-                f"{actions:,} registrations, renames and deletions by {THREADS} threads in {seconds:.0f} s,"
-                f" Elasticsearch killed {faults.count('kill')} and frozen {faults.count('freeze')} times"
-            )
-            print(
-                f"  {len(durations):,} requests, slowest {max(durations)[0]:.2f} s;"
-                f" failed or over {MAX_SECONDS} s: {failures[:5] or 0}"
-            )
-            print(f"  check afterwards: {output}")
-            app.extensions["indexer"].stop()
-            app.extensions["mail_worker"].stop()
-            with app.app_context():
-                limiter.reset()
-                db.session.remove()
-                db.engine.dispose()
-        finally:
-            postgres.stop("immediate")
-    return not failures and "users: 0 differences." in output
-
-
-def kills(times: int = 50) -> bool:
-    """Kill the application repeatedly while people are renamed; check the index after each restart."""
-    failed_checks = 0
-    with elasticsearch_server(f"kills-{time.time_ns()}", "512m") as server:
-        overrides = {"ELASTICSEARCH_URL": server.url, "ELASTICSEARCH_PREFIX": "kills", "RENAMES_PER_DAY": 10**8}
-        postgres, app = create_empty_database("kills", **overrides)
-        try:
-            uri = app.config["SQLALCHEMY_DATABASE_URI"]
-            people = [make_person(app, f"Person {n}", f"{n}@nox.example", public_id=f"p-{n}") for n in range(40)]
-            cookies = [session_cookie(app, person.id) for person in people]
-            rng, renamed = random.Random(11), 0
-            application = Server(app.config["DATA_DIR"].parent, uri, **overrides)
-            for _kill in range(times):
-                done, count = threading.Event(), [0]
-
-                def rename(done=done, count=count, port=application.port):
-                    renamers = [Renamer(port, cookie, number) for number, cookie in enumerate(cookies)]
-                    while not done.is_set():
-                        try:
-                            rng.choice(renamers).rename()
-                            count[0] += 1
-                        except (OSError, http.client.HTTPException):
-                            return  # the application was killed
-
-                threads = [threading.Thread(target=rename) for _thread in range(4)]
-                for thread in threads:
-                    thread.start()
-                time.sleep(rng.uniform(0.1, 1.5))
-                os.killpg(application.process.pid, signal.SIGKILL)
-                done.set()
-                for thread in threads:
-                    thread.join()
-                application.process.wait()
-                renamed += count[0]
-                application = Server(app.config["DATA_DIR"].parent, uri, **overrides)
-                wait_until(lambda: outbox_is_empty(app), 60)
-                output = app.test_cli_runner().invoke(args=["search", "check"]).output.strip()
-                failed_checks += "users: 0 differences." not in output
-            application.stop()
-            say(
-                f"the application killed {times} times during {renamed:,} renames:"
-                f" the index differed after {failed_checks} restarts"
-            )
-        finally:
-            postgres.stop("immediate")
-    return failed_checks == 0 and renamed > times
-
-
-def outbox_is_empty(app) -> bool:
-    """Tell whether another process has sent all changes to the index."""
-    with app.app_context():
-        return outbox.backlog("users").count == 0
+        began = time.monotonic()
+        with (
+            in_background(break_elasticsearch, lambda done: run.search(done, viewer)),
+            ThreadPoolExecutor(THREADS) as executor,
+        ):
+            list(executor.map(run.change_accounts, range(THREADS)))
+        say(
+            f"{actions:,} registrations, renames and deletions by {THREADS} threads in {time.monotonic() - began:.0f} s,"
+            f" Elasticsearch killed {faults.count('kill')} and frozen {faults.count('freeze')} times"
+        )
+        print(f"  {len(run.durations):,} requests, slowest {max(run.durations)[0]:.2f} s")
+        print(f"  failed or over {MAX_SECONDS} s: {run.failures[:5] or 0}")
+        output = index_differences(app)
+        print(f"  check afterwards: {output}")
+    return not run.failures and output == "users: 0 differences."
 
 
 class Renamer:
@@ -404,6 +329,43 @@ class Renamer:
         assert response.status == 303, response.status
 
 
+def kills(times: int = 50) -> bool:
+    """Kill the application repeatedly while people are renamed; check the index after each restart."""
+    failed_checks, renamed, rng = 0, itertools.count(), random.Random(11)
+    with (
+        elasticsearch_server(f"kills-{time.time_ns()}", "512m") as server,
+        empty_application("kills", server, RENAMES_PER_DAY=10**8) as app,
+    ):
+        uri = app.config["SQLALCHEMY_DATABASE_URI"]
+        people = [make_person(app, f"Person {n}", f"{n}@nox.example", public_id=f"p-{n}") for n in range(40)]
+        cookies = [session_cookie(app, person.id) for person in people]
+        application = Server(app.folder, uri, **app.overrides)
+
+        def rename(done):
+            renamers = [Renamer(application.port, cookie, number) for number, cookie in enumerate(cookies)]
+            while not done.is_set():
+                try:
+                    rng.choice(renamers).rename()
+                    next(renamed)
+                except (OSError, http.client.HTTPException):
+                    return  # the application was killed
+
+        for _kill in range(times):
+            with in_background(*[rename] * 4) as done:
+                time.sleep(rng.uniform(0.1, 1.5))
+                os.killpg(application.process.pid, signal.SIGKILL)
+                done.set()
+            application.process.wait()
+            application = Server(app.folder, uri, **app.overrides)
+            failed_checks += index_differences(app, 60) != "users: 0 differences."
+        application.stop()
+        count = next(renamed)
+        say(
+            f"the application killed {times} times during {count:,} renames: differences after {failed_checks} restarts"
+        )
+    return failed_checks == 0 and count > times
+
+
 def breaker(count: int = 100_000) -> bool:
     """Compare a search while Elasticsearch is down with one of a server that is configured without it."""
     database = BenchDatabase("postgresql", count, hub=20, requests=3)
@@ -412,11 +374,8 @@ def breaker(count: int = 100_000) -> bool:
     try:
         cookie = session_cookie(database.app(), 1)
         clients = [Client(plain.port, cookie), Client(indexed.port, cookie)]
-        took = [[], []]
-        for _round in range(400):
-            for client, times in zip(clients, took, strict=True):
-                times.append(client.get("/search?q=anna")[0])
-        without, down = (statistics.median(times[50:]) for times in took)
+        took = [[client.get("/search?q=anna")[0] for client in clients] for _round in range(400)]
+        without, down = (statistics.median(times) for times in zip(*took[50:], strict=True))
         say(f"a search of {count:,} people: {without:.2f} ms without Elasticsearch, {down:.2f} ms while it is down")
     finally:
         plain.stop()

@@ -9,8 +9,8 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
@@ -68,16 +68,11 @@ def send_requests(port: int, path: str, cookie: str, count: int) -> int:
             response = connection.getresponse()
             body = response.read()
             assert response.status == 200, (path, response.status)
-            sizes.append(len(body))
         connection.close()
+        return len(body)
 
-    sizes = []
-    threads = [threading.Thread(target=send, args=(count // CONNECTIONS,)) for _connection in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sizes[0]
+    with ThreadPoolExecutor(CONNECTIONS) as executor:
+        return list(executor.map(send, [count // CONNECTIONS] * CONNECTIONS))[0]
 
 
 def main(count: int = 100_000) -> bool:

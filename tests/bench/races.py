@@ -1,9 +1,9 @@
 """Ten thousand random actions on twenty people by eight threads: `bin/bench races`."""
 
 import random
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import flask_migrate
 import psycopg
@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from config import Config
 from noxchat import counters, create_app
-from noxchat.extensions import db, limiter
+from noxchat.extensions import db
 from noxchat.models import User, blocks, friend_requests, friends
 from tests.bench.databases import CACHE, say
 from tests.conftest import Browser, Postgres, make_person, settings
@@ -48,7 +48,6 @@ def storm(app, actions: int) -> Counter:
         make_person(app, f"Person {number}", f"{number}@nox.example", public_id=f"p-{number}")
         for number in range(PEOPLE)
     ]
-    statuses, lock = Counter(), threading.Lock()
 
     def send_actions(seed):
         rng = random.Random(seed)
@@ -59,15 +58,10 @@ def storm(app, actions: int) -> Counter:
             one, other = rng.sample(range(PEOPLE), 2)
             path = f"/u/p-{other}/{rng.choice(ACTIONS)}"
             own_statuses[browsers[one].post(path, htmx=True, token=tokens[one]).status_code] += 1
-        with lock:
-            statuses.update(own_statuses)
+        return own_statuses
 
-    threads = [threading.Thread(target=send_actions, args=(seed,)) for seed in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return statuses
+    with ThreadPoolExecutor(THREADS) as executor:
+        return sum(executor.map(send_actions, range(THREADS)), Counter())
 
 
 def main(actions: int = 10_000) -> bool:
@@ -92,7 +86,6 @@ def main(actions: int = 10_000) -> bool:
             took = time.monotonic() - began
             with app.test_request_context():
                 violations = count_violations()
-                limiter.reset()
                 db.session.remove()
                 db.engine.dispose()
             deadlocks = count_deadlocks(postgres) - deadlocks_before if kind == "postgresql" else 0
