@@ -95,6 +95,11 @@ class Query:
         return tuple(WORD_START + word for word in self.words)
 
     @cached_property
+    def is_short(self) -> bool:
+        """Whether all words are so short that only the beginnings of words match."""
+        return max(map(len, self.words), default=0) <= SHORT_WORD
+
+    @cached_property
     def can_match(self) -> bool:
         """Whether anything can match: names contain no other characters, and are not longer."""
         return (
@@ -108,7 +113,7 @@ class Query:
         """The last rank that can have hits: no index has punctuation, and short words only match where words begin."""
         if not any(char.isalnum() for char in self.prefix):
             return NAME_PREFIX
-        return WORD_PREFIX if max(map(len, self.words)) <= SHORT_WORD else SUBSTRING
+        return WORD_PREFIX if self.is_short else SUBSTRING
 
     def highlight(self, text: str) -> list[tuple[str, bool]]:
         """Return a text in segments, each with whether it matches a word of the query."""
