@@ -2,13 +2,13 @@
 
 import fcntl
 import math
+import os
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -183,31 +183,35 @@ class Locked(Exception):
 
 
 LOCK_CLASS = 0x6E6F79  # the first key of the advisory locks of `exclusive_lock`; events.py has its own
-# Ends the lock of a machine that has vanished; otherwise PostgreSQL would wait two hours for it.
-KEEPALIVE = (
+# Ends the lock of a machine that has vanished, for which PostgreSQL would wait two hours, and of a process that is
+# frozen in the middle of a transaction, whose locks of rows would make others wait.
+LOCK_SETTINGS = (
     "SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
-    " set_config('tcp_keepalives_count', '3', false)"
+    " set_config('tcp_keepalives_count', '3', false), set_config('idle_in_transaction_session_timeout', '5s', false)"
 )
 
 
 @contextmanager
-def exclusive_lock(engine: Engine, name: str, folder: Path, timeout: float = 0.0) -> Iterator[Connection]:
+def exclusive_lock(engine: Engine, name: str, timeout: float = 0.0) -> Iterator[Connection]:
     """Hold a lock that all processes with this database share, in a with statement. Raises Locked after `timeout` s.
 
     Its value is the connection that holds the lock (with PostgreSQL, an advisory lock of the session), so whoever
     has lost the lock can no longer write through it. With SQLite all processes are on one machine, and the lock is that
-    of a file in `folder`. Either way it ends with its process.
+    of a file beside the database. Either way it ends with its process.
     """
     deadline = time.monotonic() + timeout
     with ExitStack() as stack:
         connection = stack.enter_context(engine.connect())
         if engine.dialect.name == "postgresql":
             connection.detach()  # closed afterwards instead of being kept, which ends the lock
-            connection.exec_driver_sql(KEEPALIVE)
+            connection.exec_driver_sql(LOCK_SETTINGS)
             acquire = partial(_acquire_advisory_lock, connection, name)
         else:
             connection.execution_options(begin="IMMEDIATE")
-            acquire = partial(_acquire_file_lock, stack.enter_context(open(folder / f"{name}.lock", "a")))
+            # Opened only to read, so that it does not matter which user has created it.
+            file = os.open(f"{engine.url.database}-{name}.lock", os.O_RDONLY | os.O_CREAT, 0o644)
+            stack.callback(os.close, file)
+            acquire = partial(_acquire_file_lock, file)
         while not acquire():
             if time.monotonic() >= deadline:
                 raise Locked(f"another process holds the lock {name}")
@@ -222,7 +226,7 @@ def _acquire_advisory_lock(connection: Connection, name: str) -> bool:
     return acquired
 
 
-def _acquire_file_lock(file) -> bool:
+def _acquire_file_lock(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from noxchat import search
+from noxchat.database import Locked
 from noxchat.extensions import db
 from noxchat.mail import queue
 from noxchat.search import outbox
@@ -122,7 +123,10 @@ def _elasticsearch_problem(indexer, thorough: bool) -> str:
             indexer.verify(model)
     except IndexUnusable as reason:
         return f"{fallback} {reason}; a running server builds it"
+    except Locked as reason:
+        return f"{fallback} {reason}"
     except Exception as error:  # noqa: BLE001  nothing else may depend on Elasticsearch
+        db.session.rollback()
         return f"{describe_error(error)} {fallback} check ELASTICSEARCH_URL"
     return ""
 

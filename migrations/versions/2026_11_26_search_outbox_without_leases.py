@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from noxchat.search import create_trigram_index
-from noxchat.search.outbox import create_function
+from noxchat.search.outbox import create_triggers, drop_triggers
 
 revision = '9c41a7b3e562'
 down_revision = '7d2e4f60b8a1'
@@ -14,7 +14,8 @@ depends_on = None
 
 def upgrade():
     if op.get_bind().dialect.name == 'postgresql':
-        create_function(op.get_bind(), 'users')
+        drop_triggers(op.get_bind(), 'users')
+        create_triggers(op.get_bind(), 'users')
     else:
         create_trigram_index(op.get_bind(), 'users')
     op.execute("ALTER TABLE search_outbox DROP COLUMN refused")

@@ -38,7 +38,9 @@ def start(app: Flask):
         app.extensions["indexer"].start()
 
 
-def stop(app: Flask):
+def stop(app: Flask, *, wait: bool = False):
     """Have this process's indexer stop after its current step."""
     if app.extensions["indexer"]:
         app.extensions["indexer"].stop()
+        if wait and app.extensions["indexer"].thread:
+            app.extensions["indexer"].thread.join(10)

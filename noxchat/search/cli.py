@@ -1,7 +1,7 @@
-"""`flask search …`: the state of the search engine and its index; rebuilding, updating and checking the index."""
+"""`flask search …`: the state of the search engine and its index; rebuilding and checking the index."""
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import click
 from flask import current_app
@@ -22,26 +22,18 @@ def count_rows(model) -> int:
     return db.session.scalars(select(func.count()).select_from(model)).one()
 
 
-def require_indexer():
-    """Return the indexer; exits where there is none."""
-    if current_app.extensions["indexer"] is None:
-        raise click.ClickException("ELASTICSEARCH_URL is not set: the database searches.")
-    return current_app.extensions["indexer"]
-
-
 @contextmanager
-def exit_on_error():
-    """Exit with a message when Elasticsearch, or another process, prevents what is in the with statement."""
+def running_indexer():
+    """Return the indexer for a with statement, which exits with a message when there is none or something fails."""
     indexer = current_app.extensions["indexer"]
     if indexer is None:
-        yield
-        return
+        raise click.ClickException("ELASTICSEARCH_URL is not set: the database searches.")
     from noxchat.search.elasticsearch_engine import ELASTICSEARCH_ERRORS, describe_error
 
     try:
-        yield
+        yield indexer
     except SQLAlchemyError as error:
-        raise click.ClickException(f"The database did not answer in time: {type(error).__name__}.") from None
+        raise click.ClickException(f"The database: {type(error).__name__}.") from None
     except ELASTICSEARCH_ERRORS as error:
         raise click.ClickException(f"Elasticsearch at {indexer.engine.host}: {describe_error(error)}.") from None
 
@@ -68,7 +60,7 @@ def status():
         click.echo(f"Engine:    Elasticsearch; {engine} while that does not answer")
         click.echo(f"Server:    {indexer.engine.host}")
         click.echo(f"Outbox:    {count} {table} wait, the oldest for {seconds:.1f} s")
-        with exit_on_error():
+        with running_indexer():
             server, index, documents = indexer.status(model)
         click.echo(f"Answers:   {server}")
         click.echo(f"Index:     {index}")
@@ -78,36 +70,37 @@ def status():
 @group.command("reindex")
 def reindex():
     """Recompute all search texts and rebuild the indexes; searches are answered meanwhile."""
-    indexer = current_app.extensions["indexer"]
+    uses_elasticsearch = current_app.extensions["indexer"] is not None
     for model in models():
-        rows = count_rows(model)
+        table, rows = model.__tablename__, count_rows(model)
         db.session.commit()
-        with progress(f"Indexing {model.__tablename__}", rows * (2 if indexer else 1)) as step, exit_on_error():
+        with (
+            running_indexer() if uses_elasticsearch else nullcontext(),
+            progress(f"Indexing {table}", rows * (2 if uses_elasticsearch else 1)) as step,
+        ):
             problem = model.reindex(step)
         if problem:
             raise click.ClickException(problem)
-        engine = database_engine().name
-        click.echo(f"{rows} {model.__tablename__} indexed: {'Elasticsearch and ' if indexer else ''}{engine}.")
+        click.echo(f"{rows} {table} indexed: {'Elasticsearch and ' * uses_elasticsearch}{database_engine().name}.")
 
 
 @group.command("check")
 @click.option("--repair", is_flag=True, help="Rebuild the index if they differ.")
 def check(repair):
     """Compare index and database row by row. Exits with 1 if they differ and that is not repaired."""
-    indexer, differs = require_indexer(), False
+    differs = False
     for model in models():
         table, rows = model.__tablename__, count_rows(model)
-        with exit_on_error(), progress(f"Comparing {table}", rows) as step:
-            found = indexer.check(model, step)
-        for label in sorted(set(found.values())):
-            row_ids = [row_id for row_id, kind in found.items() if kind == label]
-            click.echo(f"{len(row_ids)} {label}: {' '.join(map(str, row_ids[:20]))}{' …' if len(row_ids) > 20 else ''}")
-        click.echo(f"{table}: {len(found)} differences.")
-        if found and repair:
-            with exit_on_error(), progress(f"Indexing {table}", rows) as step:
+        with running_indexer() as indexer, progress(f"Comparing {table}", rows) as step:
+            problem, found = indexer.check(model, step)
+        shown = " ".join(map(str, sorted(found)[:20])) + " …" * (len(found) > 20)
+        click.echo(f"{table}: {problem or f'{len(found)} differences. {shown}'.strip()}")
+        is_wrong = bool(problem or found)
+        if is_wrong and repair:
+            with running_indexer(), progress(f"Indexing {table}", rows) as step:
                 indexer.rebuild(model, step)
             click.echo(f"{table}: the index was rebuilt.")
-        differs |= bool(found) and not repair
+        differs |= is_wrong and not repair
     raise SystemExit(1 if differs else 0)
 
 
@@ -115,10 +108,9 @@ def check(repair):
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def forget(yes):
     """Delete the index and stop recording changes for it, to go back to the database for good."""
-    indexer = require_indexer()
-    if not yes:
-        click.confirm("Delete the indexes of this installation from Elasticsearch?", abort=True)
-    with exit_on_error():
+    with running_indexer() as indexer:
+        if not yes:
+            click.confirm("Delete the indexes of this installation from Elasticsearch?", abort=True)
         for model in models():
             indexer.remove(model)
     click.echo("Deleted. A server with ELASTICSEARCH_URL set builds it again.")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import elasticsearch
 from elastic_transport import Urllib3HttpNode
-from elasticsearch.helpers import BulkIndexError
+from elasticsearch.helpers import ScanError
 from flask import Flask
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -68,17 +68,14 @@ class Unavailable(Exception):
     """Elasticsearch did not answer in time, or with something unexpected, or its index must not be used now."""
 
 
-# What is expected to fail: no answer, an error status, a document that was not indexed, an index that another writes.
-ELASTICSEARCH_ERRORS = (elasticsearch.TransportError, elasticsearch.ApiError, BulkIndexError, Unavailable, Locked)
+# What is expected to fail: no answer, an error status, or another process that writes the index.
+ELASTICSEARCH_ERRORS = (elasticsearch.TransportError, elasticsearch.ApiError, ScanError, Unavailable, Locked)
 
 
 def describe_error(error: Exception) -> str:
     """Return a description of an error for the log. Of foreign errors only the type: their text may contain a URL."""
     if isinstance(error, (Unavailable, Locked)):
         return str(error)
-    if isinstance(error, BulkIndexError):
-        item = error.errors[0]["index"]
-        return f"row {item['_id']} was not indexed: {item['error']['type']}"
     status = getattr(getattr(error, "meta", None), "status", None)
     return f"{type(error).__name__} {status}" if status else type(error).__name__
 
@@ -111,22 +108,18 @@ def trigrams(word: str) -> list[str]:
     return [word[start : start + SHORT_WORD + 1] for start in range(len(word) - SHORT_WORD)]
 
 
-def prefix_conditions(words) -> list[dict]:
-    return [{"prefix": {"begins": word}} for word in words]
-
-
 @lru_cache(maxsize=256)
 def rank_query(query: Query) -> dict:
-    """Return the query for Elasticsearch, in which the score of a hit is its rank reversed: higher is better."""
+    """Return the query for Elasticsearch, in which the score of a hit is higher for better ranks."""
     prefix = query.prefix.removeprefix(WORD_START)
-    contains = [
-        {"match_phrase": {"trigrams": " ".join(trigrams(word))}} for word in query.words if len(word) > SHORT_WORD
-    ]
+    begins = [{"prefix": {"begins": word}} for word in query.words]
+    contains = [{"match_phrase": {"trigrams": " ".join(trigrams(word))}} for word in query.words]
+    pairs = zip(query.words, begins, contains, strict=True)
     ranks = {
         EXACT: [{"term": {"called": prefix}}],
         NAME_PREFIX: [{"prefix": {"whole": prefix}}],
-        WORD_PREFIX: prefix_conditions(query.words),
-        SUBSTRING: contains + prefix_conditions(word for word in query.words if len(word) <= SHORT_WORD),
+        WORD_PREFIX: begins,
+        SUBSTRING: [start if len(word) <= SHORT_WORD else part for word, start, part in pairs],
     }
     return {
         "dis_max": {
@@ -195,7 +188,7 @@ class ElasticsearchEngine:
             node_class=BoundedNode,
             request_timeout=self.seconds,
             max_retries=0,
-            connections_per_node=config["THREADS"] + 2,  # one for each thread, so that none waits for another's
+            connections_per_node=config["THREADS"] + 2,  # one for each thread, the indexer, and a health check
             **certificates,
         )
         url = urlsplit(config["ELASTICSEARCH_URL"])
@@ -210,7 +203,7 @@ class ElasticsearchEngine:
 
     def open_circuit(self, error: Exception):
         """Stop using Elasticsearch for OPEN_SECONDS; after that the indexer checks it. Logged once."""
-        self.is_ready, self.open_until = False, time.monotonic() + OPEN_SECONDS
+        self.open_until, self.is_ready = time.monotonic() + OPEN_SECONDS, False
         if self.logged_state != "failed":
             self.logged_state = "failed"
             traceback = None if isinstance(error, (*ELASTICSEARCH_ERRORS, SQLAlchemyError)) else error
@@ -236,8 +229,8 @@ class ElasticsearchEngine:
         """
         hits: list[Hit] = []
         size, deadline = limit + EXTRA_HITS, time.monotonic() + self.seconds
-        db.session.commit()  # release the connection while Elasticsearch is asked
         while len(hits) < limit:
+            db.session.commit()  # release the connection while Elasticsearch is asked
             is_usable = self.is_ready and time.monotonic() < deadline
             found = self._fetch_hits(search, after, size) if is_usable else None
             if found is None:
@@ -257,19 +250,20 @@ class ElasticsearchEngine:
 
     def _fetch_hits(self, search: Search, after: Hit | None, size: int) -> list[Hit] | None:
         """Return hits, best match first; None if that failed, which opens the circuit."""
-        body = {
-            "query": rank_query(search.query),
-            "sort": [{"_score": "desc"}, {"text": "asc"}],
-            "size": size,
-            "track_total_hits": False,
-            "_source": False,
-        }
-        if after:
-            body["search_after"] = [score(after.rank), after.text]
         try:
-            options = {"index": self.aliases[search.model.__tablename__], "allow_partial_search_results": False}
-            options["filter_path"] = "timed_out,hits.hits._id,hits.hits.sort"
-            return parse_hits(self.with_deadline(self.client.search, body=body, **options).body)
+            response = self.with_deadline(
+                self.client.search,
+                index=self.aliases[search.model.__tablename__],
+                query=rank_query(search.query),
+                sort=[{"_score": "desc"}, {"text": "asc"}],
+                search_after=[score(after.rank), after.text] if after else None,
+                size=size,
+                source=False,
+                track_total_hits=False,
+                allow_partial_search_results=False,
+                filter_path="timed_out,hits.hits._id,hits.hits.sort",
+            )
+            return parse_hits(response.body)
         except Exception as error:  # noqa: BLE001  whatever a server may send, the person gets an answer
             self.open_circuit(error)
             return None

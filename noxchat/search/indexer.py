@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from elasticsearch import helpers
-from flask import Flask, current_app
+from flask import Flask
 from sqlalchemy import Connection, Row, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from noxchat.database import Locked, exclusive_lock
 from noxchat.extensions import db
@@ -38,14 +38,13 @@ POLL_SECONDS = 0.5  # changes can be found within two seconds
 VERIFY_SECONDS = 30  # between two checks of an index that is in use
 MAX_LAG_SECONDS = 5.0  # an index that is further behind is not searched
 TIMEOUT_SECONDS = 8  # of a request
-LOCK_SECONDS = 2  # for which others are waited for to send their changes
+LOCK_SECONDS = 2  # how long to wait for another process that is writing the index
 LOCK_SECONDS_OF_COMMANDS = 600
 CHANGES_PER_BATCH = 1000
 SETTINGS = {"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": "500ms"}
 # The keys in an index's _meta, as indexes of all releases have them.
 OWNER, VERSION = "place", "layout"
 FINDABLE = {"exists": {"field": "text"}}  # not the tombstones of deleted rows
-MISSING, DIFFERENT, EXTRA = "missing", "different", "too many"
 
 
 class IndexUnusable(Unavailable):
@@ -62,6 +61,7 @@ class Indexer:
         self.stopped = threading.Event()
         self.start_lock = threading.Lock()
         self.verify_at = 0.0
+        self.verified: dict[str, str] = {}  # the index of each table that was verified last
 
     # The thread.
 
@@ -84,18 +84,17 @@ class Indexer:
             self.stopped.wait(POLL_SECONDS)
 
     def step(self) -> bool:
-        """Verify the indexes if that is due, and send the outbox. Returns whether Elasticsearch can be used now."""
+        """Verify the indexes, and send the outbox, if that is due. Returns whether Elasticsearch can be used now."""
         was_ready, moment = self.engine.is_ready, time.monotonic()
         verify = not was_ready or moment >= self.verify_at
         try:
             for model in models():
-                if verify:
-                    self._verify_or_build(model)
-                self._send_changes(model)
+                self._update(model, verify=verify)
         except Exception as error:  # noqa: BLE001  the thread must go on
-            db.session.rollback()
             if not self.stopped.is_set():
                 self.engine.open_circuit(error)
+            with suppress(SQLAlchemyError):  # its connection may be lost, too
+                db.session.rollback()
             return False
         if verify:
             self.verify_at = moment + VERIFY_SECONDS
@@ -103,25 +102,28 @@ class Indexer:
             self.engine.close_circuit()
         return self.engine.is_ready
 
-    def _verify_or_build(self, model):
-        with lock(model, LOCK_SECONDS) as connection:
-            try:
-                self._verify(model)
-            except IndexUnusable as reason:
-                log.info("search in %s: %s; building it", model.__tablename__, reason)
-                self._build(model, connection)
-
-    def _send_changes(self, model):
-        lag = outbox.lag(model.__tablename__)
+    def _update(self, model, *, verify: bool):
+        """Verify or build a model's index, and send its changes, if there are any or `verify` says so."""
+        table = model.__tablename__
+        lag, (name, _known) = outbox.lag(table), outbox.last_built(table)
         db.session.commit()
-        if lag is None:
+        is_usable = self.engine.is_ready and name == self.verified.get(table)
+        if is_usable and lag is None and not verify:
             return
         try:
-            with lock(model) as connection:
-                self._drain(model, connection)
-        except Locked:
-            if lag > MAX_LAG_SECONDS:
-                raise Unavailable("its index is too far behind") from None
+            with lock(model, 0 if is_usable else LOCK_SECONDS) as connection:
+                try:
+                    self._verify(model)
+                    self._drain(model, connection)
+                except IndexUnusable as reason:
+                    log.info("search in %s: %s; building it", table, reason)
+                    outbox.set_built(connection, table, None)  # so that no process searches it any more
+                    if self.engine.is_ready:
+                        self.engine.open_circuit(reason)
+                    self._build(model, connection)
+        except Locked:  # by a process that sends changes, or builds a new index while this one can be used
+            if not is_usable or (lag or 0) > MAX_LAG_SECONDS:
+                raise
 
     def verify(self, model):
         """Raise IndexUnusable or another of ELASTICSEARCH_ERRORS if a model's index cannot be searched."""
@@ -129,10 +131,10 @@ class Indexer:
             self._verify(model)
 
     def _verify(self, model):
-        # Under the lock, since the index is ahead of what the database knows while another process sends changes. After
-        # a crash just then it is, too, and is rebuilt.
+        # Under the lock, since the index is ahead of what the database knows while another process sends changes. A
+        # crash at that moment leaves it ahead for good; it is then rebuilt.
         table, client = model.__tablename__, self.engine.client
-        alias = self.engine.aliases[table] = f"{self._prefix(table)}{outbox.register(table)}"
+        alias = self._alias(table)
         name, known = outbox.last_built(table)
         db.session.commit()
         found = client.indices.get(index=alias, ignore_unavailable=True, features="mappings").body
@@ -145,16 +147,18 @@ class Indexer:
         newest = client.search(index=alias, size=1, sort=[{"version": "desc"}], source=False)["hits"]["hits"]
         if (newest[0]["sort"][0] if newest else 0) != known:
             raise IndexUnusable("its index and the database do not have the same changes")
+        self.verified[table] = name
 
     def status(self, model) -> tuple[str, str, int]:
         """Return a description of the server, the name of a model's index, and how many documents can be found.
 
-        Raises what `verify` does.
+        Raises ELASTICSEARCH_ERRORS.
         """
-        self.verify(model)
         health = self.client.cluster.health()
         server = f"{health['cluster_name']}, {health['status']}, nodes: {health['number_of_nodes']}"
         name, _known = outbox.last_built(model.__tablename__)
+        if not name:
+            raise IndexUnusable("its index has not been built yet")
         return server, name, self.client.count(index=name, query=FINDABLE)["count"]
 
     # Writing.
@@ -163,7 +167,7 @@ class Indexer:
         """Send all changes in the outbox to the index that was built last. connection: see `lock`."""
         table, last = model.__tablename__, 0
         name, _known = outbox.last_built(table)
-        while rows := outbox.next_changes(connection, model, CHANGES_PER_BATCH, last):
+        while rows := outbox.next_changes(model, CHANGES_PER_BATCH, last):
             if self.engine.is_ready and (outbox.lag(table) or 0) > MAX_LAG_SECONDS:
                 self.engine.open_circuit(Unavailable("its index is too far behind"))
             db.session.commit()
@@ -180,16 +184,21 @@ class Indexer:
             {**index, "_id": str(row_id), "version": version, "_source": make_document(row_id, version, text)}
             for version, row_id, text in rows
         ]
-        # 409: it has a later version already. require_alias: otherwise Elasticsearch would create a missing index by
-        # itself, with guessed mappings.
-        options: dict[str, Any] = {"ignore_status": (409,), "require_alias": True, "chunk_size": CHANGES_PER_BATCH}
-        if len(list(helpers.streaming_bulk(self.client, actions, **options))) != len(actions):
+        # require_alias: otherwise Elasticsearch would create a missing index by itself, with guessed mappings.
+        options: dict[str, Any] = {"raise_on_error": False, "require_alias": True, "chunk_size": CHANGES_PER_BATCH}
+        results = list(helpers.streaming_bulk(self.client, actions, **options))
+        for ok, item in results:
+            result = item["index"]
+            if not ok and result["status"] != 409:  # 409: the index has a later version already
+                raise Unavailable(f"row {result['_id']} was not indexed: {result['error']['type']}")
+        if len(results) != len(actions):
             raise Unavailable("unexpected response")
 
     def _build(self, model, connection: Connection, progress: Callable[[int], None] = lambda _count: None):
         """Build a new index for a model, and put it in the place of the old one. connection: see `lock`."""
         table = model.__tablename__
-        alias, name = self.engine.aliases[table], f"{self.engine.aliases[table]}-{secrets.token_hex(4)}"
+        alias = self._alias(table)
+        name = f"{alias}-{secrets.token_hex(4)}"
         try:
             self.client.indices.create(
                 index=name,
@@ -199,7 +208,7 @@ class Indexer:
             )
             for batch in batches(model, progress):
                 self._send(name, [(0, row_id, text) for row_id, text in batch])
-            # From now on the old index does not match, and is rebuilt if what follows is interrupted.
+            # From now on no process uses the old index, and if this is interrupted, the next step of any builds one.
             outbox.set_built(connection, table, name)
             self._drain(model, connection)
             self.client.indices.refresh(index=name)
@@ -209,6 +218,7 @@ class Indexer:
             with suppress(*ELASTICSEARCH_ERRORS):  # then it is deleted when the next one is complete
                 self.client.indices.delete(index=name)
             raise
+        self.verified[table] = name
         log.info("search in %s: its index was built", table)
 
     def rebuild(self, model, progress: Callable[[int], None] = lambda _count: None):
@@ -217,8 +227,6 @@ class Indexer:
         progress: is called with the number of rows read since the last call. Raises ELASTICSEARCH_ERRORS.
         """
         with lock(model, LOCK_SECONDS_OF_COMMANDS) as connection:
-            with suppress(IndexUnusable):
-                self._verify(model)
             self._build(model, connection, progress)
 
     def remove(self, model):
@@ -228,56 +236,56 @@ class Indexer:
                 self.client.indices.delete(index=name)
             outbox.unregister(model.__tablename__)
 
-    def _prefix(self, table: str) -> str:
-        return f"{self.app.config['ELASTICSEARCH_PREFIX']}-{table}-"
+    def _alias(self, table: str) -> str:
+        """Return the alias by which the index of a table is searched; begin recording its changes."""
+        prefix = self.app.config["ELASTICSEARCH_PREFIX"]
+        alias = self.engine.aliases[table] = f"{prefix}-{table}-{outbox.register(table)}"
+        return alias
 
     def _own_indexes(self, table: str) -> list[str]:
         """Return the names of this installation's indexes of a table, in use or left over by an interrupted build."""
-        found = self.client.indices.get(index=f"{self._prefix(table)}*", expand_wildcards="all", features="mappings")
-        owner = outbox.register(table)
+        pattern, owner = f"{self.app.config['ELASTICSEARCH_PREFIX']}-{table}-*", outbox.register(table)
+        found = self.client.indices.get(index=pattern, expand_wildcards="all", features="mappings")
         return [name for name, index in found.items() if index["mappings"].get("_meta", {}).get(OWNER) == owner]
 
     # Comparing.
 
-    def check(self, model, progress: Callable[[int], None] = lambda _count: None) -> dict[int, str]:
-        """Return the rows that a model's index has wrong, by id: MISSING, DIFFERENT or EXTRA. Sends all changes first.
+    def check(self, model, progress: Callable[[int], None] = lambda _count: None) -> tuple[str, set[int]]:
+        """Return why a model's index cannot be used, else the ids of the rows that it has wrong. Sends changes first.
 
         progress: as for `rebuild`. Raises ELASTICSEARCH_ERRORS.
         """
-        table, found = model.__tablename__, {}
+        table = model.__tablename__
         # Nobody sends changes meanwhile, so what is changed in the database stays in the outbox, and may differ.
         with lock(model, LOCK_SECONDS_OF_COMMANDS) as connection:
-            self._verify(model)
+            try:
+                self._verify(model)
+            except IndexUnusable as reason:
+                return str(reason), set()
             self._drain(model, connection)
             self.client.indices.refresh(index=self.engine.aliases[table])
-            rows = ((row_id, "row", text) for batch in batches(model, progress) for row_id, text in batch)
-            both = heapq.merge(rows, self._documents(table), key=itemgetter(0))
-            for row_id, group in groupby(both, key=itemgetter(0)):
-                texts = {source: text for _id, source, text in group}
-                if len(texts) == 1:
-                    found[row_id] = MISSING if "row" in texts else EXTRA
-                elif texts["row"] != texts["document"]:
-                    found[row_id] = DIFFERENT
+            rows = (tuple(row) for batch in batches(model, progress) for row in batch)
+            both = groupby(heapq.merge(rows, self._documents(table)))  # a row and its document are equal
+            found = {row_id for (row_id, _text), group in both if len(list(group)) == 1}
             changed = outbox.pending_row_ids(table)
             db.session.commit()
-        return {row_id: kind for row_id, kind in found.items() if row_id not in changed}
+        return "", found - changed
 
-    def _documents(self, table: str) -> Iterator[tuple[int, str, str]]:
-        """Yield row id, "document" and text of the documents, by row id."""
+    def _documents(self, table: str) -> Iterator[tuple[int, str]]:
+        """Yield row id and text of the documents, by row id."""
         query = {"query": FINDABLE, "sort": [{"id": "asc"}, {"text": "asc"}], "_source": False}
         options: dict[str, Any] = {"size": BATCH_SIZE, "preserve_order": True, "request_timeout": TIMEOUT_SECONDS}
-        for hit in helpers.scan(self.client, query, index=self.engine.aliases[table], **options):
-            row_id, text = hit["sort"]
-            yield row_id, "document", text
+        hits = helpers.scan(self.client, query, index=self.engine.aliases[table], **options)
+        return (tuple(hit["sort"]) for hit in hits)
 
 
 def lock(model, timeout: float = 0.0) -> AbstractContextManager[Connection]:
     """Hold the lock to write a model's index, in a with statement. Raises Locked after `timeout` seconds.
 
-    Its value is the connection that holds it. Only through that are changes deleted from the outbox and indexes
-    recorded, so that nobody who has lost the lock can do so.
+    Its value is the connection that holds it. Only through that are confirmed changes deleted from the outbox and
+    indexes recorded, so that nobody who has lost the lock can do so.
     """
-    return exclusive_lock(db.engine, f"search-{model.__tablename__}", current_app.config["DATA_DIR"], timeout)
+    return exclusive_lock(db.engine, f"search-{model.__tablename__}", timeout)
 
 
 def write_alias(name: str) -> str:

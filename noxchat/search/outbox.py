@@ -43,7 +43,8 @@ search_outbox = Table(
 )
 
 # The indexes that exist or are to be built. installation_id: whose they are; an index of another installation is never
-# touched. name: of the index that was built last. known: the latest version that it has confirmed.
+# touched. name: of the index that was built last. known: the highest version that
+# Elasticsearch has confirmed.
 search_indexes = Table(
     "search_indexes",
     db.metadata,
@@ -74,19 +75,14 @@ FOR EACH ROW {condition} EXECUTE FUNCTION search_outbox_{table}()"""
 EVENTS = {"insert": "INSERT", "delete": "DELETE", "update": "UPDATE OF search_text"}
 
 
-def create_function(connection, table: str):
-    """Create the function that PostgreSQL's triggers call, or replace it. For migrations."""
-    connection.exec_driver_sql(POSTGRES_FUNCTION.format(table=table, indexed=INDEXED.format(table=table)))
-
-
 def create_triggers(connection, table: str):
     """Create the triggers that record changes of a table's search texts. For migrations."""
-    postgres = connection.dialect.name == "postgresql"
+    postgres, indexed = connection.dialect.name == "postgresql", INDEXED.format(table=table)
     if postgres:
-        create_function(connection, table)
+        connection.exec_driver_sql(POSTGRES_FUNCTION.format(table=table, indexed=indexed))
     for when, what in EVENTS.items():
         changed = f"old.search_text IS {'DISTINCT FROM' if postgres else 'NOT'} new.search_text"
-        values = {"table": table, "when": when, "event": what, "indexed": INDEXED.format(table=table)}
+        values = {"table": table, "when": when, "event": what, "indexed": indexed}
         values["changed"] = f" AND {changed}" if when == "update" else ""
         values["condition"] = f"WHEN ({changed})" if when == "update" else ""
         values["row"] = "old" if when == "delete" else "new"
@@ -168,10 +164,7 @@ def last_built(kind: str) -> tuple[str, int]:
     return (found.name or "", found.known) if found else ("", 0)
 
 
-# Only for the process that writes the index: by the connection that holds the lock for that.
-
-
-def next_changes(connection: Connection, model, limit: int, after: int = 0) -> Sequence[Row]:
+def next_changes(model, limit: int, after: int = 0) -> Sequence[Row]:
     """Return the next changes as rows of version, row id and text; the text of a deleted row is None.
 
     after: the version that was sent last.
@@ -185,8 +178,10 @@ def next_changes(connection: Connection, model, limit: int, after: int = 0) -> S
         .order_by(row.id)
         .limit(limit)
     )
-    with connection.begin():
-        return connection.execute(changes).all()
+    return db.session.execute(changes).all()
+
+
+# Only by the connection that holds the lock to write the index.
 
 
 def complete(connection: Connection, kind: str, versions: list[int]):
@@ -200,7 +195,7 @@ def complete(connection: Connection, kind: str, versions: list[int]):
         connection.execute(delete(search_outbox).where(row.id.in_(confirmed)))
 
 
-def set_built(connection: Connection, kind: str, name: str):
+def set_built(connection: Connection, kind: str, name: str | None):
     """Record which index is used from now on. It has no changes of the outbox yet."""
     with connection.begin():
         connection.execute(update(search_indexes).where(search_indexes.c.kind == kind).values(name=name, known=0))

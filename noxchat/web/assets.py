@@ -27,7 +27,7 @@ def _digest(path: Path, _modified: int) -> str:
 
 def find_asset_url(name: str) -> str:
     """Return the URL of a file under static/; empty if there is no such file."""
-    path = Path(current_app.static_folder or "", name)
+    path = Path(current_app.static_folder or "", name).resolve()
     try:
         return url_for("static", filename=name, v=_digest(path, path.stat().st_mtime_ns))
     except FileNotFoundError:
@@ -46,25 +46,30 @@ def moment_script_url() -> str:
 
 
 def cache_static(response: Response) -> Response:
-    """Let browsers cache a file for ever when its URL contains its digest."""
-    if request.endpoint == "static" and response.status_code == 200:
-        if "v" in request.args:
+    """Let browsers cache a file for ever when its URL contains the digest of its content."""
+    if request.endpoint == "static" and response.status_code in (200, 304):
+        if _linked_digest(request):
             response.headers["Cache-Control"] = CACHE_FOREVER
-        if (response.mimetype or "").startswith("text/"):
+        if response.status_code == 200 and (response.mimetype or "").startswith("text/"):
             data = b"".join(response.iter_encoded())
             response.close()
             response.set_data(data)  # Flask-Compress keeps nothing that is streamed
     return response
 
 
+def _linked_digest(request: Request) -> str | None:
+    """Return the digest in the URL if that is how our pages link to this static file, else None."""
+    is_linked = request.full_path == find_asset_url((request.view_args or {})["filename"])
+    return request.args["v"] if is_linked else None
+
+
 NOT_KEPT = ""
 
 
 def compressed_key(request: Request) -> str:
-    """Return the key under which Flask-Compress keeps a response: a static file's URL, or NOT_KEPT."""
-    path = request.full_path
+    """Return the key under which Flask-Compress keeps a response: the digest of a static file, or NOT_KEPT."""
     is_whole_file = request.endpoint == "static" and "Range" not in request.headers
-    return path if is_whole_file and path == find_asset_url((request.view_args or {})["filename"]) else NOT_KEPT
+    return (_linked_digest(request) if is_whole_file else None) or NOT_KEPT
 
 
 class CompressedFiles(dict):

@@ -68,6 +68,7 @@ class Server(BaseApplication):
             "limit_request_field_size": 16380,
             "control_socket_disable": True,
             "post_fork": self.post_fork,
+            "worker_exit": self.worker_exit,
             "when_ready": self.when_ready,
         }
         for name, value in settings.items():
@@ -89,6 +90,12 @@ class Server(BaseApplication):
         worker.start(self.app)
         search.start(self.app)
         threading.Thread(target=passwords.warm_up, daemon=True).start()
+
+    def worker_exit(self, _server, _worker):
+        """Let the indexer record what it has sent; otherwise its index would have to be rebuilt."""
+        from noxchat import search
+
+        search.stop(self.app, wait=True)
 
     def when_ready(self, _server):
         print(f"\nNoxChat is at {self.app.config['BASE_URL']}  (Ctrl-C ends it)", flush=True)  # noqa: T201
