@@ -1,10 +1,11 @@
 """The search engines of the databases: each searches the folded texts in one or two statements."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, bindparam, inspect, text
+from sqlalchemy import ColumnElement, Connection, Text, and_, bindparam, inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from noxchat.extensions import db
@@ -115,21 +116,11 @@ class Engine:
     STEPS: tuple[tuple[int, int], ...]  # the ranks of each statement, the first and the last
     name: str
     position: str  # the function that returns the position of a substring, and 0 if it is not contained
-
-    def look_up(self, table: str, parts: list[str], gate: str) -> str:
-        """Return the condition by which the index finds texts that contain all parts.
-
-        parts: names of parameters. gate: a condition for the look-up to happen at all.
-        """
-        raise NotImplementedError
-
-    def pattern(self, part: str) -> str:
-        """Return a part as the parameter that `look_up` needs."""
-        raise NotImplementedError
-
-    def create_index(self, connection, table: str):
-        """Create the index for `look_up`. Raises DatabaseError where that is not possible."""
-        raise NotImplementedError
+    # Returns the condition by which the index of a table finds texts that contain all parts, which are names of
+    # parameters; and only looks them up if a gate, another condition, is true.
+    look_up: Callable[[str, list[str], str], str]
+    pattern: Callable[[str], str]  # returns a part as the parameter that look_up needs
+    create_index: Callable[[Connection, str], None]  # of a table; raises DatabaseError where that is not possible
 
     def search(self, search: Search, after: Hit | None, limit: int) -> list[Hit]:
         """Return up to `limit` hits after a position in the order, best match first."""
@@ -210,13 +201,13 @@ class Postgres(Engine):
     name = "PostgreSQL with pg_trgm"
     position = "strpos"
 
-    def look_up(self, table, parts, gate):  # noqa: ARG002, D102
+    def look_up(self, table, parts, gate):  # noqa: ARG002
         return " AND ".join(f"search_text LIKE {part}" for part in parts)
 
-    def pattern(self, part):  # noqa: D102
+    def pattern(self, part):
         return like_pattern(part)
 
-    def create_index(self, connection, table):  # noqa: D102
+    def create_index(self, connection, table):
         connection.execute(text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
         index = f"{trigram_index_name(table)} ON {table} USING gin (search_text gin_trgm_ops)"
         # Without fastupdate, since otherwise every search scans the pending list of recent writes.
@@ -232,16 +223,16 @@ class Sqlite(Engine):
     name = "SQLite with FTS5"
     position = "instr"
 
-    def look_up(self, table, parts, gate):  # noqa: D102
+    def look_up(self, table, parts, gate):
         index = trigram_index_name(table)
         # SQLite reads the index before it evaluates the gate: if that is closed, it searches for what nothing contains.
         match = f"CASE WHEN {gate} THEN {' || char(32) || '.join(parts)} ELSE :nothing END"
         return f"id IN (SELECT rowid FROM {index} WHERE {index} MATCH {match})"  # noqa: S608
 
-    def pattern(self, part):  # noqa: D102
+    def pattern(self, part):
         return '"' + part.replace('"', '""') + '"'
 
-    def create_index(self, connection, table):  # noqa: D102
+    def create_index(self, connection, table):
         index = trigram_index_name(table)
         remove = f"INSERT INTO {index} ({index}, rowid, search_text) VALUES ('delete', old.id, old.search_text);"  # noqa: S608
         add = f"INSERT INTO {index} (rowid, search_text) VALUES (new.id, new.search_text);"  # noqa: S608
