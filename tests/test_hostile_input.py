@@ -1,18 +1,18 @@
 """Hostile input to every form, path, header and cookie: no 500, no slow response, nothing executed or stored."""
 
 import io
-import re
 import time
+from urllib.parse import quote
 
 import pytest
 
-from tests.architecture.routes import ROUTES
-from tests.architecture.test_routes import POSTS, dump
-from tests.conftest import Browser
+from tests.architecture.routes import POSTS, ROUTES
+from tests.architecture.test_routes import dump
+from tests.conftest import Browser, make_person
 
 TEXTS = {
     "sql": "' OR '1'='1'; DROP TABLE users; --",
-    "template": "{{ config }}{% for x in (1).__class__.__base__.__subclasses__() %}${7*7}<%= 7*7 %>#{7*7}",
+    "template": "{{ 1234*5678 }}{% for x in (1).__class__.__base__.__subclasses__() %}${1234*5678}<%= 1234*5678 %>",
     "html": "<svg/onload=alert(1)>\"'><script>alert(1)</script>",
     "traversal": "../../../../etc/passwd",
     "windows traversal": "..\\..\\..\\windows\\win.ini",
@@ -55,44 +55,59 @@ FIELDS = (
 )
 
 
+# The actions of the friend button read the same two fields, so that one of them shows what each does.
+ACTIONS = [endpoint for endpoint in POSTS if endpoint.startswith("friends.") and endpoint != "friends.send_request"]
+
+
 @pytest.mark.parametrize("kind", TEXTS)
 def test_hostile_text_in_form_fields(app, alice, alice_browser, kind):
-    text = TEXTS[kind]
-    for endpoint in POSTS:
-        browser = Browser(app) if ROUTES[endpoint].guests_only else alice_browser
-        if endpoint in {"auth.logout", "settings.revoke_session", "settings.delete_account"}:
-            browser = Browser(app, alice)
-        began = time.perf_counter()
-        for htmx in (False, True):
-            response = browser.post(ROUTES[endpoint].path, dict.fromkeys(FIELDS, text), htmx=htmx)
+    fields = dict.fromkeys(FIELDS, TEXTS[kind])
+    make_person(app, "Bob", public_id="bobby")
+    anonymous, token = Browser(app), alice_browser.token()
+    anonymous_token = anonymous.token()
+    for endpoint in (endpoint for endpoint in POSTS if endpoint not in ACTIONS):
+        browser, own_token = (anonymous, anonymous_token) if ROUTES[endpoint].public else (alice_browser, token)
+        if endpoint in {"auth.logout", "settings.revoke_session"}:
+            browser, own_token = Browser(app, alice), True
+        # The fragments are parts of the pages: in them, what may become an element, a value or a header is enough.
+        for htmx in (False, True) if kind in {"html", "template", "header"} else (False,):
+            began = time.perf_counter()
+            response = browser.post(ROUTES[endpoint].path, fields, token=own_token, htmx=htmx)
+            assert time.perf_counter() - began < 10, endpoint
             assert response.status_code < 500, (endpoint, response.status_code)
-            assert "<script>alert" not in response.text and "onload=alert(1)>" not in response.text.replace("&gt;", "")
-            assert "7*7" not in text or not re.search(r"\b49\b", response.text)
-        assert time.perf_counter() - began < 10, endpoint
+            assert "<script>alert" not in response.text and "<svg/onload" not in response.text, endpoint
+            assert str(1234 * 5678) not in response.text, endpoint
+            assert "a=b" not in str(response.headers.getlist("Set-Cookie")), endpoint
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-def test_hostile_text_in_paths_queries_and_headers(app, alice, alice_browser, kind):
-    from urllib.parse import quote
+def test_hostile_text_in_paths(alice_browser):
+    for kind, text in TEXTS.items():
+        for template in ("/u/{}", "/auth/reset/{}", "/avatars/{}/x.webp", "/{}", "/settings/sessions/{}/revoke"):
+            response = alice_browser.get(template.format(quote(text[:3000], safe="")))
+            assert response.status_code < 500, (template, kind)
 
-    text = TEXTS[kind][:3000]
-    for template in ("/u/{}", "/auth/reset/{}", "/avatars/{}/x.webp", "/{}", "/settings/sessions/{}/revoke"):
-        assert alice_browser.get(template.format(quote(text, safe=""))).status_code < 500
-    for name in ("next", "after", "q", "v"):
-        assert alice_browser.get("/auth/login", query_string={name: text}).status_code < 500
-        assert alice_browser.get("/static/css/base.css", query_string={name: text}).status_code < 500
-    header = "".join(char for char in text if " " <= char <= "~")
-    for name in (
-        "User-Agent",
-        "Accept-Language",
-        "HX-Current-URL",
-        "Referer",
-        "HX-Target",
-        "If-None-Match",
-        "Range",
-        "Accept",
-    ):
-        assert alice_browser.get("/settings", headers={name: header}).status_code < 500
+
+def test_hostile_text_in_queries(alice_browser, anonymous):
+    for kind, text in TEXTS.items():
+        for path, name, browser in (
+            ("/auth/login", "next", anonymous),
+            ("/auth/login", "next", alice_browser),  # redirects
+            ("/friends", "after", alice_browser),
+            ("/friends", "q", alice_browser),
+            ("/search", "q", alice_browser),
+            ("/static/css/base.css", "v", anonymous),
+        ):
+            response = browser.get(path, query_string={name: text[:3000]})
+            assert response.status_code < 500, (path, name, kind)
+            assert "<script>alert" not in response.text and "<svg/onload" not in response.text, (path, name, kind)
+
+
+def test_hostile_text_in_headers(alice_browser):
+    names = "User-Agent Accept-Language HX-Current-URL Referer HX-Target If-None-Match Range Accept"
+    for kind, text in TEXTS.items():
+        header = "".join(char for char in text[:3000] if " " <= char <= "~")
+        for name in names.split():
+            assert alice_browser.get("/settings", headers={name: header}).status_code == 200, (name, kind)
 
 
 MALFORMED = {
@@ -135,44 +150,42 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("kind", MALFORMED)
+WITHOUT_FIELDS = {
+    *("no body", "json", "xml bomb", "multipart without boundary", "broken multipart", "odd charset"),
+}
+# A public form, a form with a file, and an action. Elsewhere, two bodies show that the guard is there.
+MEET_EVERY_BODY = {"auth.register", "main.edit_profile", "friends.send_request"}
+NEED_NO_FIELDS = {
+    *("auth.logout", "settings.revoke_session", "settings.revoke_other_sessions", "main.remove_avatar"),
+    *(endpoint for endpoint in POSTS if endpoint.startswith("friends.")),
+}
+
+
 @pytest.mark.parametrize("endpoint", POSTS)
-def test_malformed_bodies_are_refused_within_three_seconds(app, alice, alice_browser, kind, endpoint):
+def test_malformed_bodies_are_refused_within_three_seconds(app, alice, alice_browser, endpoint):
+    make_person(app, "Bob", public_id="bobby")
     browser = Browser(app) if ROUTES[endpoint].guests_only else alice_browser
     token = browser.token()
-    options = {"content_type": "application/x-www-form-urlencoded", **MALFORMED[kind]}
-    before = dump(app)
-    for htmx in (False, True):
-        began = time.perf_counter()
-        # With the token in a header, only the body can be the reason for a refusal.
-        response = browser.client.post(
-            ROUTES[endpoint].path,
-            headers={"X-CSRFToken": token, **({"HX-Request": "true"} if htmx else {})},
-            buffered=True,
-            **options,
-        )
-        assert time.perf_counter() - began < 3
-        assert response.status_code < 500
-        assert len(response.data) < 100_000
-        has_no_fields = kind in {
-            "no body",
-            "json",
-            "xml bomb",
-            "multipart without boundary",
-            "broken multipart",
-            "odd charset",
-        }
-        needs_no_fields = endpoint in {
-            "auth.logout",
-            "settings.revoke_session",
-            "settings.revoke_other_sessions",
-            "main.remove_avatar",
-        }
-        if not has_no_fields:
-            assert 400 <= response.status_code < 500, response.status_code
-        if needs_no_fields and has_no_fields:
-            return
-        assert dump(app) == before
+    for kind in MALFORMED if endpoint in MEET_EVERY_BODY else ("invalid UTF-8", "200,000 fields"):
+        options = {"content_type": "application/x-www-form-urlencoded", **MALFORMED[kind]}
+        accepted = endpoint in NEED_NO_FIELDS and kind in WITHOUT_FIELDS
+        for htmx in (False, True):
+            before, began = dump(app), time.perf_counter()
+            # With the token in a header, only the body can be the reason for a refusal.
+            response = browser.client.post(
+                ROUTES[endpoint].path,
+                headers={"X-CSRFToken": token, **({"HX-Request": "true"} if htmx else {})},
+                buffered=True,
+                **options,
+            )
+            assert time.perf_counter() - began < 3, kind
+            if accepted:
+                assert response.status_code == (200 if htmx else 303), kind
+            else:
+                assert response.status_code in ({422} if kind in WITHOUT_FIELDS else {400, 413}), kind
+                assert dump(app) == before, kind
+            assert len(response.data) < 100_000, kind
+    assert "x" * 9000 not in (app.config["LOG_DIR"] / "noxchat.log").read_text()
 
 
 COOKIES = {
@@ -188,29 +201,18 @@ COOKIES = {
 }
 
 
-@pytest.mark.parametrize("kind", COOKIES)
 @pytest.mark.parametrize("name", ["session", "remember_token", "device", "language", "theme"])
-def test_forged_cookies_do_not_log_in(app, alice, kind, name):
-    response = app.test_client().get("/settings", headers={"Cookie": f"{name}={COOKIES[kind]}"})
-    assert response.status_code in {302, 400}
-    assert COOKIES[kind] not in response.text or len(COOKIES[kind]) < 3
+def test_forged_cookies_do_not_log_in(app, alice, name):
+    for kind, value in COOKIES.items():
+        response = app.test_client().get("/settings", headers={"Cookie": f"{name}={value}"})
+        assert response.status_code == 302, kind
+        assert value not in response.text or len(value) < 3, kind
     assert "x" * 9000 not in (app.config["LOG_DIR"] / "noxchat.log").read_text()
 
 
-@pytest.mark.parametrize("query", ["next=%00", "next=%ff", "x=%ed%a0%80", "%00=1"])
-def test_invalid_text_in_query_is_400(alice_browser, query):
-    assert alice_browser.get(f"/?{query}").status_code == 400
-
-
-@pytest.mark.parametrize("path", ["/u/%00", "/u/%ff%fe", "/%00", "/u/a%00b"])
-def test_invalid_text_in_path_is_refused(alice_browser, path):
-    assert alice_browser.get(path).status_code in {400, 404}
-
-
-@pytest.mark.parametrize("cursor", ["0", "-1", "1" + "0" * 20, "abc", "%00x", "1.5", "NaN"])
-def test_invalid_cursors_and_page_sizes_are_ignored_or_refused(alice_browser, cursor):
-    for name in ("after", "before", "per_page", "limit", "page", "size"):
-        assert alice_browser.get(f"/?{name}={cursor}").status_code in {200, 400}
+def test_invalid_text_in_path_or_query_is_400(alice_browser):
+    for path in ("/?next=%00", "/?next=%ff", "/?x=%ed%a0%80", "/?%00=1", "/u/%00", "/u/%ff%fe", "/%00", "/u/a%00b"):
+        assert alice_browser.get(path).status_code == 400, path
 
 
 def test_swapped_file_and_text_fields_are_refused(alice_browser):
