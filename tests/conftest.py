@@ -428,6 +428,14 @@ def befriend(app, one, other):
         db.session.commit()
 
 
+def make_friends(app, user, count):
+    """Give somebody friends named Friend aa, Friend ab …"""
+    alphabet = "abcdefghijkmnopqrstuvwxyz"
+    for number in range(count):
+        name = f"Friend {alphabet[number // 25]}{alphabet[number % 25]}"
+        befriend(app, user, make_person(app, name, f"{number}@nox.example"))
+
+
 def run_in_threads(app, count, work):
     """Run work(number) in so many threads at once; return what each returned or raised."""
     barrier, results = Barrier(count), [None] * count

@@ -2,7 +2,10 @@
 
 import ast
 import re
+import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -185,6 +188,22 @@ def test_templates_contain_no_untranslated_text():
 def test_templates_repeat_no_limit(limit):
     for path in TEMPLATES:
         assert not re.search(rf"\b{limit}|{limit}\b" if limit[0] != '"' else limit, path.read_text()), path
+
+
+def test_every_imported_package_is_a_declared_dependency():
+    """Not only there because another package needs it, which may cease to."""
+
+    def normalized(name):
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {normalized(re.match(r"[\w.-]+", dependency)[0]) for dependency in project["dependencies"]}
+    distributions, own, found = packages_distributions(), {"noxchat", "config", "main"}, set()
+    for path in [*MODULES.values(), ROOT / "config.py", ROOT / "main.py"]:
+        for package in {name.partition(".")[0] for name, _attribute in imports(path)} - own - sys.stdlib_module_names:
+            found.add(package)
+            assert {normalized(name) for name in distributions[package]} & declared, f"{path}: {package}"
+    assert len(found) > 20
 
 
 def test_lock_files_contain_no_url():
