@@ -28,12 +28,14 @@ import psycopg
 import pytest
 from flask import current_app
 from jinja2 import BytecodeCache
+from sqlalchemy import delete
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
 from noxchat import NoxChat, accounts, create_app, profiles, sessions
 from noxchat.database import begin_write
 from noxchat.extensions import db
+from noxchat.models import blocks, friend_requests, friends, request_cooldowns
 from noxchat.search import models, outbox
 from tests import elasticsearch as elastic
 from tests.elasticsearch import faults
@@ -419,12 +421,19 @@ def alice_browser(app, alice):
 
 def befriend(app, one, other):
     """Make two people friends."""
-    from noxchat.models import friends
-
     with app.app_context():
         begin_write(db.session)
         rows = [{"user_id": one.id, "friend_id": other.id}, {"user_id": other.id, "friend_id": one.id}]
         db.session.execute(friends.insert(), rows)
+        db.session.commit()
+
+
+def forget_relationships(app):
+    """Make strangers of all people."""
+    with app.app_context():
+        begin_write(db.session)
+        for table in (friends, friend_requests, blocks, request_cooldowns):
+            db.session.execute(delete(table))
         db.session.commit()
 
 

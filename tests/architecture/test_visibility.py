@@ -2,14 +2,13 @@
 
 import pytest
 from bs4 import BeautifulSoup
-from sqlalchemy import delete
 
 from noxchat import accounts, friendships, profiles, relationships
 from noxchat.database import begin_write
 from noxchat.extensions import db
-from noxchat.models import blocks, friend_requests, friends, request_cooldowns
+from noxchat.models import blocks, friends
 from tests.architecture.routes import ABOUT_BOB, LISTS, POSTS, ROUTES, VIEWERS
-from tests.conftest import Browser, make_person
+from tests.conftest import Browser, forget_relationships, make_person
 
 
 @pytest.fixture
@@ -35,11 +34,10 @@ def viewer_browser(any_app):
 
 def relate(browser, kind):
     """Make the person of a browser a friend, a stranger, blocked by Bob or Bob's blocker, whatever they were before."""
+    forget_relationships(browser.app)
     with browser.app.test_request_context():
         begin_write(db.session)
         alice, bob = profiles.find_by_public_id("alice"), profiles.find_by_public_id("bobby")
-        for table in (friends, friend_requests, blocks, request_cooldowns):
-            db.session.execute(delete(table))
         if kind == "friend":
             pairs = [(alice, bob), (bob, alice)]
             db.session.execute(friends.insert(), [{"user_id": a.id, "friend_id": b.id} for a, b in pairs])
