@@ -251,25 +251,33 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item.path.name not in ("test_elasticsearch.py", "test_search.py")]
 
 
+def copy_database(folder, template, postgres=None):
+    """Copy a database with tables, and return its URI: into a folder, or on a PostgreSQL server."""
+    if postgres is None:
+        path = folder / f"nox{next(numbers)}.db"
+        shutil.copyfile(template, path)
+        return f"sqlite:///{path}"
+    name = f"nox{next(numbers)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    return postgres.uri(name)
+
+
 @pytest.fixture
 def new_database(request, tmp_path, templates):
     """Return a function that creates a database with tables and returns its URI."""
-    dropped = []
+    made = []
 
     def make(kind):
         if kind == "sqlite":
-            path = tmp_path / f"nox{next(numbers)}.db"
-            shutil.copyfile(templates("sqlite"), path)
-            return f"sqlite:///{path}"
+            return copy_database(tmp_path, templates(kind))
         postgres = request.getfixturevalue("postgres")
-        name = f"nox{next(numbers)}"
-        postgres.execute(f"CREATE DATABASE {name} TEMPLATE {templates('postgresql', postgres)} STRATEGY file_copy")
-        dropped.append((postgres, name))
-        return postgres.uri(name)
+        made.append(copy_database(tmp_path, templates(kind, postgres), postgres))
+        return made[-1]
 
     yield make
-    for postgres, name in dropped:
-        postgres.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    for uri in made:
+        name = urllib.parse.urlsplit(uri).path[1:]
+        request.getfixturevalue("postgres").execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -564,6 +572,7 @@ class Visitor:
 
     def __init__(self, server):
         self.server = server
+        self.email = None
         self.jar = CookieJar()
         self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
 
@@ -587,8 +596,14 @@ class Visitor:
         return self.open(path, body, **{"Content-Type": "multipart/form-data; boundary=x"})
 
     def register(self, name="Mila"):
-        fields = {"username": name, "email": f"{name}@nox.example", "password": PASSWORD, "password2": PASSWORD}
+        """Create an account and log in."""
+        self.email = f"{name}@nox.example"
+        fields = {"username": name, "email": self.email, "password": PASSWORD, "password2": PASSWORD}
         assert "Thank you" in self.post("/auth/register", fields).text
-        self.post("/auth/login", {"identifier": f"{name}@nox.example", "password": PASSWORD, "remember_me": "y"})
-        assert self.open("/settings").url.endswith("/settings")
+        self.log_in(remember_me="y")
         return self
+
+    def log_in(self, **fields):
+        """Log in to the account of `email`."""
+        self.post("/auth/login", {"identifier": self.email, "password": PASSWORD, **fields})
+        assert self.open("/settings").url.endswith("/settings")

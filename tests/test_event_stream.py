@@ -10,6 +10,7 @@ import threading
 import time
 from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import select, text, update
 
@@ -17,7 +18,7 @@ from noxchat import counters, event_stream, events, friendships, sessions
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Event, User
-from tests.conftest import Browser, Visitor, make_person, run_in_threads, wait_until
+from tests.conftest import PASSWORD, Browser, Server, Visitor, copy_database, make_person, run_in_threads, wait_until
 
 
 class Listener:
@@ -75,13 +76,48 @@ class Listener:
 @pytest.fixture(autouse=True)
 def close_listeners():
     yield
+    close_all()
+
+
+def close_all():
     for listener in Listener.opened:
         listener.close()
     Listener.opened.clear()
 
 
+@pytest.fixture
+def serve(serve):
+    """Close the streams before the servers stop, which would have to end them."""
+    yield serve
+    close_all()
+
+
+@pytest.fixture(scope="module")
+def site(request, tmp_path_factory, templates):
+    """Return a function that returns the server on a database, which the tests share: site("postgresql")."""
+    servers = {}
+
+    def shared(kind="sqlite"):
+        if kind not in servers:
+            folder = tmp_path_factory.mktemp(f"events-{kind}")
+            postgres = request.getfixturevalue("postgres") if kind == "postgresql" else None
+            uri = copy_database(folder, templates(kind, postgres), postgres)
+            servers[kind] = Server(folder, uri, SIGN_UPS_PER_HOUR=1000, SIGN_INS_PER_ADDRESS=1000)
+        return servers[kind]
+
+    yield shared
+    for server in servers.values():
+        server.stop()
+
+
+LETTERS = "abcdefghijkmnopqrstuvwxyz"
+numbers = iter(range(10**6))
+
+
 def register(server, name):
-    visitor = Visitor(server).register(name)
+    """Register somebody whose name begins with `name`, and log them in."""
+    number = next(numbers)
+    visitor = Visitor(server).register(f"{name}{LETTERS[number // 25]}{LETTERS[number % 25]}")
     visitor.id = visitor.open("/").text.split('href="/u/')[1].split('"')[0]
     return visitor
 
@@ -95,8 +131,8 @@ def last_event_id(visitor):
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_change_is_delivered_within_a_second(serve, kind):
-    server = serve(kind)
+def test_change_is_delivered_at_once(site, kind):
+    server = site(kind)
     alice, bob, clara = (register(server, name) for name in ("Alice", "Bob", "Clara"))
     listeners = [Listener(bob), Listener(bob), Listener(alice)]
     stranger = Listener(clara)
@@ -106,27 +142,34 @@ def test_change_is_delivered_within_a_second(serve, kind):
         for listener, public_id in zip(listeners, (alice.id, alice.id, bob.id), strict=True):
             received_at, event, data = listener.next()
             assert (event, data) == ("friendship", public_id)
-            assert received_at - began < 1
+            assert received_at - began < 3
     bob.post(f"/u/{alice.id}/request/accept", {}, page=f"/u/{alice.id}")
     assert listeners[2].next()[2] == bob.id
     assert stranger.received.empty()
 
 
-def test_change_is_delivered_to_another_process(serve, new_database):
-    uri = new_database("postgresql")
-    first, second = serve(uri=uri), serve(uri=uri)
-    alice, bob = register(first, "Alice"), register(second, "Bob")
+def test_change_is_delivered_to_another_process(site, serve):
+    first = site("postgresql")
+    uri = first.environment["SQLALCHEMY_DATABASE_URI"]
+
+    def listening():
+        with psycopg.connect(uri) as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            return connection.execute(query).fetchone()[0]
+
+    before = listening()
+    alice, bob = register(first, "Alice"), register(serve(uri=uri), "Bob")
     listener = Listener(bob)
-    time.sleep(1.5)  # until the second server listens for notifications
+    wait_until(lambda: listening() > before)
     for action in ("request", "request/cancel", "request"):
         began = time.monotonic()
         alice.post(f"/u/{bob.id}/{action}", {}, page=f"/u/{bob.id}")
-        assert listener.next()[0] - began < 1
+        assert listener.next()[0] - began < 3
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_reconnecting_stream_misses_no_event(serve, kind):
-    server = serve(kind)
+def test_reconnecting_stream_misses_no_event(site, kind):
+    server = site(kind)
     alice, bob, clara = (register(server, name) for name in ("Alice", "Bob", "Clara"))
     listener = Listener(bob)
     send_friend_request(alice, bob)
@@ -153,8 +196,8 @@ def test_events_survive_a_server_restart(serve, new_database):
     assert Listener(bob, after=before or "0").next()[2] == alice.id
 
 
-def test_tab_does_not_receive_its_own_changes(serve):
-    server = serve()
+def test_tab_does_not_receive_its_own_changes(site):
+    server = site()
     alice, bob = register(server, "Alice"), register(server, "Bob")
     own, other = Listener(alice, tab="abc"), Listener(alice, tab="def")
     token = alice.token(f"/u/{bob.id}")
@@ -164,37 +207,36 @@ def test_tab_does_not_receive_its_own_changes(serve):
     assert own.next()[2] == bob.id and own.received.empty()
 
 
-@pytest.mark.parametrize("action", ["log out", "revoke other sessions", "change password", "delete account"])
-def test_stream_ends_with_its_session(serve, action):
-    server = serve()
-    bob = register(server, "Bob")
-    listener = Listener(bob)
-    from tests.conftest import PASSWORD
+def test_streams_end_with_their_session(site):
+    server = site()
+    new = {"password": "another lamp at night 9", "password2": "another lamp at night 9"}
+    actions = {
+        "log out": ("/auth/logout", {}, "/settings"),
+        "revoke other sessions": ("/settings/sessions/revoke-others", {}, "/settings/sessions"),
+        "change password": ("/settings/password", {"current_password": PASSWORD, **new}, None),
+        "delete account": ("/settings/delete", {"password": PASSWORD}, None),
+    }
+    people = {action: register(server, "Bob") for action in actions}
+    listeners = {action: Listener(person) for action, person in people.items()}
+    for action, (path, fields, page) in actions.items():
+        browser = people[action]
+        if action != "log out":
+            browser = Visitor(server)
+            browser.email = people[action].email
+            browser.log_in()
+        assert browser.post(path, fields, page=page).status == 200, action
+    for action, listener in listeners.items():
+        assert listener.ended.wait(40), action
+        assert Listener(people[action]).status == 302, action
 
-    if action == "log out":
-        bob.post("/auth/logout", {}, page="/settings")
-    else:
-        other_browser = Visitor(server)
-        other_browser.post("/auth/login", {"identifier": "Bob@nox.example", "password": PASSWORD})
-        if action == "revoke other sessions":
-            other_browser.post("/settings/sessions/revoke-others", {}, page="/settings/sessions")
-        elif action == "change password":
-            new = "another lamp at night 9"
-            fields = {"current_password": PASSWORD, "password": new, "password2": new}
-            other_browser.post("/settings/password", fields)
-        else:
-            other_browser.post("/settings/delete", {"password": PASSWORD})
-    assert listener.ended.wait(40)
-    assert Listener(bob).status in {302, 401}
 
-
-def test_anonymous_user_gets_no_stream(serve):
-    server = serve()
+def test_anonymous_user_gets_no_stream(site):
+    server = site()
     assert "/auth/login" in server.get("/events").url
 
 
-def test_streams_per_person_are_limited_and_closing_one_frees_a_slot(serve):
-    server = serve()
+def test_streams_per_person_are_limited_and_closing_one_frees_a_slot(site):
+    server = site()
     bob = register(server, "Bob")
     listeners = [Listener(bob) for _number in range(10)]
     assert {listener.status for listener in listeners} == {200}
@@ -219,33 +261,27 @@ def test_streams_close_when_the_server_stops(serve, signal_number):
     began = time.monotonic()
     os.killpg(server.process.pid, signal_number)
     server.process.wait(30)
-    assert time.monotonic() - began < 10
-    assert listener.ended.wait(2)
+    assert time.monotonic() - began < 20
+    assert listener.ended.wait(5)
 
 
-def test_stream_with_too_many_unread_events_is_closed(app):
-    stream = event_stream.EventStream(1, 1, 0, "", None)
-    for number in range(event_stream.MAX_UNREAD + 1):
-        stream.push(Event(id=number + 1, user_id=1, kind="friendship", data="x", tab=""))
-    assert stream.closed and stream.pushed_id == event_stream.MAX_UNREAD + 1
-
-
-def test_client_that_never_reads_does_not_delay_others(serve):
-    server = serve(REQUESTS_PER_HOUR=1000)
-    alice, bob = register(server, "Alice"), register(server, "Bob")
-    listener = Listener(bob)
-    cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in bob.jar)
-    unread_connection = socket.create_connection(("127.0.0.1", server.port))
-    unread_connection.sendall(
-        f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nCookie: {cookies}\r\n\r\n".encode()
-    )
-    for _round in range(10):
-        began = time.monotonic()
-        send_friend_request(alice, bob)
-        assert listener.next()[0] - began < 1
-        alice.post(f"/u/{bob.id}/request/cancel", {}, page=f"/u/{bob.id}")
-        listener.next()
-    unread_connection.close()
+def test_stream_that_is_not_read_delays_no_other_and_is_closed(app):
+    bob = make_person(app, "Bob")
+    streams, unread, read = app.extensions["event_streams"], make_stream(app, bob), make_stream(app, bob)
+    assert streams.open(unread) and streams.open(read)
+    lines = streams.lines(read)
+    assert [next(lines), next(lines)] == [":\n\n"] * 2
+    for number in range(event_stream.MAX_UNREAD // 50 + 1):
+        assert not unread.closed
+        with app.app_context():
+            begin_write(db.session)
+            events.publish("test", [(bob.id, f"{number}.{each}") for each in range(50)])
+            db.session.commit()
+        for each in range(50):
+            assert f"data: {number}.{each}\n" in next(lines)
+    assert unread.closed
+    streams.close()
+    streams.thread.join()
 
 
 def make_stream(app, user, last=0, tab=""):
@@ -358,8 +394,16 @@ def test_rolled_back_event_notifies_nobody(app):
     assert notified == [{alice.id, bob.id}]
 
 
-@pytest.mark.parametrize("last", ["", "0", "-1", "abc", "9" * 30, "1.5", "é", "%00"])
-def test_invalid_last_event_id_causes_no_server_error(alice_browser, last):
-    answer = alice_browser.client.get(f"/events?after={last}")
-    assert answer.status_code in {200, 400}
-    answer.close()
+def test_invalid_last_event_id_is_ignored(app, alice, alice_browser):
+    with app.test_request_context():
+        begin_write(db.session)
+        events.publish("test", [(alice.id, "unseen")])
+        db.session.commit()
+    for last in ("", "0", "-1", "abc", "9" * 30, "1.5", "é"):
+        for path, headers in ((f"/events?after={last}", {}), ("/events", {"Last-Event-ID": last})):
+            answer = alice_browser.client.get(path, headers=headers)
+            assert answer.status_code == 200, (path, last)
+            if last != "":
+                lines = answer.iter_encoded()
+                assert b"event: " not in next(lines), (path, last)
+            answer.close()
