@@ -45,17 +45,19 @@ def test_unknown_email_gets_the_same_answer(app, alice, htmx):
 
 
 def test_reset_takes_equally_long_for_unknown_emails(make_app):
+    """Within a factor that the noise of other processes cannot reach, but composing or sending an e-mail would."""
     app = make_app(RESETS_PER_HOUR=1000, SIGN_UPS_PER_HOUR=1000)
+    app.extensions["mail_worker"].start = lambda: None
     make_person(app, "Alice", "alice@nox.example")
     anonymous, times = Browser(app), {"alice@nox.example": [], "nobody@nox.example": []}
     token = anonymous.token()
-    for _attempt in range(8):
+    for _attempt in range(5):
         for email in times:
             began = time.perf_counter()
-            anonymous.post("/auth/reset", {"email": email}, token=token)
+            assert anonymous.post("/auth/reset", {"email": email}, token=token).status_code == 303
             times[email].append(time.perf_counter() - began)
     known, unknown = (statistics.median(values) for values in times.values())
-    assert abs(known - unknown) < 0.3 * max(known, unknown), times
+    assert max(known, unknown) < 3 * min(known, unknown), times
 
 
 @pytest.mark.parametrize("email", ["", "nobody", "a@x\r\nBcc: b@y", "x" * 300 + "@y"])
