@@ -5,11 +5,12 @@ Update them with bin/test tests/fragments --snapshot-update, and read the differ
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
-from flask import g
+from flask import current_app, g
 from flask_babel import force_locale
 from jinja_partials import render_partial
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
@@ -41,10 +42,27 @@ def snapshot(snapshot):
 
 
 def normalized(html):
-    """Return HTML with one tag per line, and without what differs between runs."""
+    """Return HTML with one tag per line, without what differs between runs.
+
+    Of an icon, only the name is kept, so that it can be redrawn.
+    """
     html = re.sub(r'(name="csrf_token" value=)"[^"]*"', r'\1"token"', str(html))
     html = re.sub(r"\?v=[0-9a-f]{12}", "?v=hash", html)
-    return BeautifulSoup(html.replace("\r\n", "\n"), "html.parser").prettify()
+    soup = BeautifulSoup(html.replace("\r\n", "\n"), "html.parser")
+    for drawing in soup.find_all("svg"):
+        drawing.string = drawings()[drawing.decode_contents()]
+    for form in soup.select("#settings form"):  # each has snapshots of its own
+        form.clear()
+    return soup.prettify()
+
+
+@cache
+def drawings():
+    """Return the names of all icons and moons by what is in their <svg>."""
+    icons = current_app.jinja_env.get_template("partials/ui/icons.html").module
+    drawn = {name: icons.icon(name) for name in [*icons.PATHS, "brand"]}
+    drawn |= {f"{name} moon": icons.moon(name) for name in icons.LIT}
+    return {BeautifulSoup(svg, "html.parser").svg.decode_contents(): name for name, svg in drawn.items()}
 
 
 def person(number, username, **more):
