@@ -74,6 +74,17 @@ def new_page(chromium, site):
         context.close()
 
 
+@pytest.fixture(scope="session")
+def mila_cookie(site, chromium):
+    """The cookie of a session of Mila, who is in the demo data."""
+    context = chromium.new_context(base_url=site.base)
+    page = context.new_page()
+    log_in(page, "mila@demo.example", demo_password(site))
+    (cookie,) = [cookie for cookie in context.cookies() if cookie["name"] == "session"]
+    context.close()
+    return {"name": "session", "value": cookie["value"], "url": site.base}
+
+
 def demo_password(site):
     return re.search(r"Demo login: \S+  password: (\S+)", site.output_text())[1]
 

@@ -10,8 +10,9 @@ from tests.browser.conftest import PASSWORD, latest_email, log_in, photo, regist
 NEW_PASSWORD = "another lamp in the night 8"
 
 
-@pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("javascript", "width"), [(True, 390), (False, 1280)], ids=["with JavaScript", "without JavaScript"]
+)
 def test_account_lifecycle(site, new_page, javascript, width):
     name = f"Visitor {'js' if javascript else 'plain'} {'phone' if width == 390 else 'desk'}"
     email = f"{name.lower().replace(' ', '')}@nox.example"
