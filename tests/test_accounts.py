@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from noxchat import accounts, profiles, relationships
 from noxchat.database import begin_write
@@ -125,16 +125,20 @@ INVALID_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", INVALID_CHANGES)
-def test_database_refuses_invalid_rows(any_app, change):
+def test_database_refuses_invalid_rows(any_app):
     alice, bob = make_person(any_app, "Alice", public_id="alice"), make_person(any_app, "Bob", public_id="bobby")
-    with any_app.app_context():
-        begin_write(db.session)
-        with pytest.raises(Exception) as refused:
-            db.session.execute(INVALID_CHANGES[change](alice.id, bob.id))
-            db.session.commit()
-        db.session.rollback()
-    assert isinstance(refused.value, IntegrityError) or "too long" in str(refused.value)
+    for name, change in INVALID_CHANGES.items():
+        with any_app.app_context():
+            begin_write(db.session)
+            refusal = None
+            try:
+                db.session.execute(change(alice.id, bob.id))
+                db.session.commit()
+            except DBAPIError as error:
+                refusal = error
+            db.session.rollback()
+        too_long = name == "long username" and "too long" in str(refusal)  # in PostgreSQL
+        assert isinstance(refusal, IntegrityError) or too_long, (name, refusal)
 
 
 def test_deleting_one_friendship_row_deletes_the_opposite_row(any_app):
