@@ -350,9 +350,11 @@ def test_events_become_visible_in_the_order_of_their_ids(any_app, write):
         for _round in range(6):
             write(people[number + 1], receiver, people)
 
-    assert run_in_threads(any_app, 8, work) == [None] * 8
-    done.set()
-    watcher.join()
+    try:
+        assert run_in_threads(any_app, 8, work) == [None] * 8
+    finally:
+        done.set()
+        watcher.join()
     with any_app.app_context():
         event_ids = db.session.scalars(db.select(Event.id).where(Event.user_id == receiver.id)).all()
     assert len(event_ids) == 96 and set(seen) <= set(event_ids) and seen == sorted(seen)

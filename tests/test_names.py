@@ -88,7 +88,7 @@ def test_invalid_username_is_refused(name):
     ("one", "other"),
     [
         ("Mila", "mila"),
-        ("Mila", "МILA".replace("М", "M")),
+        ("Mila", "MILA"),
         ("José", "jose"),
         ("Алёна", "алена"),
         ("Mila", "Mi1a"),

@@ -81,7 +81,7 @@ def test_two_people_become_friends(logged_in_page, javascript):
     if not javascript:
         boris.reload()
     request_row = boris.locator(f"[data-user='{anna.id}']")
-    expect(request_row).to_be_visible(timeout=2000)
+    expect(request_row).to_be_visible(timeout=5000)
     expect(boris.locator("#nav-friends [data-counter=incoming]")).to_have_text("1")
     expect(counter(boris, "incoming")).to_have_text("1")
     request_row.locator("text=Accept").click()
@@ -90,7 +90,7 @@ def test_two_people_become_friends(logged_in_page, javascript):
     expect(counter(boris, "friends")).to_have_text("1")
     if not javascript:
         anna.reload()
-    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "friends", timeout=2000)
+    expect(friend_button(anna, boris.id)).to_have_attribute("data-friendship", "friends", timeout=5000)
     anna.goto(f"/u/{boris.id}")
     assert anna.problems == [] and boris.problems == []
 
@@ -294,15 +294,15 @@ def test_new_friend_is_inserted_in_list_order(site_app, logged_in_page):
     anna = logged_in_page("Anna")
     friend_ids = add_friends(site_app, anna.user, 3)
     boris = logged_in_page("Crowd")
-    anna.goto("/friends")
-    anna.wait_for_timeout(500)
+    with anna.expect_response("**/events?*"):
+        anna.goto("/friends")
     boris.goto(f"/u/{anna.id}")
     boris.click("#profile >> text=Add")
-    expect(anna.locator("#nav-friends [data-counter=incoming]")).to_have_text("1", timeout=2000)
+    expect(anna.locator("#nav-friends [data-counter=incoming]")).to_have_text("1", timeout=5000)
     other = anna.context.new_page()
     other.goto("/friends/incoming")
     other.click("text=Accept")
-    expect(anna.locator(f"[data-user='{boris.id}']")).to_be_visible(timeout=2000)
+    expect(anna.locator(f"[data-user='{boris.id}']")).to_be_visible(timeout=5000)
     shown = anna.eval_on_selector_all("[data-user]", "rows => rows.map(row => row.dataset.user)")
     assert shown == [*friend_ids, boris.id]  # Crowd aa, Crowd ab, Crowd ac, Crowd crowd…
     expect(counter(anna, "friends")).to_have_text("4")
@@ -311,13 +311,13 @@ def test_new_friend_is_inserted_in_list_order(site_app, logged_in_page):
 def test_blocker_disappears_from_open_list_of_blocked_person(site_app, logged_in_page):
     anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
     befriend(site_app, anna.user, boris.user)
-    boris.goto("/friends")
+    with boris.expect_response("**/events?*"):
+        boris.goto("/friends")
     expect(boris.locator(f"[data-user='{anna.id}']")).to_be_visible()
-    boris.wait_for_timeout(500)
     anna.goto(f"/u/{boris.id}")
     anna.click("#profile [popovertarget]")
     anna.click("#profile >> text=Block")
-    expect(boris.locator(f"[data-user='{anna.id}']")).to_have_count(0, timeout=2000)
+    expect(boris.locator(f"[data-user='{anna.id}']")).to_have_count(0, timeout=5000)
     expect(counter(boris, "friends")).to_have_text("0")
     assert boris.locator("#toasts .notice").count() == 0
 
@@ -341,8 +341,8 @@ def test_revoking_a_session_redirects_its_open_page_to_login(site, new_page):
     name = f"Leaver{next(numbers)}"
     register(page, name)
     log_in(page, f"{name.lower()}@nox.example")
-    page.goto("/friends")
-    page.wait_for_timeout(500)
+    with page.expect_response("**/events?*"):
+        page.goto("/friends")
     other = new_page()
     log_in(other, f"{name.lower()}@nox.example")
     other.goto("/settings/sessions")
@@ -404,7 +404,7 @@ def test_live_removal_of_focused_row_moves_focus_to_next_row(site_app, logged_in
         anna.goto("/friends/incoming")
     anna.locator(f"[data-user='{boris.id}'] >> text=Accept").focus()
     boris.click("#profile >> text=Cancel request")
-    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(0, timeout=3000)
+    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(0, timeout=5000)
     expect(anna.locator(f"[data-user='{clara.id}'] .row__link")).to_be_focused()
 
 
@@ -416,7 +416,7 @@ def test_rapid_events_insert_a_person_only_once(site_app, logged_in_page):
     for button in ("Add", "Cancel request", "Add"):
         boris.click(f"#profile >> text={button}")
         boris.wait_for_timeout(60)
-    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1, timeout=3000)
+    expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1, timeout=5000)
     anna.wait_for_timeout(700)
     expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1)
     expect(counter(anna, "incoming")).to_have_text("1")
