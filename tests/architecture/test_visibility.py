@@ -113,8 +113,8 @@ def test_requests_between_others_are_invisible_and_unchangeable(viewer_browser, 
     for path in ("/", "/friends/incoming", "/friends/outgoing"):
         assert "data-user=" not in browser.get(path).text
     for action in ("accept", "decline", "cancel"):
-        browser.post(f"/u/bobby/request/{action}")
-        browser.post(f"/u/clara/request/{action}")
+        for public_id in ("bobby", "clara"):
+            assert browser.post(f"/u/{public_id}/request/{action}").status_code == 303
     with any_app.test_request_context():
         assert (
             relationships.get_relationship(

@@ -85,16 +85,16 @@ def test_distributed_guessing_does_not_lock_out_a_known_device(make_app):
 
 def test_login_is_rate_limited_for_known_devices(app, alice):
     owner = Browser(app)
-    owner.log_in("alice")
-    owner.post("/auth/logout")
+    assert owner.log_in("alice").status_code == 303
+    assert owner.post("/auth/logout").status_code == 303
     assert failed_logins(owner, "alice", 10)[-1] == 429
 
 
 def test_device_cookie_is_valid_only_for_its_own_account(app, alice):
     make_person(app, "Bob", public_id="bobby")
     bob = Browser(app)
-    bob.log_in("bobby")
-    bob.post("/auth/logout")
+    assert bob.log_in("bobby").status_code == 303
+    assert bob.post("/auth/logout").status_code == 303
     assert failed_logins(bob, "alice", 10)[-1] == 429
 
 

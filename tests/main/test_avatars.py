@@ -144,7 +144,7 @@ INVALID_FILES = {
 
 
 def test_invalid_file_is_refused_and_the_old_avatar_kept(app, alice, alice_browser):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     before = stored_files(app)
     for kind in INVALID_FILES:
         for htmx in (False, True) if kind == "html" else (False,):
@@ -245,9 +245,9 @@ def test_oversized_upload_is_413_and_does_not_log_out(app, alice, alice_browser)
 
 
 def test_old_file_is_deleted_and_the_same_picture_stored_once(app, alice, alice_browser):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     first = stored_files(app)
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     assert stored_files(app) == first
     upload(alice_browser, encode(Image.new("RGB", (300, 300), BLUE), "PNG"))
     assert len(stored_files(app)) == 1 and stored_files(app) != first
@@ -255,7 +255,7 @@ def test_old_file_is_deleted_and_the_same_picture_stored_once(app, alice, alice_
 
 @pytest.mark.parametrize("htmx", [False, True])
 def test_removing_the_avatar_shows_initials_again(app, alice, alice_browser, htmx):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     answer = alice_browser.post("/settings/avatar/remove", htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     if htmx:
@@ -267,7 +267,7 @@ def test_removing_the_avatar_shows_initials_again(app, alice, alice_browser, htm
 
 
 def test_public_id_change_moves_the_avatar(app, alice, alice_browser):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     old = stored_files(app)[0]
     assert alice_browser.post("/settings/profile", {**FIELDS, "public_id": "wonder"}).status_code == 303
     assert stored_files(app) == [old.replace("alice/", "wonder/")]
@@ -279,14 +279,14 @@ def test_public_id_change_moves_the_avatar(app, alice, alice_browser):
 
 
 def test_public_id_change_and_upload_in_one_request(app, alice, alice_browser):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     upload(alice_browser, encode(Image.new("RGB", (300, 300), BLUE), "PNG"), public_id="wonder")
     assert len(stored_files(app)) == 1 and stored_files(app)[0].startswith("wonder/")
     assert is_close(fetch_avatar(app, alice_browser).getpixel((9, 9)), BLUE)
 
 
 def test_failed_commit_changes_no_files(app, alice, alice_browser, monkeypatch):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     before = stored_files(app)
     token = alice_browser.token()
     commit = db.session.commit
@@ -310,7 +310,7 @@ def test_failed_commit_changes_no_files(app, alice, alice_browser, monkeypatch):
 
 
 def test_full_disk_shows_an_error_and_keeps_the_old_file(app, alice, alice_browser, monkeypatch):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     before = stored_files(app)
 
     def raise_disk_full(*_arguments):
@@ -348,8 +348,8 @@ def test_concurrent_public_id_changes_and_uploads_keep_one_avatar(any_app):
 def test_account_deletion_deletes_the_avatar(app, alice, alice_browser):
     from tests.conftest import PASSWORD
 
-    upload(alice_browser, contents("jpeg"))
-    alice_browser.post("/settings/delete", {"password": PASSWORD})
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
+    assert alice_browser.post("/settings/delete", {"password": PASSWORD}).status_code == 303
     assert stored_files(app) == []
     assert not (app.config["AVATAR_DIR"] / "alice").exists()
 
@@ -360,7 +360,7 @@ def test_other_paths_are_not_served(app, anonymous):
 
 
 def test_symlinks_are_not_followed(app, alice, alice_browser, tmp_path):
-    upload(alice_browser, contents("jpeg"))
+    assert upload(alice_browser, contents("jpeg")).status_code == 303
     real = app.config["AVATAR_DIR"] / stored_files(app)[0]
     link = real.with_name("1" * 32 + ".webp")
     link.symlink_to(real)
