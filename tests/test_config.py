@@ -31,6 +31,18 @@ def test_every_postgresql_scheme_selects_psycopg(scheme):
     assert settings.SQLALCHEMY_DATABASE_URI == "postgresql+psycopg://me:p%40ss@db/nox"
 
 
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("http://elastic:s3%2Fcret@es", "http://elastic:s3%2Fcret@es:9200"),
+        ("https://es.example/", "https://es.example:9200"),
+        ("http://[::1]:99/path/", "http://[::1]:99/path"),
+    ],
+)
+def test_elasticsearch_url_has_a_default_port(url, used):
+    assert config(ELASTICSEARCH_URL=url).ELASTICSEARCH_URL == used
+
+
 @pytest.mark.parametrize("file", ["nowhere.pem", "README.md"])
 def test_elasticsearch_ca_must_be_a_certificate_file(file):
     with pytest.raises(ConfigError, match="ELASTICSEARCH_CA"):

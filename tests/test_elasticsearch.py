@@ -690,6 +690,22 @@ def test_missing_index_is_built_by_one_process(any_app, monkeypatch):
     assert len(builds) == 1 and app.engine.is_ready and search_names(app)[0] == NIKA_HITS and is_consistent(app)
 
 
+def test_index_of_earlier_release_is_replaced(app):
+    """Its name and alias did not contain the installation."""
+    [name] = own_indexes(app)
+    meta = app.indexer.client.indices.get(index=name)[name]["mappings"]["_meta"]
+    prefix = app.config["ELASTICSEARCH_PREFIX"]
+    aliases = {f"{prefix}-users": {}, f"{prefix}-users-20261124-writing": {}}
+    app.indexer.client.indices.create(
+        index=f"{prefix}-users-20261124", mappings={**MAPPINGS, "_meta": meta}, aliases=aliases
+    )
+    app.indexer.client.indices.delete(index=name)
+    make_verification_due(app)
+    index_everything(app)
+    [name] = own_indexes(app)
+    assert name.startswith(app.engine.aliases["users"]) and is_consistent(app)
+
+
 def test_installations_do_not_touch_each_other(make_app, proxy):
     prefix = index_prefix()
     one, same, longer = (

@@ -82,6 +82,7 @@ def test_emails_queued_by_1_2_are_sent(old_app):
     assert rows("SELECT * FROM email_queue") == []
 
 
-def test_an_index_of_1_2_stays_in_use(old_app):
+def test_index_of_1_2_still_belongs_to_this_installation(old_app):
+    """So that it is deleted once the new one is built: test_index_of_earlier_release_is_replaced."""
     flask_migrate.upgrade()
     assert outbox.register("users") == "abc" and outbox.last_built("users") == ("noxchat-users-1", 7)
