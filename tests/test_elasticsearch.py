@@ -50,7 +50,9 @@ def short_outages(monkeypatch):
 
 def make_elasticsearch_app(make_app, url, kind="sqlite", **extra):
     """Create an application with its own index, a viewer, and NAMES. Its indexer runs only when told to."""
-    app = make_app(kind, **{"ELASTICSEARCH_PREFIX": index_prefix(), "ELASTICSEARCH_URL": url, **extra})
+    # Patient, since other tests use the same server.
+    patient = {"ELASTICSEARCH_PREFIX": index_prefix(), "ELASTICSEARCH_URL": url, "ELASTICSEARCH_MILLISECONDS": 5000}
+    app = make_app(kind, **{**patient, **extra})
     app.indexer = app.extensions["indexer"]
     app.engine = app.indexer.engine
     app.start_indexer, app.indexer.start = app.indexer.start, lambda: None
@@ -62,15 +64,15 @@ def make_elasticsearch_app(make_app, url, kind="sqlite", **extra):
 
 @pytest.fixture
 def app(make_app, proxy):
-    """An application with a complete index behind a fault proxy."""
-    app = make_elasticsearch_app(make_app, proxy.url)
+    """An application with a complete index behind a fault proxy, which waits as long as it does by default."""
+    app = make_elasticsearch_app(make_app, proxy.url, ELASTICSEARCH_MILLISECONDS=800)
     index_everything(app)
     return app
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_app(request, make_app, proxy):
-    """The same on each database."""
+    """A patient one on each database."""
     app = make_elasticsearch_app(make_app, proxy.url, request.param)
     index_everything(app)
     return app
@@ -123,7 +125,10 @@ def run(app, *arguments):
 
 
 def is_consistent(app):
-    return run(app, "check") == (0, "users: 0 differences.\n")
+    """Compare the index with the database."""
+    result = run(app, "check")
+    assert result == (0, "users: 0 differences.\n")
+    return True
 
 
 def own_indexes(app):
@@ -235,7 +240,8 @@ def test_indexer_does_not_close_circuit_opened_during_its_step(app, monkeypatch)
 
 def test_search_does_not_wait_for_name_resolution(make_app, proxy, monkeypatch):
     """getaddrinfo has no timeout."""
-    app = make_elasticsearch_app(make_app, proxy.url.replace("127.0.0.1", "localhost"))
+    url = proxy.url.replace("127.0.0.1", "localhost")
+    app = make_elasticsearch_app(make_app, url, ELASTICSEARCH_MILLISECONDS=800)
     getaddrinfo = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(5) or getaddrinfo(*args, **kwargs))
     app.engine.aliases["users"] = "x"
@@ -341,7 +347,7 @@ def test_change_is_searchable_within_two_seconds(serve, elasticsearch, writer, m
     uri = new_database("postgresql")
     extra = {"ELASTICSEARCH_URL": elasticsearch.url, "ELASTICSEARCH_PREFIX": index_prefix()}
     app_without = make_app(uri=uri)
-    app = make_elasticsearch_app(make_app, elasticsearch.url, uri=uri, **extra)
+    app = make_elasticsearch_app(make_app, elasticsearch.url, uri=uri, **extra, ELASTICSEARCH_MILLISECONDS=800)
     serve(uri=uri, **extra)
     wait_until(lambda: f"Documents: {len(NAMES) + 1} of" in run(app, "status")[1])
     wait_until(lambda: step(app))

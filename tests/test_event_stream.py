@@ -9,15 +9,17 @@ import socket
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 from sqlalchemy import select, text, update
 
-from noxchat import counters, event_stream, events, friendships, sessions
+from noxchat import counters, event_stream, events, friendships, search, sessions
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Event, User
+from noxchat.web.server import Worker
 from tests.conftest import PASSWORD, Browser, Server, Visitor, copy_database, make_person, run_in_threads, wait_until
 
 
@@ -263,6 +265,15 @@ def test_streams_close_when_the_server_stops(serve, signal_number):
     server.process.wait(30)
     assert time.monotonic() - began < 20
     assert listener.ended.wait(5)
+
+
+def test_second_signal_does_not_end_the_streams_again(app, monkeypatch):
+    """It could wait for ever for a lock that the handler of the first holds, which it interrupted."""
+    worker, calls = Worker.__new__(Worker), []
+    worker.app = SimpleNamespace(app=app)
+    monkeypatch.setattr(search, "stop", lambda _app: calls.append(len(calls)) or worker.close_streams())
+    worker.close_streams()
+    assert calls == [0] and app.extensions["event_streams"].stopped
 
 
 def test_stream_that_is_not_read_delays_no_other_and_is_closed(app):

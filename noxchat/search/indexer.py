@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from itertools import groupby
 from typing import Any
 
-from elasticsearch import helpers
+from elasticsearch import Elasticsearch, helpers
 from flask import Flask
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -130,10 +130,11 @@ class Indexer:
         with lock(model, LOCK_SECONDS):
             self._verify(model)
 
-    def _verify(self, model):
+    def _verify(self, model, client: Elasticsearch | None = None):
+        """client: by default the one that waits no longer than a search does."""
         # Under the lock, since the index is ahead of what the database knows while another process sends changes. A
         # crash at that moment leaves it ahead for good; it is then rebuilt.
-        table, client = model.__tablename__, self.engine.client
+        table, client = model.__tablename__, client or self.engine.client
         alias = self._alias(table)
         name, known = outbox.last_built(table)
         db.session.commit()
@@ -259,7 +260,7 @@ class Indexer:
         # Nobody sends changes meanwhile, so what is changed in the database stays in the outbox, and may differ.
         with lock(model, LOCK_SECONDS_OF_COMMANDS) as connection:
             try:
-                self._verify(model)
+                self._verify(model, self.client)
             except IndexUnusable as reason:
                 return str(reason), set()
             self._drain(model, connection)

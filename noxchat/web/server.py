@@ -24,6 +24,8 @@ message.MAX_REQUEST_LINE = MAX_URL_LENGTH = 100_000
 class Worker(ThreadWorker):
     """Ends the event streams first, which would otherwise last until the graceful timeout."""
 
+    closing = False
+
     def handle_exit(self, sig, frame):
         """Handle TERM."""
         self.close_streams()
@@ -35,7 +37,14 @@ class Worker(ThreadWorker):
         super().handle_quit(sig, frame)
 
     def close_streams(self):
-        """End what would not end by itself."""
+        """End what would not end by itself.
+
+        Only once: Ctrl-C reaches a worker from the terminal and from gunicorn's master, and the second signal may
+        interrupt the handler of the first while it holds the lock of an event.
+        """
+        if self.closing:
+            return
+        self.closing = True
         from noxchat import search
 
         self.app.app.extensions["event_streams"].close()
