@@ -107,7 +107,13 @@ def person_row(person: User, state: str, note: str = "") -> PersonRow:
 
 
 IS_FINDABLE = User.id.not_in(blocks.hidden_from(VIEWER, include_self=True))
-LOAD_FOUND = with_profile().add_columns(STATE).where(User.id.in_(bindparam("ids", expanding=True)), IS_LISTED)
+# With a parameter for each row of a page, since a list of any length costs a third of a millisecond each time.
+FOUND_IDS = [f"id{number}" for number in range(keyset.PAGE_SIZE)]
+LOAD_FOUND = (
+    with_profile()
+    .add_columns(STATE)
+    .where(User.id.in_([bindparam(name, type_=Integer) for name in FOUND_IDS]), IS_LISTED)
+)
 
 
 def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
@@ -119,7 +125,10 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
     after = Hit(0, *position) if position and EXACT <= position[0] <= SUBSTRING else None
     hits = User.search(query, after, LIMIT, IS_FINDABLE, viewer=viewer.id)
     page = keyset.make_page(hits, cursor if after else None, lambda hit: hit[1:])
-    found = db.session.execute(LOAD_FOUND, {"viewer": viewer.id, "ids": page.items}).all() if page.items else []
+    if not page.items:
+        return page
+    ids = [*page.items, *[0] * keyset.PAGE_SIZE][: keyset.PAGE_SIZE]
+    found = db.session.execute(LOAD_FOUND, {"viewer": viewer.id, **dict(zip(FOUND_IDS, ids, strict=True))})
     people = {person.id: (person, state) for person, state in found}
     return replace(page, items=[people[row_id] for row_id in page.items if row_id in people])
 

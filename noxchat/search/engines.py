@@ -123,7 +123,10 @@ class Engine:
     create_index: Callable[[Connection, str], None]  # of a table; raises DatabaseError where that is not possible
 
     def search(self, search: Search, after: Hit | None, limit: int) -> list[Hit]:
-        """Return up to `limit` hits after a position in the order, best match first."""
+        """Return up to `limit` hits after a position in the order, best match first.
+
+        Names that begin with the query are found by a small statement, which mostly suffices while somebody types.
+        """
         hits: list[Hit] = []
         for first, last in self.STEPS:
             last = min(last, search.query.max_rank)
@@ -197,7 +200,7 @@ class Engine:
 class Postgres(Engine):
     """PostgreSQL with a trigram index (https://www.postgresql.org/docs/current/pgtrgm.html); slow without."""
 
-    STEPS = ((EXACT, SUBSTRING),)
+    STEPS = ((EXACT, NAME_PREFIX), (WORD_PREFIX, SUBSTRING))
     name = "PostgreSQL with pg_trgm"
     position = "strpos"
 

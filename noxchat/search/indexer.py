@@ -175,6 +175,7 @@ class Indexer:
             self._send(name, rows)
             outbox.complete(connection, table, [row.id for row in rows])
             last = rows[-1].id
+        db.session.commit()
 
     def _send(self, name: str, rows: Iterable):
         """Write rows of version, row id and text to an index. Raises ELASTICSEARCH_ERRORS unless all were written."""
