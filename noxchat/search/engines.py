@@ -149,7 +149,7 @@ class Engine:
             values |= {f"part{number}": part, f"part_pattern{number}": self.pattern(part)}
             values |= {f"start{number}": start, f"start_pattern{number}": self.pattern(start)}
         statement = self._statement(search.model, search.condition, len(query.words), *ranks, after is not None)
-        return [Hit(*row) for row in db.session.execute(statement, values)]
+        return [Hit(*row) for row in db.session.connection().execute(statement, values)]
 
     @lru_cache(maxsize=64)  # noqa: B019  an engine lives as long as the application
     def _statement(self, model, condition, words: int, first: int, last: int, resumed: bool):
