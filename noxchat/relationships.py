@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
-from sqlalchemy import Integer, Text, bindparam, case, exists, func, literal, select, tuple_, union_all
+from sqlalchemy import Integer, Text, bindparam, case, func, literal, select, tuple_, union_all
 
 from noxchat import blocks, keyset
 from noxchat.database import UTCDateTime
@@ -31,7 +31,9 @@ def _state(other):
     """Return the expression for how a person is related to VIEWER. other: a column or parameter with their id."""
 
     def related(table, mine: str, theirs: str):
-        return exists().where(table.c[mine] == VIEWER, table.c[theirs] == other)
+        # Not EXISTS, for which PostgreSQL may read all friends of the viewer to look up twenty.
+        found = select(literal(1)).where(table.c[mine] == VIEWER, table.c[theirs] == other)
+        return found.scalar_subquery().is_not(None)
 
     return case(
         (other == VIEWER, SELF),
