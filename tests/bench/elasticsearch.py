@@ -144,14 +144,15 @@ def compare(count: int) -> bool:
 
 def measure_in_turn(path: str, *subjects: tuple[Client, list[int]]) -> list[tuple[float, list[float]]]:
     """Return for each client the median milliseconds of a request, and the CPU milliseconds of each of its processes."""
-    took, used = [[] for _ in subjects], [[0.0] * len(pids) for _client, pids in subjects]
+    took, used = [[] for _ in subjects], [[] for _ in subjects]
     for _round in range(ROUNDS):
         for index, (client, pids) in enumerate(subjects):
             before = [cpu_seconds([pid]) for pid in pids]
             took[index] += [client.get(path)[0] for _request in range(BATCH)]
             spent = [cpu_seconds([pid]) - earlier for pid, earlier in zip(pids, before, strict=True)]
-            used[index] = [total + more for total, more in zip(used[index], spent, strict=True)]
-    per_request = [[seconds * 1000 / ROUNDS / BATCH for seconds in each] for each in used]
+            used[index].append([seconds * 1000 / BATCH for seconds in spent])
+    # The median of the rounds, since the time of a process is lost when that ends.
+    per_request = [[statistics.median(column) for column in zip(*rounds, strict=True)] for rounds in used]
     return [(statistics.median(times), each) for times, each in zip(took, per_request, strict=True)]
 
 
