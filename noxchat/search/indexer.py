@@ -93,7 +93,7 @@ class Indexer:
         except Exception as error:  # noqa: BLE001  the thread must go on
             if not self.stopped.is_set():
                 self.engine.open_circuit(error)
-            with suppress(SQLAlchemyError):  # its connection may be lost, too
+            with suppress(SQLAlchemyError):  # the session may have lost its connection as well
                 db.session.rollback()
             return False
         if verify:
@@ -121,7 +121,7 @@ class Indexer:
                     if self.engine.is_ready:
                         self.engine.open_circuit(reason)
                     self._build(model, connection)
-        except Locked:  # by a process that sends changes, or builds a new index while this one can be used
+        except Locked:  # another process sends changes, or builds a new index while this one can be used
             if not is_usable or (lag or 0) > MAX_LAG_SECONDS:
                 raise
 

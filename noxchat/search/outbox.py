@@ -43,8 +43,7 @@ search_outbox = Table(
 )
 
 # The indexes that exist or are to be built. installation_id: whose they are; an index of another installation is never
-# touched. name: of the index that was built last. known: the highest version that
-# Elasticsearch has confirmed.
+# touched. name: of the index that was built last. known: the highest version that Elasticsearch has confirmed.
 search_indexes = Table(
     "search_indexes",
     db.metadata,
