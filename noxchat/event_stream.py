@@ -135,11 +135,12 @@ class EventStreams:
             self.streams.pop(user_id, None)
 
     def close(self):
-        """End all streams and accept no more: the server is about to stop. Safe in a signal handler."""
-        self.stopped = True
-        for own in list(self.streams.values()):
-            for stream in list(own):
-                stream.close()
+        """End all streams and accept no more: the server is about to stop."""
+        with self.lock:
+            self.stopped = True
+            for own in self.streams.values():
+                for stream in own:
+                    stream.close()
         self.notifications.put(())
 
     def notify(self, user_ids: Iterable[int]):

@@ -22,29 +22,24 @@ message.MAX_REQUEST_LINE = MAX_URL_LENGTH = 100_000
 
 
 class Worker(ThreadWorker):
-    """Ends the event streams first, which would otherwise last until the graceful timeout."""
+    """Ends the event streams first, which would otherwise last until the graceful timeout.
 
-    closing = False
+    The signal handlers leave that to the worker's loop: a handler may interrupt one that holds a lock, because Ctrl-C
+    reaches a worker twice, from the terminal and from gunicorn's master.
+    """
 
     def handle_exit(self, sig, frame):
         """Handle TERM."""
-        self.close_streams()
+        self.method_queue.defer(self.close_streams)
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig, frame):
-        """Handle Ctrl-C."""
-        self.close_streams()
-        super().handle_quit(sig, frame)
+        """Handle Ctrl-C: as TERM, but without waiting for browsers that keep an idle connection."""
+        self.method_queue.defer(self.murder_keepalived, True)
+        self.handle_exit(sig, frame)
 
     def close_streams(self):
-        """End what would not end by itself.
-
-        Only once: Ctrl-C reaches a worker from the terminal and from gunicorn's master, and the second signal may
-        interrupt the handler of the first while it holds the lock of an event.
-        """
-        if self.closing:
-            return
-        self.closing = True
+        """End what would not end by itself."""
         from noxchat import search
 
         self.app.app.extensions["event_streams"].close()
