@@ -6,10 +6,11 @@ import secrets
 import ssl
 import sys
 from datetime import timedelta
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import idna
 from dotenv import load_dotenv
 from flask.helpers import get_debug_flag
 from sqlalchemy.engine import make_url
@@ -56,14 +57,53 @@ class Environment:
         return [part for part in self.text(name).replace(",", " ").split() if part]
 
 
+def ascii_host(text):
+    """Return a host name or address as browsers send it: lower case, IDNA 2008, no final dot, IPv6 in brackets.
+
+    Raises ValueError for what cannot be one. Python's own "idna" codec follows the rules of 2003, which turn some names
+    into others: straße.example into strasse.example.
+    """
+    try:
+        address = ip_address(text.strip("[]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    except ValueError:
+        host = text.removesuffix(".").lower()
+    if not host.isascii():
+        host = idna.encode(host, uts46=True).decode()
+    if not re.fullmatch(r"[a-z0-9_.-]+", host):
+        raise ValueError(f"{text!r} is no host name")
+    return host
+
+
+def split_host(text):
+    """Return the host, as `ascii_host` does, and the port of a Host header or a setting; None for each that is missing
+    or cannot be one."""
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^\[\]:/@?#\\\s]+|[0-9a-fA-F:.]+)(?::([0-9]{1,5}))?", text)
+    try:
+        return (ascii_host(match[1]), match[2] and int(match[2])) if match else (None, None)
+    except ValueError:
+        return None, None
+
+
 def split_http_url(text):
     """Return the parts of a URL as urlsplit does; None unless it is http or https, has a host, and no query."""
     try:
         parts = urlsplit(text)
-        is_valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1) and not parts.query
+        ascii_host(parts.hostname or "")
+        is_valid = parts.scheme in {"http", "https"} and (parts.port or 1) and not parts.query
     except ValueError:
         return None
     return parts if is_valid else None
+
+
+def proxy_network(text):
+    """Return the network of a trusted proxy. Raises ValueError.
+
+    An IPv4 address that is written as IPv6 is read as IPv4, as web/security.py reads those of requests.
+    """
+    network = ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ip_network(f"{mapped}/{network.prefixlen - 96}") if mapped and network.prefixlen >= 96 else network
 
 
 class Config:
@@ -104,23 +144,34 @@ class Config:
 
     def _read_server(self, env):
         """Read the address to listen on, the URL that people see, and the trusted proxies."""
-        self.HOST = env.text("HOST", "127.0.0.1")
+        self.HOST = env.text("HOST", "127.0.0.1").strip("[]")
         self.PORT = env.number("PORT", 8000, minimum=1, maximum=65535)
         self.WORKERS = env.number("WORKERS", 1, minimum=1, maximum=64)
         self.THREADS = env.number("THREADS", 64, minimum=1, maximum=1024)
         self.STREAMS = env.number("STREAMS", 256, maximum=4096)
-        host = "localhost" if self.HOST in {"0.0.0.0", "::"} else self.HOST  # noqa: S104
-        address = f"[{host}]" if ":" in host else host
-        self.BASE_URL = env.text("BASE_URL", f"http://{address}:{self.PORT}").rstrip("/")
+        try:
+            host = ascii_host(self.HOST)
+        except ValueError:
+            raise ConfigError(f"HOST is {self.HOST!r}: write a name or address of this machine, 127.0.0.1.") from None
+        host = "localhost" if host in {"0.0.0.0", "[::]"} else host  # noqa: S104
+        self.BASE_URL = env.text("BASE_URL", f"http://{host}:{self.PORT}").rstrip("/")
         parts = split_http_url(self.BASE_URL)
         if not parts or parts.path or parts.username:
             raise ConfigError(f"BASE_URL is {self.BASE_URL!r}: write the URL that people see, https://nox.example.")
-        own = (parts.hostname,) if env.text("BASE_URL") else (*LOOPBACK_NAMES, host)
-        self.HOSTS = [*own, *env.list("ALLOWED_HOSTS")]
+        own = ascii_host(parts.hostname)
+        self.BASE_URL = f"{parts.scheme}://{own}" + (f":{parts.port}" if parts.port else "")
+        self.HOSTS = [own] if env.text("BASE_URL") else [*LOOPBACK_NAMES, own]
+        for name in env.list("ALLOWED_HOSTS"):
+            host, _port = split_host(name.removeprefix("."))
+            if not host:
+                raise ConfigError(f"ALLOWED_HOSTS has {name!r}: write host names, nox.example www.nox.example.")
+            self.HOSTS.append(f".{host}" if name.startswith(".") else host)
         self.SECURE = parts.scheme == "https"
         self.PREFERRED_URL_SCHEME = parts.scheme
+        self.HSTS_SECONDS = env.number("HSTS_SECONDS", 31_536_000)
+        self.HSTS_SUBDOMAINS = env.flag("HSTS_SUBDOMAINS", False)
         try:
-            self.TRUSTED_PROXIES = [ip_network(proxy) for proxy in env.list("TRUSTED_PROXIES")]
+            self.TRUSTED_PROXIES = [proxy_network(proxy) for proxy in env.list("TRUSTED_PROXIES")]
         except ValueError as error:
             raise ConfigError(f"TRUSTED_PROXIES: {error}; write addresses or networks, 127.0.0.1 10.0.0.0/8.") from None
 
@@ -232,12 +283,16 @@ class Config:
         self.SECRET_KEY = self.SECRET_KEY or secrets.token_hex(32)
 
     def _set_cookies(self):
-        """Set names and flags of cookies. With `__Host-`, browsers refuse one that was set by another host, for another
-        path, or over plain HTTP (RFC 6265bis, 4.1.3.2); it requires TLS."""
+        """Set names and flags of cookies; web/cookies.py adds the installation's id to the names.
+
+        With `__Host-`, browsers refuse one that was set by another host, for another path, or over plain HTTP
+        (RFC 6265bis, 4.1.3.2); it requires TLS.
+        """
         prefix = "__Host-" if self.SECURE else ""
         self.SESSION_COOKIE_NAME = f"{prefix}session"
         self.REMEMBER_COOKIE_NAME = f"{prefix}remember_token"
         self.DEVICE_COOKIE_NAME = f"{prefix}device"
+        self.LANGUAGE_COOKIE_NAME, self.THEME_COOKIE_NAME = "language", "theme"
         self.SESSION_COOKIE_SECURE = self.REMEMBER_COOKIE_SECURE = self.SECURE
         self.SESSION_COOKIE_HTTPONLY = self.REMEMBER_COOKIE_HTTPONLY = True
         self.SESSION_COOKIE_SAMESITE = self.REMEMBER_COOKIE_SAMESITE = "Lax"

@@ -8,7 +8,7 @@ from noxchat import auth, cli, errors, event_stream, extensions, friends, main, 
 from noxchat.database import configure_engine, engine_options
 from noxchat.extensions import db
 from noxchat.mail.worker import MailWorker
-from noxchat.web import assets, login, logs, preferences, security, templating
+from noxchat.web import assets, cookies, login, logs, preferences, security, templating
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +38,7 @@ def create_app(config) -> Flask:
     translations = str(ROOT / "translations")
     extensions.babel.init_app(app, locale_selector=preferences.language, default_translation_directories=translations)
     throttle.init_app(app)
+    cookies.init_app(app)
     login.init_app(app)
     security.init_app(app)
     assets.init_app(app)

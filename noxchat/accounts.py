@@ -6,7 +6,7 @@ from sqlalchemy.exc import IntegrityError
 
 from noxchat import avatars, events, friendships, passwords, profiles, throttle
 from noxchat.database import violates_constraint
-from noxchat.exceptions import Conflict, InvalidInput
+from noxchat.exceptions import Conflict
 from noxchat.extensions import db
 from noxchat.mail import kinds, queue
 from noxchat.models import Profile, PublicId, User
@@ -82,16 +82,6 @@ def find_by_identifier(identifier: str) -> User | None:
 def authenticate(user: User | None, password: str) -> bool:
     """Tell whether this is the account's password. Takes the same time when there is no account."""
     return passwords.verify_password(user.password_hash if user else None, password)
-
-
-def confirm_password(user: User, password: str, field: str):
-    """Check the password of somebody who is logged in, before something that cannot be undone.
-
-    field: the form field that it was typed into. Raises InvalidInput about it, or RateLimited.
-    """
-    throttle.count_password_confirmation(user)
-    if not authenticate(user, password):
-        raise InvalidInput(_("This is not your password."), field)
 
 
 def lock_account(user: User) -> User:

@@ -4,6 +4,7 @@ import re
 import secrets
 import unicodedata
 
+import idna
 from confusable_homoglyphs.confusables import confusables_data
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from flask_babel import gettext as _
@@ -114,24 +115,44 @@ def random_public_id() -> str:
 
 
 def clean_email(text: str) -> str:
-    """Return an e-mail address as it is stored. Raises InvalidInput.
+    """Return an e-mail address as it is stored, with its domain in Unicode. Raises InvalidInput.
 
     Only the syntax is checked: no DNS look-up, no list of top-level domains.
     """
     try:
         if len(text) > EMAIL_LENGTH:
             raise EmailNotValidError
-        email = validate_email(text.strip(" "), check_deliverability=False, globally_deliverable=False).normalized
+        # With the domain in ASCII: the library refuses the invisible joiners that some scripts need.
+        address = ascii_address(text.strip(" "))
+        email = validate_email(address, check_deliverability=False, globally_deliverable=False).normalized
+        if max(len(email), len(email_key(email))) > EMAIL_LENGTH:
+            raise EmailNotValidError
     except EmailNotValidError:
         raise InvalidInput(_("This is not an e-mail address. It looks like name@example.org.")) from None
-    if len(email) > EMAIL_LENGTH:
-        raise InvalidInput(_("This is not an e-mail address. It looks like name@example.org."))
     return email
 
 
+def ascii_address(email: str) -> str:
+    """Return an e-mail address with its domain in ASCII (IDNA 2008, RFC 5891), as mail servers need it.
+
+    Python's own "idna" codec follows the rules of 2003, which turn straße.example into strasse.example: another domain.
+    What is no domain is returned as it is.
+    """
+    local, at, domain = email.rpartition("@")
+    if domain.isascii() or len(domain) > EMAIL_LENGTH:
+        return email
+    try:
+        return f"{local}{at}{idna.encode(domain, uts46=True).decode()}"
+    except idna.IDNAError:
+        return email
+
+
 def email_key(email: str) -> str:
-    """Return the key by which addresses are compared: regardless of case and Unicode form."""
-    return unicodedata.normalize("NFC", email).casefold()[:EMAIL_LENGTH]
+    """Return the key by which addresses are compared: regardless of case, Unicode form, and how the domain is written.
+
+    Lower case instead of case folding, which would merge different mailboxes: ß with ss, ς with σ.
+    """
+    return ascii_address(unicodedata.normalize("NFC", email)).lower()
 
 
 def clean_bio(text: str) -> str:

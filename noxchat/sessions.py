@@ -5,13 +5,15 @@ import secrets
 from datetime import timedelta
 
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.orm import contains_eager
+from sqlalchemy.orm import contains_eager, joinedload
 
 from noxchat.database import execute_dml, now
 from noxchat.extensions import db
 from noxchat.models import Session, User
 
 TOUCH_INTERVAL = timedelta(minutes=1)
+# A browser that restores several tabs sends the same cookie with each, and the first answer replaces it.
+GRACE = timedelta(seconds=60)
 
 
 def _hash(token: str) -> str:
@@ -56,17 +58,40 @@ def load(token: str, lifetime: timedelta) -> User | None:
     return user
 
 
-def rotate_token(user: User) -> bool:
+def load_by_replaced_token(token: str) -> User | None:
+    """Return the user whose session had this token until a moment ago, as `load` does. It says nothing of the new one.
+
+    The caller has to make sure that it comes from the same browser.
+    """
+    session = db.session.scalar(
+        select(Session).where(Session.previous_token_hash == _hash(token), Session.replaced_at > now() - GRACE)
+    )
+    if session is None:
+        return None
+    user = db.session.scalar(select(User).where(User.id == session.user_id).options(joinedload(User.profile)))
+    assert user  # by the foreign key
+    user.session, user.session_token = session, token
+    return user
+
+
+def replace_token(user: User, *, keep_previous: bool) -> bool:
     """Replace the session's token, so that a copy of the old one no longer works.
 
-    Returns False when another request has just done so: then the token at hand is such a copy.
+    keep_previous: whether the old one is still valid for GRACE, for the same browser.
+    Returns False when another request has just done so: then the token at hand is not the newest.
     """
     assert user.session and user.session_token
-    token = secrets.token_urlsafe(32)
-    own = update(Session).where(Session.id == user.session.id, Session.token_hash == _hash(user.session_token))
-    is_rotated = execute_dml(db.session, own.values(token_hash=_hash(token), last_used_at=now())) == 1
+    token, old_hash = secrets.token_urlsafe(32), _hash(user.session_token)
+    own = update(Session).where(Session.id == user.session.id, Session.token_hash == old_hash)
+    new = own.values(
+        token_hash=_hash(token),
+        last_used_at=now(),
+        previous_token_hash=old_hash if keep_previous else None,
+        replaced_at=now(),
+    )
+    is_replaced = execute_dml(db.session, new) == 1
     user.session_token = token
-    return is_rotated
+    return is_replaced
 
 
 def is_touch_due(user: User) -> bool:

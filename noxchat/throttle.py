@@ -1,21 +1,32 @@
-"""Rate limits. Each address and each account counts by itself; no limit adds everybody up."""
+"""Rate limits. Each address and each account counts by itself; no limit adds everybody up.
+
+Guessing passwords, and whatever only counts when it was saved, is counted in the database: exact, for all processes.
+Other limits are counted in the store of RATELIMIT_STORAGE_URI.
+"""
 
 import hashlib
 import math
 import time
+from dataclasses import dataclass
+from datetime import timedelta
 
 from flask import Flask, current_app
 from flask_babel import ngettext
 from itsdangerous import BadSignature, URLSafeSerializer
-from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerHour
 from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
+from sqlalchemy import delete, func, insert, select, update
 
+from noxchat.database import now
 from noxchat.exceptions import RateLimited
-from noxchat.models import User
+from noxchat.extensions import db
+from noxchat.models import Attempt, User
 from noxchat.names import email_key
 
-LOGIN_WINDOW_MINUTES = 15
+LOGIN_PERIOD, HOUR = timedelta(minutes=15), timedelta(hours=1)
+PENDING = timedelta(seconds=10)  # for how long a password is checked at most
+LOCK_CLASS = 0x6E6F7A  # the first key of the advisory lock; events.py and database.py have their own
 BLOCKS_PER_HOUR = 200
 
 
@@ -28,8 +39,8 @@ def _limiter() -> MovingWindowRateLimiter:
     return current_app.extensions["limiter"]
 
 
-def _refuse(limit: RateLimitItem, *key: str):
-    seconds = max(1, math.ceil(_limiter().get_window_stats(limit, *key).reset_time - time.time()))
+def _refuse(seconds: float):
+    seconds = max(1, math.ceil(seconds))
     minutes = math.ceil(seconds / 60)
     raise RateLimited(
         ngettext(
@@ -41,75 +52,108 @@ def _refuse(limit: RateLimitItem, *key: str):
     )
 
 
-def _check(limit: RateLimitItem, *key: str):
-    """Raise RateLimited when one more attempt is not allowed now, without counting one."""
-    if not _limiter().test(limit, *key):
-        _refuse(limit, *key)
-
-
 def _count(limit: RateLimitItem, *key: str):
-    """Count an attempt. Raises RateLimited when it is one too many."""
+    """Count an attempt in the limiter's store. Raises RateLimited when it is one too many."""
     if not _limiter().hit(limit, *key):
-        _refuse(limit, *key)
+        _refuse(_limiter().get_window_stats(limit, *key).reset_time - time.time())
 
 
-class LoginAttempts:
-    """The failed attempts to log in to one account from one address.
+@dataclass(frozen=True)
+class Limit:
+    """At most `maximum` attempts in a period. key: what is limited, as words for the hash that is stored."""
 
-    The last attempt that a limit allows is already refused, so that "by the 10th" holds. A device that logged in to
-    the account before counts by itself: somebody who keeps guessing locks out strangers, but not the owner.
+    maximum: int
+    period: timedelta
+    key: tuple[str, ...]
+
+    @property
+    def stored_key(self) -> str:
+        """The key of the rows in `attempts`."""
+        return hashlib.sha256(" ".join(self.key).encode()).hexdigest()
+
+
+def login_limits(identifier: str, user: User | None, address: str, device_cookie: str | None) -> list[Limit]:
+    """Return the limits for failed logins to one account from one address.
+
+    The last attempt that a setting allows is already refused, so that "by the 10th" holds; but at least one is allowed.
+    A device that logged in to the account before counts by itself: somebody who keeps guessing locks out strangers,
+    but not the owner.
 
     identifier: as typed. The e-mail address and the Public ID of an account count together, and an account that does
     not exist counts like one that does.
     """
-
-    def __init__(self, identifier: str, user: User | None, address: str, device_cookie: str | None):
-        config = current_app.config
-        account = str(user.id) if user else hashlib.sha256(email_key(identifier.strip(" ")).encode()).hexdigest()
-        self.limits: list[tuple[RateLimitItem, tuple[str, ...]]]
-        if user and (device := known_device(device_cookie, user)):
-            pair = config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"]
-            self.limits = [(RateLimitItemPerMinute(pair - 1, LOGIN_WINDOW_MINUTES), ("device", device))]
-            return
-        self.limits = [
-            (
-                RateLimitItemPerMinute(max(1, config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"] - 1), LOGIN_WINDOW_MINUTES),
-                ("sign-in", account, address),
-            ),
-            (RateLimitItemPerHour(max(1, config["SIGN_INS_PER_ADDRESS"] - 1)), ("sign-in-address", address)),
-            (RateLimitItemPerHour(max(1, config["SIGN_INS_PER_ACCOUNT"] - 1)), ("sign-in-account", account)),
-        ]
-
-    def check(self):
-        """Raise RateLimited when one more attempt is not allowed now."""
-        for limit, key in self.limits:
-            _check(limit, *key)
-
-    def record_failure(self):
-        """Count a failed attempt."""
-        for limit, key in self.limits:
-            _limiter().hit(limit, *key)
+    config = current_app.config
+    account = str(user.id) if user else email_key(identifier.strip(" "))
+    pair = max(1, config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"] - 1)
+    if user and (device := known_device(device_cookie, user)):
+        return [Limit(pair, LOGIN_PERIOD, ("device", device))]
+    return [
+        Limit(pair, LOGIN_PERIOD, ("login", account, address)),
+        Limit(max(1, config["SIGN_INS_PER_ADDRESS"] - 1), HOUR, ("login from", address)),
+        Limit(max(1, config["SIGN_INS_PER_ACCOUNT"] - 1), HOUR, ("login to", account)),
+    ]
 
 
-class Renames:
-    """The changes of somebody's name or Public ID in a day; only those that were saved count."""
-
-    def __init__(self, user: User):
-        self.limit, self.key = RateLimitItemPerDay(current_app.config["RENAMES_PER_DAY"]), ("rename", str(user.id))
-
-    def check(self):
-        """Raise RateLimited when one more change is not allowed now."""
-        _check(self.limit, *self.key)
-
-    def record(self):
-        """Count a change."""
-        _limiter().hit(self.limit, *self.key)
+def confirmation_limits(user: User) -> list[Limit]:
+    """Return the limits for wrong passwords of somebody who is logged in: a stolen session must not allow guessing."""
+    maximum = current_app.config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"]
+    return [Limit(maximum, LOGIN_PERIOD, ("confirm", str(user.id)))]
 
 
-def count_password_confirmation(user: User):
-    """Count an attempt to confirm one's own password. Raises RateLimited: a stolen session must not allow guessing."""
-    limit = RateLimitItemPerMinute(current_app.config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"], LOGIN_WINDOW_MINUTES)
-    _count(limit, "confirm", str(user.id))
+def begin_attempt(limits: list[Limit], *, may_wait: bool) -> list[int]:
+    """Count an attempt before it is made, so that many at once cannot exceed a limit. For a transaction that may write.
+
+    may_wait: whether to wait for others that are under way, and may yet succeed and no longer count.
+    Returns the attempt for `end_attempt`; empty when it has to wait. Raises RateLimited when it is one too many.
+    """
+    if db.engine.dialect.name == "postgresql":
+        db.session.execute(select(func.pg_advisory_xact_lock(LOCK_CLASS, 0)))
+    db.session.execute(delete(Attempt).where(Attempt.expires_at <= now()))
+    if is_full(limits):
+        if not may_wait:
+            _refuse(PENDING.total_seconds())
+        return []
+    moment = now()
+    rows = [
+        {"key": each.stored_key, "expires_at": moment + each.period, "pending_until": moment + PENDING}
+        for each in limits
+    ]
+    return list(db.session.scalars(insert(Attempt).returning(Attempt.id), rows))
+
+
+def is_full(limits: list[Limit]) -> bool:
+    """Tell whether attempts that are under way use up a limit. Raises RateLimited when failed ones do."""
+    moment = now()
+    counted = select(Attempt.key, Attempt.expires_at, Attempt.pending_until).where(
+        Attempt.key.in_([each.stored_key for each in limits]), Attempt.expires_at > moment
+    )
+    rows = db.session.execute(counted.order_by(Attempt.expires_at)).all()
+    full = False
+    for limit in limits:
+        own = [row for row in rows if row.key == limit.stored_key]
+        failed = [row.expires_at for row in own if row.pending_until is None or row.pending_until <= moment]
+        if len(failed) >= limit.maximum:
+            _refuse((failed[-limit.maximum] - moment).total_seconds())
+        full = full or len(own) >= limit.maximum
+    return full
+
+
+def end_attempt(attempt: list[int], *, succeeded: bool):
+    """Record how an attempt ended. One that succeeded no longer counts."""
+    own = Attempt.id.in_(attempt)
+    db.session.execute(
+        delete(Attempt).where(own) if succeeded else update(Attempt).where(own).values(pending_until=None)
+    )
+
+
+def count_rename(user: User):
+    """Count a change of name or Public ID, with the transaction that saves it. Raises RateLimited.
+
+    user: as returned by accounts.lock_account.
+    """
+    limit = Limit(current_app.config["RENAMES_PER_DAY"], timedelta(days=1), ("rename", str(user.id)))
+    is_full([limit])
+    db.session.add(Attempt(key=limit.stored_key, expires_at=now() + limit.period))
 
 
 def count_registration(address: str):
@@ -139,19 +183,20 @@ def allow_address_taken_email(user: User) -> bool:
     return _limiter().hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", str(user.id))
 
 
-def _device_serializer() -> URLSafeSerializer:
+def device_serializer() -> URLSafeSerializer:
+    """Return what signs device cookies, and reads them."""
     return URLSafeSerializer(current_app.config["SECRET_KEY"], salt="device")
 
 
 def create_device_cookie(user: User, nonce: str) -> str:
     """Return a signed cookie that shows that a browser logged in to this account before."""
-    return _device_serializer().dumps([user.id, nonce])
+    return device_serializer().dumps([user.id, nonce])
 
 
 def known_device(cookie: str | None, user: User) -> str | None:
     """Return a name for the device if its cookie was made for this account, else None."""
     try:
-        user_id, nonce = _device_serializer().loads(cookie or "")
+        user_id, nonce = device_serializer().loads(cookie or "")
     except (BadSignature, ValueError, TypeError):
         return None
     return f"{user_id} {nonce}" if user_id == user.id else None

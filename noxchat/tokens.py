@@ -1,4 +1,4 @@
-"""Password reset tokens: signed, valid for a short time, usable once."""
+"""Password reset tokens: signed, valid for a short time, usable once. CSRF tokens of a login session."""
 
 import hashlib
 import hmac
@@ -17,9 +17,17 @@ PURPOSE = "reset"
 ALGORITHM = "HS256"
 
 
-def _key() -> bytes:
+def _key(purpose: str = PURPOSE) -> bytes:
     """Return a key for this purpose only, so that a token made for another purpose is never accepted."""
-    return hmac.digest(current_app.config["SECRET_KEY"].encode(), b"noxchat token: " + PURPOSE.encode(), hashlib.sha256)
+    return hmac.digest(current_app.config["SECRET_KEY"].encode(), b"noxchat token: " + purpose.encode(), hashlib.sha256)
+
+
+def csrf_secret(user: User) -> str:
+    """Return the secret of the CSRF tokens of a login session: the same in all tabs that a browser restores at once."""
+    session = user.session
+    assert session
+    message = f"{session.id} {session.created_at.isoformat()}"
+    return hmac.digest(_key("csrf"), message.encode(), hashlib.sha256).hex()
 
 
 def renew_reset_nonce(user: User):

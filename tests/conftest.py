@@ -364,6 +364,18 @@ class Browser:
                 session["_user_id"] = token
                 session["_fresh"] = True
 
+    def cookie(self, name):
+        """Return the value of one of our cookies: SESSION, REMEMBER, DEVICE; None if there is none."""
+        found = self.client.get_cookie(self.cookie_name(name))
+        return found and found.value
+
+    def cookie_name(self, name):
+        self.get("/auth/login")  # the first request makes the names
+        return self.app.config[f"{name}_COOKIE_NAME"]
+
+    def set_cookie(self, name, value):
+        self.client.set_cookie(self.cookie_name(name), value)
+
     def headers(self, htmx, more=None):
         return {**({"HX-Request": "true"} if htmx else {}), **(more or {})}
 

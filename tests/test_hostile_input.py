@@ -201,12 +201,31 @@ COOKIES = {
 }
 
 
-@pytest.mark.parametrize("name", ["session", "remember_token", "device", "language", "theme"])
-def test_forged_cookies_do_not_log_in(app, alice, name):
+@pytest.mark.parametrize("name", ["SESSION", "REMEMBER", "DEVICE", "LANGUAGE", "THEME"])
+def test_forged_cookies_do_not_log_in(app, alice, anonymous, name):
+    names = anonymous.cookie_name(name), app.extensions["cookie_names"].old[f"{name}_COOKIE_NAME"]
+    client = app.test_client(use_cookies=False)  # or it would drop our header
     for kind, value in COOKIES.items():
-        response = app.test_client().get("/settings", headers={"Cookie": f"{name}={value}"})
-        assert response.status_code == 302, kind
-        assert value not in response.text or len(value) < 3, kind
+        for each in names:
+            response = client.get("/settings", headers={"Cookie": f"{each}={value}"})
+            assert response.status_code == 302, (each, kind)
+            assert value not in response.text or len(value) < 3, kind
+
+
+# As they arrive: bytes, read as Latin-1.
+@pytest.mark.parametrize("value", ["Москва".encode().decode("latin-1"), "\xe9\xff", '"', "a=b=c", "x" * 4000, ""])
+@pytest.mark.parametrize("name", ["city", "session", "noxchat", "remember_token", "__Host-session", "город"])
+def test_cookies_of_other_applications_change_nothing(app, alice_browser, name, value):
+    ours = f"{alice_browser.cookie_name('SESSION')}={alice_browser.cookie('SESSION')}"
+    client, name = app.test_client(use_cookies=False), name.encode().decode("latin-1")
+    for cookies in (f"{name}={value}; {ours}", f"{ours}; {name}={value}"):
+        for path in ("/settings", "/static/css/base.css"):
+            response = client.get(path, headers={"Cookie": cookies})
+            assert response.status_code == 200, path
+            assert not [header for header in response.headers.getlist("Set-Cookie") if header.startswith(f"{name}=")], (
+                path
+            )
+    assert client.get("/auth/login", headers={"Cookie": f"{name}={value}"}).status_code == 200
     assert "x" * 9000 not in (app.config["LOG_DIR"] / "noxchat.log").read_text()
 
 

@@ -68,7 +68,7 @@ def test_upgrade_from_1_2_keeps_everything(old_app):
     kinds = {"reset": "password_reset", "taken": "address_taken"}
     queued = rows("SELECT user_id, kind, language, tries, next_try_at, created_at FROM email_queue ORDER BY id")
     assert queued == [(row[0], kinds[row[1]], *row[2:]) for row in before[2]]
-    assert rows("SELECT kind, installation_id, name, known FROM search_indexes") == before[3]
+    assert rows("SELECT kind, id, name, known FROM search_indexes, installation") == before[3]
     flask_migrate.downgrade(revision=RELEASE_1_2)
     assert [rows(statement) for statement in OLD_TABLES] == before
 

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 
-from flask import g, request
+from flask import current_app, g, request
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
 from noxchat.errors import blueprint
-from noxchat.errors.responses import error_response
+from noxchat.errors.responses import NO_COOKIE, error_response
 from noxchat.exceptions import Conflict, InvalidInput, NotFound, RateLimited
 from noxchat.extensions import db
 from noxchat.web import htmx
@@ -51,6 +51,8 @@ def http_error(error):
     headers = {}
     if error.code == 405 and error.valid_methods:
         headers["Allow"] = ", ".join(error.valid_methods)
+    if isinstance(error, CSRFError) and current_app.config["SESSION_COOKIE_NAME"] not in request.cookies:
+        return error_response(400, kind=NO_COOKIE)
     malformed = error.code == 400 and not isinstance(error, CSRFError)
     text = _("The request was not understood. Nothing was changed.") if malformed else ""
     return error_response(error.code, text, headers)

@@ -1,6 +1,6 @@
 """Error pages and notices."""
 
-from flask import g, make_response, render_template, request, url_for
+from flask import current_app, g, make_response, render_template, request, url_for
 from flask_babel import gettext as _
 from jinja_partials import render_partial
 
@@ -8,16 +8,27 @@ from noxchat.web import htmx
 from noxchat.web.login import skip_user_loading
 from noxchat.web.templating import max_picture_megabytes
 
+NO_COOKIE = "no cookie"  # a kind of 400
 
-def error_page(code: int) -> dict:
-    """Return what an error page shows: a moon, a title, a text, and links to go on."""
+
+def error_page(code: int, kind: str = "") -> dict:
+    """Return what an error page shows: a moon, a title, a text, and links to go on.
+
+    kind: NO_COOKIE, or empty for the usual page of the code.
+    """
     again = {"href": htmx.page_path(), "label": _("Try again")}
     reload = {"href": htmx.page_path(), "label": _("Load it again")}
     form = {"href": _upload_form_path(), "label": _("Back to the form")}
     home = {"href": "/", "label": _("Go home")}
     size = max_picture_megabytes()
     too_large = _("A picture may have %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
+    no_cookie = _(
+        "Your browser sent no cookie. Load the page again and repeat the last step; if this comes back, allow cookies"
+        " for %(url)s. Nothing was changed.",
+        url=current_app.config["BASE_URL"],
+    )
     pages = {
+        NO_COOKIE: ("crescent", _("Cookies are needed"), no_cookie, [reload, home]),
         400: (
             *("crescent", _("This page is out of date")),
             *(_("Nothing was changed. Load it again and repeat the last step."), [reload, home]),
@@ -44,7 +55,7 @@ def error_page(code: int) -> dict:
             *(_("The database does not answer just now. Nothing is lost; try again soon."), [again, home]),
         ),
     }
-    moon, title, text, links = pages.get(code) or pages[500 if code >= 500 else 400]
+    moon, title, text, links = pages.get(kind or code) or pages[500 if code >= 500 else 400]
     return {"moon": moon, "title": title, "text": text, "links": links}
 
 
@@ -53,10 +64,10 @@ def _upload_form_path() -> str:
     return url_for("main.edit_profile") if request.url_rule and request.endpoint == "main.edit_profile" else "/"
 
 
-def error_response(code: int, text: str = "", headers: dict | None = None):
+def error_response(code: int, text: str = "", headers: dict | None = None, kind: str = ""):
     """Answer with an error as a page, or as a notice when htmx asked. Does not use the database."""
     skip_user_loading()
-    context = error_page(code)
+    context = error_page(code, kind)
     if text:
         context["text"] = text
     context.update(code=code, request_id=g.get("request_id", "-"))

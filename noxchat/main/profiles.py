@@ -61,18 +61,14 @@ def show_form(form: ProfileForm):
 
 def save_profile(username: str, public_id: str, bio: str, avatar: bytes | None):
     """Save a profile, and a new picture if there is one. Raises InvalidInput and RateLimited."""
-    is_renamed = (current_user.username, current_user.profile.public_id) != (username, public_id)
-    renames = throttle.Renames(current_user)
-    if is_renamed:
-        renames.check()
     begin_write(db.session)
     user = accounts.lock_account(current_user)
     old_public_id = user.profile.public_id
+    if (user.username, old_public_id) != (username, public_id):
+        throttle.count_rename(user)
     profiles.edit(user, username=username, public_id=public_id, bio=bio)
     avatars.update(user, old_public_id, avatar)
     db.session.commit()
-    if is_renamed:
-        renames.record()
 
 
 @blueprint.route("/settings/avatar/remove", methods=["POST"])

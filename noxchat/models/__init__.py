@@ -1,5 +1,6 @@
 """The tables. What must never be wrong is a constraint here, not an `if` elsewhere."""
 
+from noxchat.models.attempts import Attempt
 from noxchat.models.emails import QueuedEmail
 from noxchat.models.events import Event
 from noxchat.models.friendships import blocks, friend_requests, friends, request_cooldowns
@@ -21,6 +22,7 @@ __all__ = [
     "PASSWORD_LENGTH",
     "PUBLIC_ID_LENGTH",
     "USERNAME_LENGTH",
+    "Attempt",
     "Event",
     "Profile",
     "PublicId",

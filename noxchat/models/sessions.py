@@ -10,7 +10,10 @@ from noxchat.extensions import db
 
 
 class Session(db.Model):
-    """A browser in which somebody is logged in. Only a hash of its token is stored."""
+    """A browser in which somebody is logged in. Only a hash of its token is stored.
+
+    previous_token_hash: of the token that was replaced at replaced_at, and is still valid for a moment.
+    """
 
     __tablename__ = "sessions"
 
@@ -20,3 +23,5 @@ class Session(db.Model):
     user_agent: Mapped[str] = mapped_column(String(255), default="")
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     last_used_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+    previous_token_hash: Mapped[str | None] = mapped_column(String(64), unique=True, index=True)
+    replaced_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

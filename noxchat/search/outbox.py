@@ -5,7 +5,6 @@ is an index, so that installations without Elasticsearch collect nothing. The id
 it grows with each change of the same row, since the change holds that row's lock.
 """
 
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -26,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from noxchat import installation
 from noxchat.database import UTCDateTime, begin_write, now
 from noxchat.extensions import db
 
@@ -42,13 +42,12 @@ search_outbox = Table(
     sqlite_autoincrement=True,
 )
 
-# The indexes that exist or are to be built. installation_id: whose they are; an index of another installation is never
-# touched. name: of the index that was built last. known: the highest version that Elasticsearch has confirmed.
+# The indexes that exist or are to be built. name: of the index that was built last. known: the highest version that
+# Elasticsearch has confirmed.
 search_indexes = Table(
     "search_indexes",
     db.metadata,
     Column("kind", String(64), primary_key=True),
-    Column("installation_id", String(32), nullable=False),
     Column("name", String(255)),
     Column("known", ID, nullable=False, server_default="0"),
 )
@@ -104,18 +103,17 @@ def register(kind: str) -> str:
 
     Raises OperationalError when a write in progress does not end soon.
     """
-    registered = select(search_indexes.c.installation_id).where(search_indexes.c.kind == kind)
-    installation_id = db.session.scalar(registered)
-    if installation_id is None:
+    if not is_registered(kind):
         begin_write(db.session)
         if db.engine.dialect.name == "postgresql":
             # A write that has begun already would not be recorded, and might end after its row was read for the index.
             db.session.execute(text("SET LOCAL lock_timeout = '300ms'"))  # all other writers wait behind this
             db.session.execute(text(f"LOCK TABLE {kind} IN SHARE ROW EXCLUSIVE MODE"))
-        installation_id = db.session.scalar(registered)
-        if installation_id is None:  # nobody else was faster
-            installation_id = secrets.token_hex(8)
-            db.session.execute(insert(search_indexes).values(kind=kind, installation_id=installation_id))
+        if not is_registered(kind):  # nobody else was faster
+            db.session.execute(insert(search_indexes).values(kind=kind))
+        installation.create_id()
+    installation_id = installation.find_id()
+    assert installation_id  # since it was created with the first index
     db.session.commit()
     return installation_id
 

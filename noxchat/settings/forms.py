@@ -6,9 +6,10 @@ from flask_babel import lazy_gettext as _l
 from wtforms import PasswordField, RadioField, SelectField
 from wtforms.fields.choices import SelectChoice
 
-from noxchat import accounts
+from noxchat import throttle
 from noxchat.exceptions import InvalidInput
 from noxchat.web.forms import Form, NewPasswordForm, check_password_length, new_password_fields, required
+from noxchat.web.login import verify_password
 from noxchat.web.preferences import LANGUAGES, THEMES, language, theme
 
 
@@ -59,10 +60,9 @@ class ConfirmedForm(Form):
         """Validate the fields, then the password. Raises RateLimited."""
         if not super().validate(*args, **kwargs):
             return False
-        try:
-            accounts.confirm_password(self.user, self[self.password_field].data, self.password_field)
-        except InvalidInput as error:
-            self.with_error(error)
+        password = self[self.password_field].data
+        if not verify_password(self.user, password, throttle.confirmation_limits(self.user)):
+            self.with_error(InvalidInput(_("This is not your password."), self.password_field))
             return False
         return True
 

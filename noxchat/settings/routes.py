@@ -14,7 +14,7 @@ from noxchat.settings import blueprint
 from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
 from noxchat.web import preferences
 from noxchat.web.htmx import changed, redirect_to, refresh_page, safe_path, show
-from noxchat.web.login import log_out, rotate_session_token
+from noxchat.web.login import log_out, replace_session_token
 from noxchat.web.people import show_people
 from noxchat.web.security import public
 
@@ -67,7 +67,7 @@ def change_password():
     begin_write(db.session)
     accounts.set_password(accounts.lock_account(current_user), password_hash)
     sessions.revoke_others(current_user)
-    rotate_session_token(current_user)
+    replace_session_token(current_user)
     db.session.commit()
     log.info("password changed: user %s", current_user.id)
     text = _("Your password is changed, and every other device is logged out.")

@@ -2,19 +2,22 @@
 
 import logging
 import secrets
+import time
 
 from flask import Flask, after_this_request, current_app, g, request, session
 from flask_login import login_user, logout_user, user_loaded_from_cookie
 
-from noxchat import sessions, throttle
+from noxchat import accounts, sessions, throttle, tokens
 from noxchat.database import begin_write
 from noxchat.extensions import db, login
 from noxchat.models import User
+from noxchat.web import cookies
 from noxchat.web.preferences import apply_preferences
 
 log = logging.getLogger("noxchat.auth")
 
-DEVICE_COOKIE_SECONDS = 365 * 24 * 3600
+WAIT_SECONDS = 2  # for other attempts that are under way
+POLL_SECONDS = 0.1
 
 
 def init_app(app: Flask):
@@ -23,15 +26,25 @@ def init_app(app: Flask):
     # Flask-Login's protection binds a session to IP address and browser, which change; ours can be revoked instead.
     login.session_protection = None
     login.user_loader(load_user)
-    user_loaded_from_cookie.connect(rotate_remember_cookie, app)
+    user_loaded_from_cookie.connect(replace_remember_cookie, app)
     app.after_request(record_presence)
+    app.after_request(replace_old_cookies)
 
 
 def load_user(token: str) -> User | None:
     """Return the user whose session has this token."""
-    user = sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"])
+    user = sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"]) or _load_by_replaced_token(token)
     if user is not None:
         apply_preferences(user)
+    return user
+
+
+def _load_by_replaced_token(token: str) -> User | None:
+    """Return the user whose session had this token until a moment ago, if the request comes from the same browser."""
+    user = sessions.load_by_replaced_token(token)
+    if user is None or not throttle.known_device(request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"]), user):
+        return None
+    g.skip_session = True  # the answer that replaced the token sets the cookies
     return user
 
 
@@ -47,19 +60,29 @@ def skip_user_loading():
         g._login_user = login.anonymous_user()
 
 
-def rotate_remember_cookie(_app, user: User):
+def replace_remember_cookie(_app, user: User):
     """Replace the remember cookie that was just used, and the session's token with it."""
+    session["csrf_token"] = tokens.csrf_secret(user)
+    if g.get("skip_session"):
+        return
     begin_write(db.session)
-    rotate_session_token(user)
+    if not replace_session_token(user, keep_previous=True):
+        g.skip_session = True  # another tab's request was faster
     db.session.commit()
 
 
-def rotate_session_token(user: User):
-    """Give this browser's session a new token and new cookies, so that copies of the old ones no longer work."""
-    if sessions.rotate_token(user):
+def replace_session_token(user: User, *, keep_previous: bool = False) -> bool:
+    """Give this browser's session a new token and new cookies, so that copies of the old ones no longer work.
+
+    keep_previous: whether requests of this browser that are under way may still use the old ones.
+    Returns False when another request has just done so.
+    """
+    is_replaced = sessions.replace_token(user, keep_previous=keep_previous)
+    if is_replaced:
         session["_user_id"] = user.session_token
         if current_app.config["REMEMBER_COOKIE_NAME"] in request.cookies:
             session["_remember"] = "set"
+    return is_replaced
 
 
 def record_presence(response):
@@ -72,28 +95,48 @@ def record_presence(response):
     return response
 
 
+def verify_password(user: User | None, password: str, limits: list[throttle.Limit]) -> bool:
+    """Tell whether this is the password of an account, and count the attempt unless it is. Commits.
+
+    Takes the same time when there is no account. Raises RateLimited.
+    """
+    attempt = begin_attempt(limits)
+    is_verified = accounts.authenticate(user, password)
+    begin_write(db.session)
+    throttle.end_attempt(attempt, succeeded=is_verified)
+    db.session.commit()
+    return is_verified
+
+
+def begin_attempt(limits: list[throttle.Limit]) -> list[int]:
+    """Count an attempt, after waiting for others that are under way when those use up a limit. Raises RateLimited."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        begin_write(db.session)
+        attempt = throttle.begin_attempt(limits, may_wait=time.monotonic() < deadline)
+        db.session.commit()
+        if attempt:
+            return attempt
+        while throttle.is_full(limits) and time.monotonic() < deadline:
+            db.session.commit()  # a waiting request holds no connection
+            time.sleep(POLL_SECONDS)
+
+
 def log_in(user: User, *, remember: bool):
     """Log somebody in, in a new session that takes over nothing of the previous one. Call it before the commit."""
     session.clear()
     g.pop("csrf_token", None)
     user = sessions.create(user, request.user_agent.string, current_app.config["REMEMBER_COOKIE_DURATION"])
     login_user(user, remember=remember)
-    name = current_app.config["DEVICE_COOKIE_NAME"]
-    if not throttle.known_device(request.cookies.get(name), user):
+    session["csrf_token"] = tokens.csrf_secret(user)
+    if not throttle.known_device(request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"]), user):
         cookie = throttle.create_device_cookie(user, secrets.token_hex(8))
+        after_this_request(lambda response: cookies.set_cookie(response, "DEVICE_COOKIE_NAME", cookie))
 
-        @after_this_request
-        def set_device_cookie(response):
-            response.set_cookie(
-                name,
-                cookie,
-                max_age=DEVICE_COOKIE_SECONDS,
-                httponly=True,
-                samesite="Lax",
-                secure=current_app.config["SECURE"],
-                path="/",
-            )
-            return response
+
+def replace_old_cookies(response):
+    """Store the cookies of somebody who was logged in by cookies of version 1.4 under their present names."""
+    return cookies.replace_old(response) if loaded_user() else response
 
 
 def log_out():

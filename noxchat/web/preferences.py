@@ -4,10 +4,10 @@ from flask import current_app, g, has_request_context, request
 from werkzeug.wrappers import Response
 
 from noxchat.models import User
+from noxchat.web import cookies
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
 THEMES = ("auto", "night", "day")
-COOKIE_SECONDS = 365 * 24 * 3600
 
 
 def apply_preferences(user: User):
@@ -19,25 +19,17 @@ def language() -> str:
     """Return the language to answer in."""
     if not has_request_context():  # the command line is in English, and the mail worker sets each e-mail's language
         return "en"
-    chosen = g.get("user_language") or request.cookies.get("language")
+    chosen = g.get("user_language") or request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"])
     return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
 
 
 def theme() -> str:
     """Return the theme to answer in; `auto` follows the device."""
-    chosen = g.get("user_theme") or request.cookies.get("theme")
+    chosen = g.get("user_theme") or request.cookies.get(current_app.config["THEME_COOKIE_NAME"])
     return chosen if chosen in THEMES else "auto"
 
 
 def set_cookies(response: Response, preferences: dict[str, str]):
-    """Store preferences in the browser for a year, for pages that are shown before logging in."""
+    """Store preferences in the browser, for pages that are shown before logging in."""
     for name, value in preferences.items():
-        response.set_cookie(
-            name,
-            value,
-            max_age=COOKIE_SECONDS,
-            httponly=True,
-            samesite="Lax",
-            secure=current_app.config["SECURE"],
-            path="/",
-        )
+        cookies.set_cookie(response, f"{name.upper()}_COOKIE_NAME", value)

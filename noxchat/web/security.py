@@ -4,15 +4,14 @@ The order in `check_request` is deliberate: cheap checks first, and no body is r
 """
 
 import logging
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask, abort, current_app, g, request, url_for
-from flask.sessions import SecureCookieSessionInterface
 from flask_login import current_user
 from flask_wtf.csrf import CSRFError
-from werkzeug.sansio.utils import host_is_trusted
 
+from config import split_host
 from noxchat.extensions import csrf, db
 from noxchat.web import htmx
 
@@ -55,7 +54,6 @@ def probe_endpoint(view):
 
 def init_app(app: Flask):
     """Check every request, and add the security headers to every response."""
-    app.session_interface = SessionInterface()
     app.before_request(check_request)
     app.after_request(add_security_headers)
 
@@ -64,12 +62,12 @@ def check_request():
     """Refuse what no route should have to handle: foreign hosts, invalid UTF-8, anonymous users, forged posts."""
     view = current_app.view_functions.get(request.endpoint or "")
     is_probe = getattr(view, "is_probe", False)
-    if not is_probe and not host_is_trusted(request.environ.get("HTTP_HOST"), current_app.config["HOSTS"]):
+    if not is_probe and not is_trusted_host(request.environ.get("HTTP_HOST", "")):
         log.warning("foreign host refused")
         g.skip_session = True
         abort(400)
     valid_url = _is_valid(request.environ["PATH_INFO"].encode("latin-1")) and _is_valid(request.query_string)
-    if not valid_url or not all(value.isascii() for value in request.cookies.values()):
+    if not valid_url:
         g.skip_session = True
         abort(400)
     if view is None or getattr(view, "is_machine_endpoint", False) or request.endpoint == "static":
@@ -109,7 +107,23 @@ def _is_own(origin: str) -> bool:
         # where the request came from (https://www.w3.org/TR/fetch-metadata).
         return request.headers.get("Sec-Fetch-Site") == "same-origin"
     scheme = current_app.config["PREFERRED_URL_SCHEME"]  # behind a proxy the request has another
-    return origin in {current_app.config["BASE_URL"], f"{scheme}://{request.host}"}
+    return _origin(origin) in {_origin(current_app.config["BASE_URL"]), _origin(f"{scheme}://{request.host}")}
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port of an origin, in the form in which they can be compared."""
+    scheme, _separator, netloc = url.partition("://")
+    host, port = split_host(netloc)
+    return scheme, host, port or {"http": 80, "https": 443}.get(scheme)
+
+
+def is_trusted_host(header: str) -> bool:
+    """Tell whether a Host header names a host of ours: one in HOSTS, or a subdomain of one that begins with a dot."""
+    host, _port = split_host(header)
+    return host is not None and any(
+        host == own or own.startswith(".") and (host.endswith(own) or host == own[1:])
+        for own in current_app.config["HOSTS"]
+    )
 
 
 def _is_valid(encoded: bytes) -> bool:
@@ -125,20 +139,14 @@ def _is_text(text: str) -> bool:
     return "\0" not in text and "\ufffd" not in text
 
 
-class SessionInterface(SecureCookieSessionInterface):
-    """Flask's sessions, skipped where there is no account: Flask-Login would make every response vary by cookie."""
-
-    def save_session(self, app, session, response):
-        if not g.get("skip_session"):
-            super().save_session(app, session, response)
-
-
 def add_security_headers(response):
     """Add the headers, but not those that a route has set itself."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     if current_app.config["SECURE"]:
-        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+        subdomains = "; includeSubDomains" if current_app.config["HSTS_SUBDOMAINS"] else ""
+        hsts = f"max-age={current_app.config['HSTS_SECONDS']}{subdomains}"
+        response.headers.setdefault("Strict-Transport-Security", hsts)
     if response.mimetype == "text/html":
         response.headers.setdefault("Cache-Control", "no-store")
     return htmx.add_vary(response)
@@ -156,25 +164,30 @@ class ClientAddress:
         self.proxies = proxies
 
     def __call__(self, environ, start_response):
-        remote = environ.get("REMOTE_ADDR", "")
-        if self.proxies and self._is_proxy(remote):
-            for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
-                hop = hop.strip()
-                if not _is_address(hop):
-                    break
-                remote = hop
-                if not self._is_proxy(hop):
-                    break
-            environ["REMOTE_ADDR"] = remote
+        address = read_address(environ.get("REMOTE_ADDR", ""))
+        for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+            forwarded = read_address(hop)
+            if None in (address, forwarded) or not any(address in network for network in self.proxies):
+                break
+            address = forwarded
+        if address is not None:
+            environ["REMOTE_ADDR"] = str(address)
         return self.app(environ, start_response)
 
-    def _is_proxy(self, address: str) -> bool:
-        return _is_address(address) and any(ip_address(address) in network for network in self.proxies)
 
+def read_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address of X-Forwarded-For; None if it is not one.
 
-def _is_address(text: str) -> bool:
+    Some proxies write the client's port behind it, and brackets around IPv6 (RFC 7239, 6, asks for both). An IPv4
+    address that a socket for IPv6 shows as ::ffff:192.0.2.1 is returned as IPv4.
+    """
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        ip_address(text)
+        address = ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -126,6 +126,7 @@ def main():
                 flask_migrate.upgrade()
             except OperationalError as error:
                 sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database does not answer. {error.orig}")
+        app.extensions["cookie_names"].load()
         login = demo.fill() or demo.login() if app.config["DEMO"] else None
         if login:
             print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201

@@ -1,12 +1,20 @@
 """Login and logout: cookies, rate limits, and redirects."""
 
+import re
+import time
+from datetime import timedelta
 from http.cookies import SimpleCookie
 
 import pytest
+from sqlalchemy import func, select, update
 from werkzeug.security import check_password_hash
 
-from noxchat import passwords
-from tests.conftest import PASSWORD, Browser, make_person, password_hash
+from config import Config
+from noxchat import accounts, passwords, sessions, throttle
+from noxchat.database import begin_write, now
+from noxchat.extensions import db
+from noxchat.models import Attempt, Session
+from tests.conftest import DATABASES, PASSWORD, TOKEN, Browser, make_person, password_hash, run_in_threads
 
 WRONG = "not the password 1"
 
@@ -59,6 +67,89 @@ def test_login_is_rate_limited_per_account_and_ip_address(app, alice):
     answer = anonymous.log_in("alice")
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 0
     assert Browser(app, address="10.0.0.2").log_in("alice").status_code == 303
+
+
+def log_in_at_once(make_app, app, count, passwords):
+    """Log in to Alice's account with several passwords at once, in two processes' worth of applications."""
+    other = make_app(uri=app.config["SQLALCHEMY_DATABASE_URI"])
+    browsers = [Browser((app, other)[number % 2], address="10.0.0.1") for number in range(count)]
+    tokens = [browser.token("/auth/login") for browser in browsers]
+
+    def log_in(number):
+        fields = {"identifier": "alice", "password": passwords[number % len(passwords)]}
+        return browsers[number].post("/auth/login", fields, token=tokens[number]).status_code
+
+    return run_in_threads(app, count, log_in)
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_simultaneous_wrong_passwords_do_not_exceed_the_limit(make_app, database):
+    app = make_app(database)
+    make_person(app, "Alice", public_id="alice")
+    codes = log_in_at_once(make_app, app, 40, [WRONG])
+    assert sorted(codes) == [422] * 9 + [429] * 31
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_simultaneous_wrong_passwords_from_many_addresses_do_not_exceed_the_limit(make_app, database):
+    app = make_app(database, SIGN_INS_PER_ACCOUNT=4)
+    make_person(app, "Alice", public_id="alice")
+    browsers = [Browser(app, address=f"10.0.0.{number}") for number in range(12)]
+    tokens = [browser.token("/auth/login") for browser in browsers]
+    fields = {"identifier": "alice", "password": WRONG}
+    codes = run_in_threads(
+        app, 12, lambda number: browsers[number].post("/auth/login", fields, token=tokens[number]).status_code
+    )
+    assert sorted(codes) == [422] * 3 + [429] * 9
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_simultaneous_right_passwords_wait_for_each_other_at_a_limit_of_one(make_app, database, monkeypatch):
+    app = make_app(database, SIGN_INS_PER_ACCOUNT_AND_ADDRESS=1, SIGN_INS_PER_ADDRESS=1, SIGN_INS_PER_ACCOUNT=1)
+    make_person(app, "Alice", public_id="alice")
+    assert log_in_at_once(make_app, app, 4, [PASSWORD]) == [303] * 4
+    with app.app_context():
+        assert db.session.scalar(select(func.count(Attempt.id))) == 0
+
+
+def test_limit_of_one_locks_out_nobody_who_is_right(make_app):
+    app = make_app(SIGN_INS_PER_ACCOUNT_AND_ADDRESS=1, SIGN_INS_PER_ADDRESS=1, SIGN_INS_PER_ACCOUNT=1)
+    make_person(app, "Alice", public_id="alice")
+    owner = Browser(app)
+    for _time in range(3):  # the second time on a known device
+        assert owner.log_in("alice").status_code == 303
+        assert owner.post("/auth/logout").status_code == 303
+    owner.log_in("alice")
+    change = {"current_password": PASSWORD, "password": "another lamp 42", "password2": "another lamp 42"}
+    assert owner.post("/settings/password", change).status_code == 303
+    assert owner.post("/settings/delete", {"password": WRONG}).status_code == 422
+    assert owner.post("/settings/delete", {"password": "another lamp 42"}).status_code == 429
+
+
+def test_attempt_of_a_process_that_died_counts_as_failed(make_app):
+    app = make_app(SIGN_INS_PER_ACCOUNT_AND_ADDRESS=2)
+    make_person(app, "Alice", public_id="alice")
+    with app.app_context():
+        user = accounts.find_by_identifier("alice")
+        begin_write(db.session)
+        throttle.begin_attempt(throttle.login_limits("alice", user, "127.0.0.1", None), may_wait=True)
+        db.session.execute(update(Attempt).values(pending_until=now()))
+        db.session.commit()
+    began = time.monotonic()
+    assert Browser(app).log_in("alice").status_code == 429
+    assert time.monotonic() - began < 1
+
+
+def test_attempts_are_forgotten_when_they_expire(make_app):
+    app = make_app(SIGN_INS_PER_ACCOUNT_AND_ADDRESS=2)
+    make_person(app, "Alice", public_id="alice")
+    assert failed_logins(Browser(app), "alice", 2) == [422, 429]
+    with app.app_context():
+        db.session.execute(update(Attempt).values(expires_at=now() - timedelta(seconds=1)))
+        db.session.commit()
+    assert Browser(app).log_in("alice").status_code == 303
+    with app.app_context():
+        assert db.session.scalar(select(func.count(Attempt.id))) == 0
 
 
 def test_login_is_rate_limited_for_unknown_accounts(app):
@@ -122,11 +213,41 @@ def test_x_forwarded_for_is_used_behind_trusted_proxies(make_app):
     assert login_status("9.9.9.9, nonsense") == 422
 
 
-def cookie(answer, name):
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ("198.51.101.1:50123", "198.51.101.1"),
+        ("[2001:db8:1::1]:443", "2001:db8:1::1"),
+        ("[2001:DB8:1:0::1]", "2001:db8:1::1"),
+        ('"[2001:db8:1::1]:443"', "2001:db8:1::1"),
+        ("2001:db8:1::1", "2001:db8:1::1"),
+        ("::ffff:198.51.101.1", "198.51.101.1"),
+        ("[::ffff:198.51.101.1]:1", "198.51.101.1"),
+        ("203.0.113.9, 198.51.101.1:50123 , 10.0.0.7:80", "198.51.101.1"),
+        ("203.0.113.9, 198.51.101.1, [::ffff:10.0.0.7]:80", "198.51.101.1"),
+        ("203.0.113.9, unknown", "10.0.0.1"),
+        ("203.0.113.9, 198.51.101.1:x:y", "10.0.0.1"),
+        ("", "10.0.0.1"),
+        (",", "10.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("proxy", ["10.0.0.1", "::ffff:10.0.0.1"])
+@pytest.mark.parametrize("trusted", ["10.0.0.0/8", "::ffff:10.0.0.0/104"])
+def test_forwarded_addresses_are_read_in_every_notation(trusted, proxy, forwarded, address):
+    from noxchat.web.security import ClientAddress
+
+    seen = {"REMOTE_ADDR": proxy, "HTTP_X_FORWARDED_FOR": forwarded}
+    proxies = Config({"TRUSTED_PROXIES": trusted, "SECRET_KEY": "0123456789abcdef" * 4}).TRUSTED_PROXIES
+    ClientAddress(lambda _environ, _start: [], proxies)(seen, None)
+    assert seen["REMOTE_ADDR"] == address
+
+
+def cookie(answer, ending):
+    """Return the cookie that an answer sets and whose name ends so; None if it sets none."""
     jar = SimpleCookie()
     for header in answer.headers.getlist("Set-Cookie"):
         jar.load(header)
-    return jar.get(name)
+    return next((jar[name] for name in jar if name.endswith(f"_{ending}")), None)
 
 
 def test_cookies_are_secure_over_https(make_app):
@@ -135,8 +256,6 @@ def test_cookies_are_secure_over_https(make_app):
     anonymous = Browser(app)
     options = {"base_url": "https://nox.example"}
     page = anonymous.get("/auth/login", **options).text
-    from tests.conftest import TOKEN
-
     answer = anonymous.post(
         "/auth/login",
         {"identifier": "alice", "password": PASSWORD, "remember_me": "y"},
@@ -145,16 +264,28 @@ def test_cookies_are_secure_over_https(make_app):
     )
     assert answer.status_code == 303
     cookie_headers = answer.headers.getlist("Set-Cookie")
-    assert {header.split("=")[0] for header in cookie_headers} == {
-        "__Host-session",
-        "__Host-remember_token",
-        "__Host-device",
-    }
+    names = {header.split("=")[0] for header in cookie_headers}
+    assert {name.rpartition("_")[2] for name in names} == {"session", "token", "device"}
+    assert all(re.fullmatch("__Host-[0-9a-f]{16}_(session|remember_token|device)", name) for name in names)
     for header in cookie_headers:
         attributes = {part.strip().split("=")[0].lower() for part in header.split(";")[1:]}
         assert {"secure", "httponly", "path", "samesite"} <= attributes and "domain" not in attributes
         assert "SameSite=Lax" in header and "Path=/" in header and len(header) < 4096
-    assert "Strict-Transport-Security" in answer.headers
+    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"  # other hosts are none of our business
+
+
+@pytest.mark.parametrize(
+    ("settings", "header"),
+    [
+        ({"HSTS_SUBDOMAINS": "1"}, "max-age=31536000; includeSubDomains"),
+        ({"HSTS_SECONDS": "0"}, "max-age=0"),
+        ({"HSTS_SECONDS": "60", "HSTS_SUBDOMAINS": "no"}, "max-age=60"),
+    ],
+)
+def test_hsts_is_a_setting(make_app, settings, header):
+    browser = Browser(make_app(BASE_URL="https://nox.example", **settings))
+    for path in ("/auth/login", "/nowhere", "/healthz"):
+        assert browser.get(path, base_url="https://nox.example").headers["Strict-Transport-Security"] == header
 
 
 def test_remember_cookie_is_rotated_on_use(any_app):
@@ -164,7 +295,7 @@ def test_remember_cookie_is_rotated_on_use(any_app):
 
     def with_cookie(value):
         browser = Browser(any_app)
-        browser.client.set_cookie("remember_token", value)
+        browser.set_cookie("REMEMBER", value)
         return browser, browser.get("/settings")
 
     browser, answer = with_cookie(old)
@@ -178,6 +309,143 @@ def test_remember_cookie_is_rotated_on_use(any_app):
     assert with_cookie(newest)[1].status_code == 302
 
 
+def restore_tabs(app, browser, count):
+    """Request pages at once with the cookies of a browser that was closed, as it does when it restores its tabs."""
+    session = browser.cookie_name("SESSION")
+    cookies = "; ".join(f"{each.key}={each.value}" for each in browser.client._cookies.values() if each.key != session)
+    tabs = [app.test_client(use_cookies=False) for _tab in range(count)]
+    answers = run_in_threads(app, count, lambda number: tabs[number].get("/settings", headers={"Cookie": cookies}))
+    for answer in answers:
+        for header in answer.headers.getlist("Set-Cookie"):
+            name, _equals, value = header.partition(";")[0].partition("=")
+            browser.client.set_cookie(name, value)
+    return answers
+
+
+def test_tabs_restored_at_once_all_stay_logged_in(any_app):
+    make_person(any_app, "Alice", public_id="alice")
+    browser = Browser(any_app)
+    browser.log_in("alice", remember_me="y")
+    for _time in range(2):
+        answers = restore_tabs(any_app, browser, 6)
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert len([answer for answer in answers if cookie(answer, "remember_token")]) == 1
+        assert browser.get("/settings").status_code == 200
+        for answer in answers:  # the forms of every tab work
+            token = TOKEN.search(answer.text)[1]
+            assert browser.post("/settings/look", {"theme": "night"}, token=token).status_code == 303
+
+
+def test_replaced_remember_cookie_is_dead_elsewhere_after_a_while_and_after_logout(any_app):
+    alice = make_person(any_app, "Alice", public_id="alice")
+    browser = Browser(any_app)
+    browser.log_in("alice", remember_me="y")
+    old, device = browser.cookie("REMEMBER"), browser.cookie("DEVICE")
+    browser.client.delete_cookie(browser.cookie_name("SESSION"))
+    assert browser.get("/settings").status_code == 200
+
+    def status(**cookies):
+        other = Browser(any_app)
+        for name, value in cookies.items():
+            other.set_cookie(name, value)
+        return other.get("/settings").status_code
+
+    foreign = Browser(any_app)
+    make_person(any_app, "Bob", public_id="bobby")
+    foreign.log_in("bobby")
+    assert status(REMEMBER=old, DEVICE=device) == 200
+    assert status(REMEMBER=old) == status(REMEMBER=old, DEVICE=foreign.cookie("DEVICE")) == 302
+    with any_app.app_context():
+        recently = now() - sessions.GRACE - timedelta(seconds=1)
+        db.session.execute(update(Session).where(Session.user_id == alice.id).values(replaced_at=recently))
+        db.session.commit()
+    assert status(REMEMBER=old, DEVICE=device) == 302
+    with any_app.app_context():
+        db.session.execute(update(Session).values(replaced_at=now()))
+        db.session.commit()
+    assert status(REMEMBER=old, DEVICE=device) == 200
+    browser.post("/auth/logout")
+    assert status(REMEMBER=old, DEVICE=device) == 302
+
+
+def test_password_change_ends_the_grace_of_a_replaced_cookie(app, alice):
+    browser = Browser(app)
+    browser.log_in("alice", remember_me="y")
+    old, device = browser.cookie("REMEMBER"), browser.cookie("DEVICE")
+    browser.client.delete_cookie(browser.cookie_name("SESSION"))
+    assert browser.get("/settings").status_code == 200
+    change = {"current_password": PASSWORD, "password": "another lamp 42", "password2": "another lamp 42"}
+    assert browser.post("/settings/password", change).status_code == 303
+    copy = Browser(app)
+    copy.set_cookie("REMEMBER", old)
+    copy.set_cookie("DEVICE", device)
+    assert copy.get("/settings").status_code == 302
+
+
+def test_installations_on_one_host_do_not_log_each_other_out(make_app):
+    """A browser sends a host's cookies to all its ports."""
+    apps = [make_app(), make_app()]
+    browsers = [Browser(app) for app in apps]
+    for app, browser in zip(apps, browsers, strict=True):
+        make_person(app, "Alice", public_id="alice")
+        browser.client._cookies = browsers[0].client._cookies
+        assert browser.log_in("alice", remember_me="y").status_code == 303
+        browser.post("/settings/look", {"theme": "night"})
+    for _time in range(2):
+        for browser in browsers:
+            assert browser.get("/settings").status_code == 200
+    names = [app.config[name] for app in apps for name in apps[0].extensions["cookie_names"].old]
+    assert len(set(names)) == 10
+    assert browsers[0].post("/auth/logout").status_code == 303
+    assert [browser.get("/settings").status_code for browser in browsers] == [302, 200]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_cookies_of_version_1_4_are_read_once(make_app, secure):
+    app = make_app(**({"BASE_URL": "https://nox.example"} if secure else {}))
+    make_person(app, "Alice", public_id="alice")
+    base, prefix = ("https://nox.example", "__Host-") if secure else ("http://localhost", "")
+    old_names = [f"{prefix}session", f"{prefix}remember_token", f"{prefix}device"]
+    app.extensions["cookie_names"].is_known = True  # as long as it is, the names are those of 1.4
+    browser = Browser(app)
+    token = TOKEN.search(browser.get("/auth/login", base_url=base).text)[1]
+    fields = {"identifier": "alice", "password": PASSWORD, "remember_me": "y"}
+    assert browser.post("/auth/login", fields, token=token, base_url=base).status_code == 303
+    assert sorted(each.key for each in browser.client._cookies.values()) == sorted(old_names)
+    app.extensions["cookie_names"].is_known = False
+    host = base.partition("://")[2]
+    other = "another"
+    browser.client.set_cookie("sessionid", other, domain=host)
+    assert browser.get("/settings", base_url=base).status_code == 200
+    names = {each.key for each in browser.client._cookies.values()}
+    assert not names & set(old_names) and len(names) == 4
+    assert browser.get("/settings", base_url=base).status_code == 200
+    browser.client.delete_cookie(app.config["SESSION_COOKIE_NAME"], domain=host)
+    assert browser.get("/settings", base_url=base).status_code == 200  # the remember cookie came along
+    assert browser.client.get_cookie("sessionid", domain=host).value == other
+
+
+def test_old_name_of_another_application_is_left_alone(app, alice):
+    browser = Browser(app)
+    browser.client.set_cookie("session", "eyJ1c2VyIjogMX0.awAAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAA")
+    assert browser.log_in("alice", remember_me="y").status_code == 303
+    assert browser.get("/settings").status_code == 200
+    assert browser.client.get_cookie("session").value.startswith("eyJ1c2Vy")
+
+
+def test_browser_that_sends_no_cookies_is_told_so(app, alice_browser):
+    client = app.test_client(use_cookies=False)
+    token = TOKEN.search(client.get("/auth/login").text)[1]
+    fields = {"identifier": "alice", "password": PASSWORD, "csrf_token": token}
+    for language, text in (("en", "Cookies are needed"), ("ru", "Нужны файлы cookie")):
+        for headers in ({}, {"HX-Request": "true"}):
+            for path in ("/auth/login", "/auth/register", "/settings/look"):
+                answer = client.post(path, data=fields, headers={"Accept-Language": language, **headers})
+                assert answer.status_code == 400 and text in answer.text and app.config["BASE_URL"] in answer.text
+    stale = alice_browser.post("/settings/look", fields, token="stale")
+    assert stale.status_code == 400 and "This page is out of date" in stale.text
+
+
 def test_no_remember_cookie_without_remember_me(alice, anonymous):
     assert cookie(anonymous.log_in("alice"), "remember_token") is None
 
@@ -185,7 +453,7 @@ def test_no_remember_cookie_without_remember_me(alice, anonymous):
 def test_logout_invalidates_a_copied_session_cookie(app, alice, anonymous):
     anonymous.log_in("alice")
     attacker = Browser(app)
-    attacker.client.set_cookie("session", anonymous.client.get_cookie("session").value)
+    attacker.set_cookie("SESSION", anonymous.cookie("SESSION"))
     assert attacker.get("/settings").status_code == 200
     anonymous.post("/auth/logout")
     assert attacker.get("/settings").status_code == 302
@@ -193,10 +461,10 @@ def test_logout_invalidates_a_copied_session_cookie(app, alice, anonymous):
 
 def test_session_cookie_from_before_login_stays_anonymous(app, alice, anonymous):
     token = anonymous.token()
-    old_cookie = anonymous.client.get_cookie("session").value
+    old_cookie = anonymous.cookie("SESSION")
     anonymous.log_in("alice")
     other = Browser(app)
-    other.client.set_cookie("session", old_cookie)
+    other.set_cookie("SESSION", old_cookie)
     assert other.get("/settings").status_code == 302
     assert anonymous.post("/auth/logout", token=token).status_code == 400  # the CSRF token is renewed as well
 
@@ -266,14 +534,6 @@ def test_overlong_password_is_refused_without_hashing(alice, anonymous, monkeypa
 
 
 def test_unused_session_expires(app, alice, anonymous):
-    from datetime import timedelta
-
-    from sqlalchemy import update
-
-    from noxchat.database import now
-    from noxchat.extensions import db
-    from noxchat.models import Session
-
     anonymous.log_in("alice")
     with app.app_context():
         db.session.execute(update(Session).values(last_used_at=now() - timedelta(days=31)))

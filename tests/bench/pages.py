@@ -53,9 +53,11 @@ def session_cookie(app, user_id: int) -> str:
         token = sessions.create(db.session.get(User, user_id), "bench", duration).session_token
         db.session.commit()
         signer = app.session_interface.get_signing_serializer(app)
+        app.extensions["cookie_names"].load()
+        name = app.config["SESSION_COOKIE_NAME"]
         db.session.remove()
         db.engine.dispose()
-        return f"session={signer.dumps({'_user_id': token, '_fresh': True, 'csrf_token': 'x' * 40})}"
+        return f"{name}={signer.dumps({'_user_id': token, '_fresh': True, 'csrf_token': 'x' * 40})}"
 
 
 def send_requests(port: int, path: str, cookie: str, count: int) -> int:

@@ -30,8 +30,10 @@ def session_cookie(app, user) -> str:
         session = sessions.create(db.session.get(User, user.id), "bench", app.config["REMEMBER_COOKIE_DURATION"])
         db.session.commit()
         signer = app.session_interface.get_signing_serializer(app)
+        app.extensions["cookie_names"].load()
+        name = app.config["SESSION_COOKIE_NAME"]
         token = "0123456789abcdef0123456789abcdef01234567"
-        return f"session={signer.dumps({'_user_id': session.session_token, '_fresh': True, 'csrf_token': token})}"
+        return f"{name}={signer.dumps({'_user_id': session.session_token, '_fresh': True, 'csrf_token': token})}"
 
 
 class OpenStreams:

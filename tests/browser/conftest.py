@@ -83,9 +83,9 @@ def mila_cookie(site, chromium):
     context = chromium.new_context(base_url=site.base)
     page = context.new_page()
     log_in(page, "mila@demo.example", demo_password(site))
-    (cookie,) = [cookie for cookie in context.cookies() if cookie["name"] == "session"]
+    (cookie,) = [cookie for cookie in context.cookies() if cookie["name"].endswith("_session")]
     context.close()
-    return {"name": "session", "value": cookie["value"], "url": site.base}
+    return {"name": cookie["name"], "value": cookie["value"], "url": site.base}
 
 
 def demo_password(site):

@@ -35,8 +35,8 @@ def logged_in_page(site_app, site, new_page):
         user = make_person(site_app, f"{name} {public_id}", f"{public_id}@nox.example", public_id=public_id)
         page = new_page(**options)
         browser = Browser(site_app, user)
-        cookie = browser.client.get_cookie("session")
-        page.context.add_cookies([{"name": "session", "value": cookie.value, "url": site.base}])
+        cookie = {"name": browser.cookie_name("SESSION"), "value": browser.cookie("SESSION"), "url": site.base}
+        page.context.add_cookies([cookie])
         page.user, page.id = user, public_id
         return page
 

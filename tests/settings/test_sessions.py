@@ -69,7 +69,7 @@ def test_password_change_ends_all_other_sessions(any_app, htmx):
     alice = make_person(any_app, "Alice", public_id="alice")
     current, second, remembered = Browser(any_app, alice), Browser(any_app, alice), Browser(any_app)
     remembered.log_in("alice", remember_me="y")
-    remembered.client.delete_cookie("session")
+    remembered.client.delete_cookie(remembered.cookie_name("SESSION"))
     answer = current.post("/settings/password", CHANGE, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     assert current.get("/settings").status_code == 200
