@@ -70,7 +70,7 @@ def ascii_host(text):
         host = text.removesuffix(".").lower()
     if not host.isascii():
         host = idna.encode(host, uts46=True).decode()
-    if not re.fullmatch(r"[a-z0-9_.-]+", host):
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
         raise ValueError(f"{text!r} is no host name")
     return host
 

@@ -528,7 +528,7 @@ class Server:
 
     def __init__(self, folder, uri, **more):
         self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}"
+        self.base = f"http://{'[::1]' if more.get('HOST') == '::1' else '127.0.0.1'}:{self.port}"
         self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
         self.output = open(folder / f"server-{self.port}.txt", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(

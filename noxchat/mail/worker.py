@@ -21,6 +21,7 @@ from noxchat.database import begin_write, now
 from noxchat.extensions import db, mail
 from noxchat.mail.kinds import KINDS
 from noxchat.models import QueuedEmail, User
+from noxchat.names import ascii_address
 
 log = logging.getLogger("noxchat.mail")
 
@@ -158,7 +159,7 @@ def compose(email: QueuedEmail) -> Message | None:
     with force_locale(email.language):
         return Message(
             str(kind.subject),
-            recipients=[address],
+            recipients=[ascii_address(address)],  # or Flask-Mail would encode it, by the rules of 2003
             body=render(f"email/{kind.name}.txt").render(**context),
             html=render(f"email/{kind.name}.html").render(**context),
             # RFC 3834, 5: no automatic replies to this.

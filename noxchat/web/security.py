@@ -114,7 +114,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     """Return scheme, host and port of an origin, in the form in which they can be compared."""
     scheme, _separator, netloc = url.partition("://")
     host, port = split_host(netloc)
-    return scheme, host, port or {"http": 80, "https": 443}.get(scheme)
+    return scheme, host, {"http": 80, "https": 443}.get(scheme) if port is None else port
 
 
 def is_trusted_host(header: str) -> bool:
