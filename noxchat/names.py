@@ -24,6 +24,10 @@ INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00
 # Embeddings, overrides and isolates change the direction of the text around them (Unicode's UAX #9).
 DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 MAX_COMBINING_MARKS = 2
+# Invisible characters that UTS #46 drops. An address that has one was probably copied together with something else.
+DROPPED_FROM_DOMAINS = re.compile(
+    "[\u00ad\u034f\u180b-\u180f\u200b\u2060\u2064\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]"
+)
 
 PUBLIC_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # No vowels, so that a random ID spells no word.
@@ -120,14 +124,16 @@ def clean_email(text: str) -> str:
     Only the syntax is checked: no DNS look-up, no list of top-level domains.
     """
     try:
-        if len(text) > EMAIL_LENGTH:
+        if len(text) > EMAIL_LENGTH or DROPPED_FROM_DOMAINS.search(text):
             raise EmailNotValidError
-        # With the domain in ASCII: the library refuses the invisible joiners that some scripts need.
-        address = ascii_address(text.strip(" "))
-        email = validate_email(address, check_deliverability=False, globally_deliverable=False).normalized
+        local, _at, domain = ascii_address(text.strip(" ")).rpartition("@")
+        # The library would decode xn--…, and refuse the invisible joiners that some scripts need and IDNA 2008 allows.
+        stand_in = domain.lower().replace("xn--", "xn0-")
+        checked = validate_email(f"{local}@{stand_in}", check_deliverability=False, globally_deliverable=False)
+        email = f"{checked.local_part}@{idna.decode(domain)}"
         if max(len(email), len(email_key(email))) > EMAIL_LENGTH:
             raise EmailNotValidError
-    except EmailNotValidError:
+    except (EmailNotValidError, idna.IDNAError):
         raise InvalidInput(_("This is not an e-mail address. It looks like name@example.org.")) from None
     return email
 

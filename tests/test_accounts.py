@@ -9,6 +9,7 @@ from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, Session, User, friend_requests, friends
+from noxchat.names import clean_email
 from tests.conftest import befriend, make_person, password_hash, run_in_threads
 
 
@@ -33,6 +34,24 @@ def test_email_address_race_creates_one_account(any_app):
     results = run_in_threads(any_app, 8, lambda number: register(f"Person {'abcdefgh'[number]}", "one@nox.example"))
     assert sum(isinstance(result, User) for result in results) == 1
     assert results.count(None) == 7
+
+
+def test_addresses_at_similar_domains_are_different_accounts(any_app):
+    """By the rules of 2003, straße.example would be strasse.example."""
+    with any_app.test_request_context():
+        emails = ["jo@straße.example", "jo@strasse.example", "jo@βόλος.example", "jo@βόλοσ.example", "ſam@x", "sam@x"]
+        people = [register(f"Person {'abcdef'[number]}", clean_email(email)) for number, email in enumerate(emails)]
+        assert None not in people
+        assert register("Somebody", clean_email("jo@xn--strae-oqa.example")) is None
+        typed = [
+            "JO@STRAẞE.example",
+            "jo@strasse.EXAMPLE",
+            "jo@xn--nxasmm1c.example",
+            "jo@βόλοσ.example",
+            "ſam@X",
+            "SAM@x",
+        ]
+        assert [accounts.find_by_identifier(each).id for each in typed] == [person.id for person in people]
 
 
 def test_public_id_race_has_one_winner(any_app):

@@ -189,8 +189,80 @@ def test_invalid_email_is_refused(email):
         names.clean_email(email)
 
 
-def test_email_key_ignores_case():
-    assert names.email_key("A@X.example") == names.email_key("a@x.EXAMPLE")
+# Written differently, but one mailbox.
+@pytest.mark.parametrize(
+    "emails",
+    [
+        ("A@X.example", "a@x.EXAMPLE"),
+        ("МИЛА@ПРИМЕР.РФ", "мила@пример.рф", "мила@xn--e1afmkfd.xn--p1ai"),
+        ("jo@straße.example", "jo@STRAẞE.example", "JO@xn--strae-oqa.example", "jo@XN--STRAE-OQA.example"),
+        ("jo@βόλος.example", "jo@xn--nxasmm1c.example"),
+        ("jo@नर्\u200dमदा.example", "jo@xn--j2bdsh6e4d215r.example"),
+        ("jo@ｘ．example", "jo@x.example"),
+        ("é@x.example", "e\u0301@x.example", "É@x.example"),
+    ],
+)
+def test_one_mailbox_has_one_key(emails):
+    assert len({names.email_key(email) for email in emails}) == 1
+    assert len({names.email_key(names.clean_email(email)) for email in emails}) == 1
+
+
+@pytest.mark.parametrize(
+    "emails",
+    [
+        ("jo@straße.example", "jo@strasse.example"),
+        ("straße@x.example", "strasse@x.example"),
+        ("jo@βόλος.example", "jo@βόλοσ.example"),
+        ("jo@नर्\u200dमदा.example", "jo@नर्मदा.example"),
+        ("jo@نامه\u200cای.example", "jo@نامهای.example"),
+        ("\ufb01n@x.example", "fin@x.example"),
+        ("\u017fam@x.example", "sam@x.example"),
+        ("λόγος@x.example", "λόγοσ@x.example"),
+        ("éva@x.example", "eva@x.example"),
+        ("ı@x.example", "i@x.example"),
+    ],
+)
+def test_different_mailboxes_have_different_keys(emails):
+    assert len({names.email_key(email) for email in emails}) == 2
+    assert len({names.email_key(names.clean_email(email)) for email in emails}) == 2
+
+
+@pytest.mark.parametrize(
+    ("email", "address"),
+    [
+        ("Jo@straße.example", "Jo@xn--strae-oqa.example"),
+        ("jo@xn--strae-oqa.example", "jo@xn--strae-oqa.example"),
+        ("jo@faß.de", "jo@xn--fa-hia.de"),
+        ("jo@βόλος.example", "jo@xn--nxasmm1c.example"),
+        ("jo@नर्\u200dमदा.example", "jo@xn--j2bdsh6e4d215r.example"),
+        ("jo@STRASSE.example", "jo@strasse.example"),
+    ],
+)
+def test_email_is_sent_to_the_domain_that_was_typed(email, address):
+    assert names.ascii_address(names.clean_email(email)) == address
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "jo@☕.example",
+        "jo@xn--53h.example",
+        "jo@xn--straße.example",
+        "jo@a\u200db.example",
+        "jo@x.example\u200b",
+        "jo@x\u00ad.example",
+    ],
+)
+def test_domain_that_idna_2008_does_not_know_is_refused(email):
+    with pytest.raises(InvalidInput):
+        names.clean_email(email)
+
+
+def test_address_whose_key_is_too_long_is_refused_instead_of_cut():
+    """In lower case, İ is two characters. What was cut would be the same for different mailboxes."""
+    for domain in ("a" * 60, "b" * 60):
+        with pytest.raises(InvalidInput):
+            names.clean_email("İ" * 64 + "@" + ".".join([domain] * 3) + ".example")
 
 
 def test_bio_is_normalized_and_limited_in_characters():

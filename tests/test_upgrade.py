@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from noxchat.extensions import db
 from noxchat.mail import worker
+from noxchat.names import email_key
 from noxchat.search import outbox
 from tests.conftest import DATABASES
 
@@ -86,3 +87,37 @@ def test_index_of_1_2_still_belongs_to_this_installation(old_app):
     """So that it is deleted once the new one is built: test_index_of_earlier_release_is_replaced."""
     flask_migrate.upgrade()
     assert outbox.register("users") == "abc" and outbox.last_built("users") == ("noxchat-users-1", 7)
+
+
+RELEASE_1_4 = "9c41a7b3e562"
+
+
+def test_upgrade_from_1_4_keeps_accounts_and_compares_addresses_anew(old_app):
+    old_keys = {"jo@straße.example": "jo@strasse.example", "JO@пример.рф": "jo@пример.рф", "a@x.example": "a@x.example"}
+    new_keys = ["jo@xn--strae-oqa.example", "jo@xn--e1afmkfd.xn--p1ai", "a@x.example"]
+    flask_migrate.upgrade(revision=RELEASE_1_4)
+    for number, (email, key) in enumerate(old_keys.items(), 10):
+        name = f"Person {number}"
+        values = {"id": number, "name": name, "key": name.lower(), "email": email, "email_key": key}
+        db.session.execute(
+            text(
+                "INSERT INTO users (id, username, username_key, email, email_key, password_hash, theme, created_at,"
+                " search_text) VALUES (:id, :name, :key, :email, :email_key, 'x', 'auto', '2026-11-26 00:00:00', '')"
+            ),
+            values,
+        )
+        db.session.execute(
+            text(
+                "INSERT INTO sessions (user_id, token_hash, user_agent, created_at, last_used_at)"
+                " VALUES (:id, :name, '', '2026-11-26 00:00:00', '2026-11-26 00:00:00')"
+            ),
+            values,
+        )
+    db.session.commit()
+    flask_migrate.upgrade()
+    assert rows("SELECT email_key FROM users WHERE id >= 10 ORDER BY id") == [(key,) for key in new_keys]
+    assert rows("SELECT email FROM users WHERE id >= 10 ORDER BY id") == [(email,) for email in old_keys]
+    assert len(rows("SELECT id FROM sessions WHERE previous_token_hash IS NULL AND replaced_at IS NULL")) == 3
+    assert [email_key(email) for email in old_keys] == new_keys  # as those who log in are found
+    flask_migrate.downgrade(revision=RELEASE_1_4)
+    assert rows("SELECT email FROM users WHERE id >= 10 ORDER BY id") == [(email,) for email in old_keys]

@@ -16,7 +16,7 @@ from noxchat import tokens
 from noxchat.database import now
 from noxchat.extensions import db
 from noxchat.models import QueuedEmail, User
-from tests.conftest import PASSWORD, Browser, make_person
+from tests.conftest import PASSWORD, Browser, make_person, wait_until
 
 NEW = "another lamp in the night 8"
 FIELDS = {"password": NEW, "password2": NEW}
@@ -42,6 +42,16 @@ def test_unknown_email_gets_the_same_answer(app, alice, htmx):
         answers.append((answer.status_code, location, text))
     assert answers[0] == answers[1]
     assert answers[0][0] == (200 if htmx else 303)
+
+
+@pytest.mark.parametrize("typed", ["jo@straße.example", "JO@xn--strae-oqa.example"])
+def test_reset_email_goes_to_the_domain_of_the_account(make_app, typed):
+    app = make_app()
+    make_person(app, "Jo", "jo@straße.example")
+    make_person(app, "Somebody", "jo@strasse.example")
+    assert Browser(app).post("/auth/reset", {"email": typed}).status_code == 303
+    email = wait_until(lambda: [path.read_text() for path in app.config["MAIL_DIR"].glob("*.eml")])[0]
+    assert "To: jo@xn--strae-oqa.example\n" in email.replace("\r\n", "\n") and "strasse" not in email
 
 
 def test_reset_takes_equally_long_for_unknown_emails(make_app):
