@@ -158,6 +158,31 @@ def test_memory_is_bounded_after_many_uploads(serve):
     assert after - before < 45_000_000 and after < 512_000_000
 
 
+def test_simultaneous_wrong_passwords_do_not_exceed_the_limit_of_several_processes(serve):
+    """And a restart does not reset it."""
+    server = serve("postgresql", WORKERS=2)
+    visitor = Visitor(server)
+    token = visitor.token("/auth/login")
+    body = urllib.parse.urlencode({"identifier": "nobody", "password": "wrong one 12", "csrf_token": token}).encode()
+    assert sorted(in_threads(40, lambda: visitor.open("/auth/login", body).status)) == [422] * 9 + [429] * 31
+    server.stop()
+    restarted = Visitor(serve(uri=server.environment["SQLALCHEMY_DATABASE_URI"]))
+    restarted.jar = visitor.jar
+    answer = restarted.post("/auth/login", {"identifier": "nobody", "password": "wrong one 12"})
+    assert answer.status == 429 and 0 < int(answer.headers["Retry-After"]) <= 900
+
+
+def test_cookie_of_another_application_with_any_bytes_changes_nothing(serve):
+    """Through the real server, which reads the bytes of headers as Latin-1."""
+    server = serve()
+    for value in ("Москва".encode(), b"\xff\xfe", b"\xd0", b'"\\377"'):
+        for path in ("/auth/login", "/static/css/base.css", "/healthz"):
+            with closing(socket.create_connection(("127.0.0.1", server.port), 5)) as connection:
+                head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nCookie: city="
+                connection.sendall(head.encode() + value + b"; theme=night\r\n\r\n")
+                assert connection.recv(100).startswith(b"HTTP/1.1 200 "), (path, value)
+
+
 def test_memory_is_bounded_during_concurrent_logins(serve):
     server = serve("sqlite", SIGN_INS_PER_ADDRESS=1000, SIGN_INS_PER_ACCOUNT_AND_ADDRESS=1000)
     worker = psutil.Process(server.process.pid).children()[0]
