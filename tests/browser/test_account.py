@@ -110,3 +110,35 @@ def test_back_button_after_logout_leads_to_login(site, new_page):
     page.wait_for_url(f"{site.base}/")
     page.go_back()
     page.wait_for_url("**/auth/login**")
+
+
+def test_tabs_restored_at_once_all_stay_logged_in_and_their_forms_work(new_page):
+    """As when a browser starts again: without the session cookie, which ended with it."""
+    page = new_page(viewport={"width": 1280, "height": 800})
+    register(page, "Rita")
+    log_in(page, "rita@nox.example")
+    page.goto("/auth/login?next=/settings")
+    session = next(cookie["name"] for cookie in page.context.cookies() if cookie["name"].endswith("_session"))
+    page.context.clear_cookies(name=session)
+    page.evaluate("() => { for (let tab = 0; tab < 4; tab++) window.open('/settings') }")
+    page.wait_for_timeout(500)
+    tabs = page.context.pages[1:]
+    assert len(tabs) == 4  # with the first as many event streams as leave a connection free
+    for tab in tabs:
+        tab.wait_for_selector("#nav-picture")
+        assert tab.url.endswith("/settings")
+    for theme, tab in zip(("night", "day") * 2, tabs, strict=True):
+        with tab.expect_response("**/settings/look") as answer:
+            tab.click(f"label:has(input[name=theme][value={theme}])")
+        assert answer.value.ok
+
+
+def test_browser_without_cookies_is_told_what_to_do(new_page):
+    page = new_page(viewport={"width": 390, "height": 844}, java_script_enabled=False)
+    page.route("**/auth/login", lambda route: route.continue_(headers={**route.request.headers, "cookie": ""}))
+    page.goto("/auth/login")
+    page.context.clear_cookies()
+    page.fill("#identifier", "nobody")
+    page.fill("#password", PASSWORD)
+    page.click("#login .btn--primary")
+    expect(page.locator("h1")).to_have_text("Cookies are needed")
