@@ -97,6 +97,7 @@ class Config:
         self.DATA_DIR = (ROOT / env.text("DATA_DIR", "instance")).resolve()
         self.AVATAR_DIR = self.DATA_DIR / "avatars"
         self.MAIL_DIR = self.DATA_DIR / "mail"
+        self.PASSWORD_LIST = ROOT / "vendor" / "passwords.txt"  # written by bin/setup
         self.LOG_DIR = (ROOT / env.text("LOG_DIR", "logs")).resolve()
         self.LOG_FILE_BYTES = env.number("LOG_FILE_BYTES", 5_000_000, minimum=10_000)
         self.LOG_FILES = env.number("LOG_FILES", 10, minimum=1, maximum=1000)
