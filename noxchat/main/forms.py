@@ -10,7 +10,7 @@ from noxchat.exceptions import InvalidInput
 from noxchat.main import avatar_utils
 from noxchat.models import PUBLIC_ID_LENGTH, USERNAME_LENGTH, User
 from noxchat.names import clean_bio, clean_public_id, clean_username
-from noxchat.web.forms import Cleaned, Form, required
+from noxchat.web.forms import CleanedIfChanged, Form, required
 
 
 def length(limits: tuple[int, int]) -> dict:
@@ -24,9 +24,13 @@ class ProfileForm(Form):
     cleaned["avatar"]: the new picture as it is stored, or None.
     """
 
-    username = StringField(_l("Name"), [required(), Cleaned(clean_username)], render_kw=length(USERNAME_LENGTH))
-    public_id = StringField(_l("Public ID"), [required(), Cleaned(clean_public_id)], render_kw=length(PUBLIC_ID_LENGTH))
-    bio = TextAreaField(_l("About you"), [Cleaned(clean_bio)])
+    username = StringField(
+        _l("Name"), [required(), CleanedIfChanged(clean_username)], render_kw=length(USERNAME_LENGTH)
+    )
+    public_id = StringField(
+        _l("Public ID"), [required(), CleanedIfChanged(clean_public_id)], render_kw=length(PUBLIC_ID_LENGTH)
+    )
+    bio = TextAreaField(_l("About you"), [CleanedIfChanged(clean_bio)])
     avatar = FileField(_l("Picture"))
 
     def __init__(self, user: User):
