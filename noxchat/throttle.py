@@ -173,6 +173,11 @@ def count_friend_request(sender: User):
     _count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", str(sender.id))
 
 
+def count_avatar(user: User):
+    """Count an uploaded picture that is about to be decoded. Raises RateLimited."""
+    _count(RateLimitItemPerHour(current_app.config["AVATARS_PER_HOUR"]), "avatar", str(user.id))
+
+
 def count_block(blocker: User):
     """Count a block. Raises RateLimited: each sends events, so blocking and unblocking must not go on for ever."""
     _count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", str(blocker.id))

@@ -109,6 +109,15 @@ def test_doctor_reports_unreachable_rate_limit_storage(app):
     assert run_doctor(app)[1]["Limits"] == "WRONG"
 
 
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_doctor_reports_missing_password_list(app, tmp_path, content):
+    app.config["PASSWORD_LIST"] = tmp_path / "passwords.txt"
+    if content is not None:
+        app.config["PASSWORD_LIST"].write_bytes(content)
+    code, states, output = run_doctor(app)
+    assert code == 1 and states["Password list"] == "WRONG" and "run bin/setup" in output
+
+
 def test_doctor_reports_weak_secret_key_and_reset_link_refuses_it(app, alice):
     app.config["warnings"] = ["SECRET_KEY is too weak: write a better one."]
     assert run_doctor(app)[1]["Secret key"] == "WRONG"

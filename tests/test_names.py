@@ -152,6 +152,58 @@ def test_invalid_public_id_is_refused(public_id):
         names.clean_public_id(public_id)
 
 
+RESERVED_PUBLIC_IDS = {
+    "common words of the web": ["www", "new", "edit", "blog", "docs", "signup", "www2", "404"],
+    "own paths": ["settings", "counters", "look", "healthz"],
+    "planned paths": ["chats", "email", "undo", "i--"],
+    "capitals": ["WWW", "Edit", "LogOut"],
+    "other signs": ["sign-up", "log_in", "about_us", "forgot_password", "l-o-g-i-n", "moment-js", "new_"],
+    "operators": ["admin", "Adm1n", "0wner", "officia1", "supp0rt", "admin7", "support-24", "admin_2026", "Security2"],
+    "joined operators": ["nox-support", "AdminTeam", "noxchat-staff", "system_admin_1"],
+}
+
+
+@pytest.mark.parametrize("public_id", [public_id for kind in RESERVED_PUBLIC_IDS.values() for public_id in kind])
+def test_reserved_public_id_is_refused(public_id):
+    with pytest.raises(InvalidInput, match="reserved"):
+        names.clean_public_id(public_id)
+
+
+@pytest.mark.parametrize(
+    "public_id",
+    [
+        "newton",
+        "edith",
+        "wwwilma",
+        "modesto",
+        "ruby_k",
+        "burn",
+        "horne",
+        "team-rocket",
+        "user1",
+        "news24",
+        "nox-23456789",
+    ],
+)
+def test_public_id_that_only_contains_a_reserved_word_is_accepted(public_id):
+    assert names.clean_public_id(public_id) == public_id
+
+
+@pytest.mark.parametrize(
+    "name", ["Admin 7", "Ad-min", "S.u.p.p.o.r.t", "Nox Team", "Support_24", "Админ 2", "Tеам", "Mod.", "NoxChat Staff"]
+)
+def test_username_that_imitates_an_operator_is_refused(name):
+    with pytest.raises(InvalidInput, match="reserved"):
+        names.clean_username(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["Ruby", "Dick", "Master", "Edit", "Will", "Modesto", "Teamo", "Rooted", "Anna Support", "Админа", "Perl"]
+)
+def test_ordinary_name_is_no_reserved_username(name):
+    assert names.clean_username(name) == name
+
+
 def test_random_public_ids_are_unique_and_valid():
     public_ids = {names.random_public_id() for _number in range(1000)}
     assert len(public_ids) == 1000

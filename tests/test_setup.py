@@ -73,6 +73,7 @@ def test_run_and_test_need_no_other_setup(fresh_clone):
     text = output.read_text()
     assert re.search(r"NoxChat is at http://127.0.0.1:\d+", text) and re.search(r"Demo login: \S+  password: \S+", text)
     assert (clone / "static/vendor/htmx.min.js").is_file() and (clone / "instance/secret_key").is_file()
+    assert b"\nzag12wsx\n" in (clone / "vendor/passwords.txt").read_bytes()
     process.send_signal(signal.SIGTERM)
     process.wait(30)
 
@@ -105,7 +106,15 @@ def test_old_python_version_is_refused_with_a_message(tmp_path):
 
 def test_generated_files_are_ignored_by_git(tmp_path):
     shutil.copy(ROOT / ".gitignore", tmp_path)
-    names = [".venv/x", "node_modules/x", "static/vendor/x", "instance/noxchat.db", "logs/noxchat.log", ".env"]
+    names = [
+        ".venv/x",
+        "node_modules/x",
+        "static/vendor/x",
+        "vendor/x",
+        "instance/noxchat.db",
+        "logs/noxchat.log",
+        ".env",
+    ]
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     found = subprocess.run(["git", "check-ignore", *names, "README.md"], cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout.split() == names

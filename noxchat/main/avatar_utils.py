@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from threading import BoundedSemaphore
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Lock
 
 from flask import current_app
 from flask_babel import gettext as _
@@ -11,10 +12,27 @@ from noxchat.exceptions import InvalidInput
 from noxchat.main import avatar_decode
 
 TIMEOUT_SECONDS = 10
-QUEUE_TIMEOUT_SECONDS = 8
+QUEUE_TIMEOUT_SECONDS = 12  # longer than one picture takes
 
 # One at a time: six large pictures at once would take six times the memory, and one keeps two cores busy.
 _slot = BoundedSemaphore(1)
+# The ids of the people of whom a picture waits or is being read: one each, so that nobody fills the queue.
+_uploaders: set[int] = set()
+_uploaders_lock = Lock()
+
+
+@contextmanager
+def one_picture_of(user_id: int):
+    """Enter while a picture of this person is redrawn. Raises InvalidInput about `avatar` if another one still is."""
+    with _uploaders_lock:
+        if user_id in _uploaders:
+            raise InvalidInput(_("Your other picture is still being read. Try again in a moment."), "avatar")
+        _uploaders.add(user_id)
+    try:
+        yield
+    finally:
+        with _uploaders_lock:
+            _uploaders.remove(user_id)
 
 
 def redraw(data: bytes) -> bytes:

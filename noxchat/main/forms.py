@@ -6,11 +6,12 @@ from flask_wtf.file import FileField
 from wtforms import StringField, TextAreaField
 from wtforms.validators import ValidationError
 
+from noxchat import throttle
 from noxchat.exceptions import InvalidInput
 from noxchat.main import avatar_utils
 from noxchat.models import PUBLIC_ID_LENGTH, USERNAME_LENGTH, User
 from noxchat.names import clean_bio, clean_public_id, clean_username
-from noxchat.web.forms import Cleaned, Form, required
+from noxchat.web.forms import CleanedIfChanged, Form, required
 
 
 def length(limits: tuple[int, int]) -> dict:
@@ -24,28 +25,39 @@ class ProfileForm(Form):
     cleaned["avatar"]: the new picture as it is stored, or None.
     """
 
-    username = StringField(_l("Name"), [required(), Cleaned(clean_username)], render_kw=length(USERNAME_LENGTH))
-    public_id = StringField(_l("Public ID"), [required(), Cleaned(clean_public_id)], render_kw=length(PUBLIC_ID_LENGTH))
-    bio = TextAreaField(_l("About you"), [Cleaned(clean_bio)])
+    username = StringField(
+        _l("Name"), [required(), CleanedIfChanged(clean_username)], render_kw=length(USERNAME_LENGTH)
+    )
+    public_id = StringField(
+        _l("Public ID"), [required(), CleanedIfChanged(clean_public_id)], render_kw=length(PUBLIC_ID_LENGTH)
+    )
+    bio = TextAreaField(_l("About you"), [CleanedIfChanged(clean_bio)])
     avatar = FileField(_l("Picture"))
 
     def __init__(self, user: User):
         profile = user.profile
         super().__init__(data={"username": user.username, "public_id": profile.public_id, "bio": profile.bio})
+        self.user = user
 
     def validate_avatar(self, _field):
-        """Redraw the picture that was uploaded, if there is one. 413 when the file is too large."""
+        """Redraw the picture that was uploaded, if there is one. 413 when the file is too large. Raises RateLimited."""
+        self.cleaned["avatar"] = None
+        data = read_upload(request.files.get("avatar"))
+        if data is None:
+            return
         try:
-            self.cleaned["avatar"] = read_picture(request.files.get("avatar"))
+            with avatar_utils.one_picture_of(self.user.id):
+                throttle.count_avatar(self.user)
+                self.cleaned["avatar"] = avatar_utils.redraw(data)
         except InvalidInput as error:
             raise ValidationError(str(error)) from None
 
 
-def read_picture(upload) -> bytes | None:
-    """Return an uploaded picture, redrawn; None when none was chosen. Raises InvalidInput."""
+def read_upload(upload) -> bytes | None:
+    """Return the content of an uploaded file; None when none was chosen."""
     if not upload or not upload.filename:
         return None
     data = upload.read(current_app.config["AVATAR_BYTES"] + 1)
     if len(data) > current_app.config["AVATAR_BYTES"]:
         abort(413)
-    return avatar_utils.redraw(data)
+    return data

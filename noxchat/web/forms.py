@@ -63,6 +63,16 @@ class Cleaned:
             raise ValidationError(str(error)) from None
 
 
+class CleanedIfChanged(Cleaned):
+    """A validator as Cleaned, which keeps a value that is as it was in the beginning: it may be older than the rule."""
+
+    def __call__(self, form, field):
+        if (field.data or "").replace("\r\n", "\n").strip(" \n") == field.object_data:
+            form.cleaned[field.name] = field.object_data
+        else:
+            super().__call__(form, field)
+
+
 def required():
     """Return a validator for a field that must not be empty."""
     return InputRequired(_l("Fill in this field."))

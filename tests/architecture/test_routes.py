@@ -7,6 +7,7 @@ from threading import get_ident
 import pytest
 from sqlalchemy import event, select
 
+from noxchat import names
 from noxchat.extensions import db
 from tests.architecture.routes import PAGES, POSTS, PRIVATE, ROUTES
 from tests.conftest import ELASTICSEARCH_SETTINGS, Browser, make_friends, make_person
@@ -34,6 +35,19 @@ def test_every_path_in_the_table_matches_its_route(app):
     for endpoint, route in ROUTES.items():
         method = "POST" if endpoint in POSTS and not route.page else "GET"
         assert adapter.match(route.path, method=method)[0] == endpoint
+
+
+def test_parts_of_our_paths_are_reserved_public_ids(app):
+    """The first of every route, and the second of the pages about oneself, from which links to phish with could be made."""
+    parts = set()
+    for rule in app.url_map.iter_rules():
+        first, *others = rule.rule.strip("/").split("/")
+        parts |= {first, *(others[:1] if first in {"settings", "auth"} else [])}
+    parts = {part for part in parts if part and "<" not in part}
+    assert {"u", "moment.js", "settings", "look", "logout"} < parts
+    missing = parts - (names.RESERVED | names.PATHS)
+    assert not missing, f"add to PATHS in noxchat/names.py: {' '.join(sorted(missing))}"
+    assert all(map(names.is_reserved_public_id, parts))
 
 
 def test_the_table_says_which_routes_accept_posts(app):

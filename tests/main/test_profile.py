@@ -92,6 +92,34 @@ def test_invalid_profile_is_refused_and_input_kept(app, alice, alice_browser, fi
         assert db.session.get(User, alice.id).username == "Alice"
 
 
+@pytest.mark.parametrize("htmx", [False, True])
+@pytest.mark.parametrize(("name", "public_id"), [("Support", "www"), ("Nox Team", "sign-up"), ("Mila\u200b", "_ab")])
+def test_values_older_than_a_rule_are_kept_but_not_taken(app, alice, htmx, name, public_id):
+    old = Browser(app, make_person(app, name, "old@nox.example", public_id=public_id))
+    fields = {"username": name, "public_id": public_id, "bio": "Two\r\nlines"}
+    for _time in range(2):  # the second time, the bio is unchanged too
+        answer = old.post("/settings/profile", fields, htmx=htmx)
+        assert answer.status_code == (200 if htmx else 303) and "error" not in answer.text
+    with app.app_context():
+        profile = db.session.get(Profile, old.user_id)
+        assert (profile.public_id, profile.bio) == (public_id, "Two\nlines")
+        assert db.session.get(User, old.user_id).username == name
+    for field, other in (("username", "Admin"), ("public_id", "new")):
+        answer = old.post("/settings/profile", {**fields, field: other}, htmx=htmx)
+        assert answer.status_code == 422 and f'id="{field}-error"' in answer.text
+    alice_browser = Browser(app, alice)
+    for field in ("username", "public_id"):
+        answer = alice_browser.post("/settings/profile", {**EDIT, field: fields[field]}, htmx=htmx)
+        assert answer.status_code == 422 and f'id="{field}-error"' in answer.text
+
+
+def test_bio_older_than_a_rule_is_kept(app):
+    fields = {"username": "Mila", "public_id": "mila", "bio": "a\u202eb"}
+    browser = Browser(app, make_person(app, "Mila", public_id="mila", bio=fields["bio"]))
+    assert browser.post("/settings/profile", {**fields, "username": "Mila M"}).status_code == 303
+    assert browser.post("/settings/profile", {**fields, "bio": "a\u202ec"}).status_code == 422
+
+
 def test_page_links_to_the_stored_public_id_after_a_refused_edit(app, alice, alice_browser):
     make_person(app, "Bob", public_id="bobby")
     answer = alice_browser.post("/settings/profile", {**EDIT, "username": "Somebody else", "public_id": "bobby"})
