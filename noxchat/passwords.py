@@ -17,11 +17,12 @@ from noxchat.models import PASSWORD_LENGTH
 
 # A scrypt computation takes 32 MiB and a core for a tenth of a second: more at once would only cost memory.
 _slots = BoundedSemaphore(4)
-ZXCVBN_LENGTH = 72  # characters that zxcvbn is given: its time grows with the square of the length
 # zxcvbn's estimate of the guesses needed, as a power of ten: what online guessing within our limits could reach.
 MIN_GUESSES_LOG10 = 4.95
 SITE_WORDS = ["noxchat", "nox"]
 LONG = 20  # from this length on even one repeated character is nobody's first guess
+# Characters that zxcvbn is given. Its time grows fast: 72 signs that may stand for letters took it 3 seconds.
+ZXCVBN_LENGTH = LONG
 
 # What people put around a common password to make it look like a new one.
 AFFIXES = string.digits + string.punctuation

@@ -2,6 +2,7 @@
 
 import random
 import string
+import time
 
 import pytest
 
@@ -137,3 +138,12 @@ def test_missing_hash_never_matches():
 def test_too_long_password_is_not_hashed(monkeypatch):
     monkeypatch.setattr(passwords, "check_password_hash", lambda *_: pytest.fail("hashed"))
     assert not passwords.verify_password("scrypt:x", "x" * 1025)
+
+
+def test_strength_of_any_password_is_computed_quickly(app):
+    """Of signs that stand for letters, zxcvbn tries all meanings. Whoever registers is not known yet."""
+    for password in ("4@8({[<3369!1|0$5+7%2" * 40, "p4$$w0rd" * 100, "1a2b3c4d" * 100, "Ж" * 1000, "a1" * 500):
+        with app.test_request_context():
+            began = time.process_time()
+            passwords.check_strength(password[:1024])
+            assert time.process_time() - began < 1.5, password[:20]
