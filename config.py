@@ -55,6 +55,22 @@ class Environment:
     def list(self, name):
         return [part for part in self.text(name).replace(",", " ").split() if part]
 
+    def certificates(self, name, *, allowed, advice):
+        """Return the path of a PEM file with the certificates to trust; None if it is not set.
+
+        allowed: whether the connection that it is for uses TLS; advice: the error's text otherwise.
+        """
+        if not (text := self.text(name)):
+            return None
+        if not allowed:
+            raise ConfigError(f"{name}: {advice}")
+        path = str(ROOT / text)
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"{name} cannot be used ({error.strerror}): write a PEM file.") from None
+        return path
+
 
 def split_http_url(text):
     """Return the parts of a URL as urlsplit does; None unless it is http or https, has a host, and no query."""
@@ -162,15 +178,11 @@ class Config:
             default="noxchat",
         )
         self.ELASTICSEARCH_MILLISECONDS = env.number("ELASTICSEARCH_MILLISECONDS", 800, minimum=50, maximum=10_000)
-        self.ELASTICSEARCH_CA = env.text("ELASTICSEARCH_CA", None)
-        if self.ELASTICSEARCH_CA:
-            if parts.scheme != "https":
-                raise ConfigError("ELASTICSEARCH_CA: it is for an ELASTICSEARCH_URL that begins with https://.")
-            self.ELASTICSEARCH_CA = str(ROOT / self.ELASTICSEARCH_CA)
-            try:
-                ssl.create_default_context(cafile=self.ELASTICSEARCH_CA)
-            except OSError as error:  # ssl.SSLError is one
-                raise ConfigError(f"ELASTICSEARCH_CA cannot be used ({error.strerror}): write a PEM file.") from None
+        self.ELASTICSEARCH_CA = env.certificates(
+            "ELASTICSEARCH_CA",
+            allowed=parts.scheme == "https",
+            advice="it is for an ELASTICSEARCH_URL that begins with https://.",
+        )
 
     def _read_mail(self, env):
         self.MAIL_SERVER = env.text("MAIL_SERVER", None)
@@ -178,6 +190,11 @@ class Config:
         self.MAIL_USE_SSL = env.flag("MAIL_USE_SSL", False)
         if self.MAIL_USE_TLS and self.MAIL_USE_SSL:
             raise ConfigError("MAIL_USE_TLS and MAIL_USE_SSL exclude each other: set the one that your server uses.")
+        self.MAIL_CA = env.certificates(
+            "MAIL_CA",
+            allowed=self.MAIL_USE_TLS or self.MAIL_USE_SSL,
+            advice="it is for a mail server with MAIL_USE_TLS or MAIL_USE_SSL; set the one that it uses.",
+        )
         default_port = 465 if self.MAIL_USE_SSL else 587 if self.MAIL_USE_TLS else 25
         self.MAIL_PORT = env.number("MAIL_PORT", default_port, minimum=1, maximum=65535)
         self.MAIL_USERNAME = env.text("MAIL_USERNAME", None)

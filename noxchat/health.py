@@ -1,9 +1,12 @@
 """Checks of what is configured and what answers, for `/readyz` and `flask doctor`."""
 
 import os
+import smtplib
 import socket
+import threading
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,10 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from noxchat import search
 from noxchat.database import Locked
 from noxchat.extensions import db
-from noxchat.mail import queue
+from noxchat.mail import queue, smtp
 from noxchat.search import outbox
 
-TIMEOUT_SECONDS = 2
+TIMEOUT_SECONDS = 2  # of each step
+MAIL_SERVER_SECONDS = 8  # of all steps, for a server that answers each just in time
 MAX_EMAIL_DELAY_SECONDS = 600
 
 
@@ -83,12 +87,51 @@ def check_search() -> CheckResult:
 
 
 def check_mail_server(config) -> CheckResult:
-    """Check that the mail server accepts connections."""
+    """Check that the mail server answers, as encrypted as it has to be. It sees neither a login nor an e-mail."""
     if not config["MAIL_SERVER"]:
         return CheckResult(None, f"no server is set: e-mails are written to {config['MAIL_DIR'].name}/")
-    if error := _connection_error(config["MAIL_SERVER"], config["MAIL_PORT"]):
-        return CheckResult(False, f"{error}: e-mails wait in the queue; check MAIL_SERVER and MAIL_PORT")
-    return CheckResult(True, "answers")
+    errors: list[str] = []
+    # In a thread, because neither the name server nor a server that sends a byte at a time obeys the time limits.
+    thread = threading.Thread(target=lambda: errors.append(_mail_server_error(config)), daemon=True)
+    thread.start()
+    thread.join(MAIL_SERVER_SECONDS)
+    error = errors[0] if errors else f"no answer after {MAIL_SERVER_SECONDS} s; check MAIL_SERVER and MAIL_PORT"
+    if error:
+        return CheckResult(False, f"{error}: e-mails wait in the queue")
+    is_encrypted = config["MAIL_USE_TLS"] or config["MAIL_USE_SSL"]
+    logs_in = config["MAIL_USERNAME"] and config["MAIL_PASSWORD"]
+    if logs_in and not is_encrypted and not _is_loopback(config["MAIL_SERVER"]):
+        message = "answers, but the password travels unencrypted: set MAIL_USE_TLS or MAIL_USE_SSL"
+        return CheckResult(False, message, is_warning=True)
+    return CheckResult(True, "answers, and its certificate is valid" if is_encrypted else "answers")
+
+
+def _mail_server_error(config) -> str:
+    """Return why e-mails cannot be handed to the mail server, with what to do; empty when they can."""
+    began = time.monotonic()
+    try:
+        host = smtp.connect(config, TIMEOUT_SECONDS)
+        smtp.quit_quietly(host)
+    except (OSError, smtplib.SMTPException, UnicodeError) as error:
+        if problem := smtp.describe_tls_error(error):
+            return problem
+        if isinstance(error, smtplib.SMTPResponseException):
+            reason = f"it refuses with {error.smtp_code}"
+        else:
+            reason = f"{getattr(error, 'strerror', None) or 'no answer'} after {time.monotonic() - began:.1f} s"
+        advice = "check MAIL_SERVER and MAIL_PORT"
+        if isinstance(error, smtplib.SMTPServerDisconnected) and not config["MAIL_USE_SSL"]:
+            advice += ", and set MAIL_USE_SSL if that port expects TLS from the start"
+        return f"{reason}; {advice}"
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def check_elasticsearch(*, thorough: bool = False) -> CheckResult:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from noxchat.database import begin_write, now
 from noxchat.extensions import db, mail
 from noxchat.mail.kinds import KINDS
+from noxchat.mail.smtp import describe_tls_error
 from noxchat.models import QueuedEmail, User
 
 log = logging.getLogger("noxchat.mail")
@@ -123,6 +124,8 @@ def _lease_next() -> QueuedEmail | None:
 
 def _retry_or_give_up(email: QueuedEmail, error: Exception):
     """Schedule the next try with exponential backoff, or give up; the log does not contain the address."""
+    if problem := describe_tls_error(error):
+        log.error("email not sent: %s", problem)
     permanent = isinstance(error, smtplib.SMTPRecipientsRefused) and all(
         code >= 500 for code, _text in error.recipients.values()
     )
