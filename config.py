@@ -5,6 +5,7 @@ import re
 import secrets
 import ssl
 import sys
+import tempfile
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -272,15 +273,40 @@ def serves_requests():
 
 
 def make_secret_key():
-    """Create DATA_DIR/secret_key, unless SECRET_KEY is set or the file exists already."""
+    """Create DATA_DIR/secret_key, unless SECRET_KEY is set or the file exists already.
+
+    Processes that start at once agree on one key. Raises ConfigError if the file is empty, OSError.
+    """
+    from noxchat.files import make_private_folder
+
     load_dotenv(ROOT / ".env")
     folder = (ROOT / (os.environ.get("DATA_DIR", "").strip() or "instance")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
+    file = folder / "secret_key"
     if os.environ.get("SECRET_KEY", "").strip():
         return
+    if file.exists():
+        if not file.stat().st_size:  # earlier releases left one behind when they were killed
+            raise ConfigError(f"SECRET_KEY: {file} is empty; delete it, and a new key will be written.")
+        return
+    # Written whole before it gets its name, so that a process that is killed leaves no empty or partial key.
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".secret_key-")
     try:
-        descriptor = os.open(folder / "secret_key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_hex(32))
+            new.flush()
+            os.fsync(descriptor)
+        _rename_unless_exists(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _rename_unless_exists(source, target):
+    """Give a file another name, unless that is taken: then the file is left. Raises OSError."""
+    try:
+        os.link(source, target)
     except FileExistsError:
         return
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    except OSError:  # a file system without links
+        if not target.exists():
+            os.rename(source, target)

@@ -116,7 +116,7 @@ def doctor():
     checks = [
         ("Secret key", health.check_secret_key(config)),
         ("Base URL", health.check_base_url(config)),
-        ("Data folder", health.check_folder(config["DATA_DIR"])),
+        ("Data folder", health.check_folder(config["DATA_DIR"], is_private=True)),
         ("Log folder", health.check_folder(config["LOG_DIR"])),
         ("Front-end files", health.check_front_end()),
         ("Translations", health.check_translations()),

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from noxchat import search
 from noxchat.database import Locked
 from noxchat.extensions import db
+from noxchat.files import OTHERS
 from noxchat.mail import queue, smtp
 from noxchat.search import outbox
 
@@ -197,11 +198,16 @@ def check_email_queue() -> CheckResult:
     return CheckResult(True, f"{count} e-mails wait")
 
 
-def check_folder(path: Path) -> CheckResult:
-    """Check that a folder is writable."""
-    if path.is_dir() and os.access(path, os.W_OK | os.X_OK):
-        return CheckResult(True, f"{path} can be written")
-    return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
+def check_folder(path: Path, *, is_private: bool = False) -> CheckResult:
+    """Check that a folder is writable. is_private: whether to warn if other users can enter it."""
+    if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+        return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
+    found = path.stat()
+    if is_private and found.st_mode & OTHERS:
+        owner = "" if found.st_uid == os.geteuid() else "give it to the user that runs NoxChat, then "
+        message = f"{path} can be written, but other users can enter it: {owner}chmod 700 {path}"
+        return CheckResult(False, message, is_warning=True)
+    return CheckResult(True, f"{path} can be written")
 
 
 def check_front_end() -> CheckResult:

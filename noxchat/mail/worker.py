@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from noxchat.database import begin_write, now
 from noxchat.extensions import db, mail
+from noxchat.files import make_private_folder
 from noxchat.mail.kinds import KINDS
 from noxchat.mail.smtp import describe_tls_error
 from noxchat.models import QueuedEmail, User
@@ -175,7 +176,7 @@ def _deliver(message: Message):
         mail.send(message)
         return
     folder = current_app.config["MAIL_DIR"]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder)
     message.date = message.date or now().timestamp()
     name = f"{now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.eml"
     temporary = folder / f".{name}"

@@ -22,7 +22,10 @@ TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")
 
 # The layers, and what the modules of each may import of NoxChat. Modules are sorted into them by where they are; `rules`
 # are all that are not named here.
-BASE = {"noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.mail", "noxchat.mail.smtp"}
+BASE = {
+    *("noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.files"),
+    *("noxchat.mail", "noxchat.mail.smtp"),
+}
 ENTRY_POINTS = {"noxchat", "noxchat.cli", "noxchat.web.server"}
 MAY_IMPORT = {
     "base": {"base"},
