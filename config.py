@@ -5,6 +5,7 @@ import re
 import secrets
 import ssl
 import sys
+import tempfile
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -55,6 +56,32 @@ class Environment:
 
     def list(self, name):
         return [part for part in self.text(name).replace(",", " ").split() if part]
+
+    def idna(self, name, default=None):
+        """Return a text whose domain, all of it or what follows an @, is in ASCII: Python's own codec is of 2003."""
+        text = self.text(name, default)
+        try:
+            return text and re.sub(
+                r"[^@<>\s]+(?=>?$)", lambda end: end[0] if end[0].isascii() else ascii_host(end[0]), text
+            )
+        except ValueError:
+            raise ConfigError(f"{name} is {text!r}: its domain cannot be one.") from None
+
+    def certificates(self, name, *, allowed, advice):
+        """Return the path of a PEM file with the certificates to trust; None if it is not set.
+
+        allowed: whether the connection that it is for uses TLS; advice: the error's text otherwise.
+        """
+        if not (text := self.text(name)):
+            return None
+        if not allowed:
+            raise ConfigError(f"{name}: {advice}")
+        path = str(ROOT / text)
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"{name} cannot be used ({error.strerror}): write a PEM file.") from None
+        return path
 
 
 def ascii_host(text):
@@ -214,29 +241,30 @@ class Config:
             default="noxchat",
         )
         self.ELASTICSEARCH_MILLISECONDS = env.number("ELASTICSEARCH_MILLISECONDS", 800, minimum=50, maximum=10_000)
-        self.ELASTICSEARCH_CA = env.text("ELASTICSEARCH_CA", None)
-        if self.ELASTICSEARCH_CA:
-            if parts.scheme != "https":
-                raise ConfigError("ELASTICSEARCH_CA: it is for an ELASTICSEARCH_URL that begins with https://.")
-            self.ELASTICSEARCH_CA = str(ROOT / self.ELASTICSEARCH_CA)
-            try:
-                ssl.create_default_context(cafile=self.ELASTICSEARCH_CA)
-            except OSError as error:  # ssl.SSLError is one
-                raise ConfigError(f"ELASTICSEARCH_CA cannot be used ({error.strerror}): write a PEM file.") from None
+        self.ELASTICSEARCH_CA = env.certificates(
+            "ELASTICSEARCH_CA",
+            allowed=parts.scheme == "https",
+            advice="it is for an ELASTICSEARCH_URL that begins with https://.",
+        )
 
     def _read_mail(self, env):
-        self.MAIL_SERVER = env.text("MAIL_SERVER", None)
+        self.MAIL_SERVER = env.idna("MAIL_SERVER")
         self.MAIL_USE_TLS = env.flag("MAIL_USE_TLS", False)
         self.MAIL_USE_SSL = env.flag("MAIL_USE_SSL", False)
         if self.MAIL_USE_TLS and self.MAIL_USE_SSL:
             raise ConfigError("MAIL_USE_TLS and MAIL_USE_SSL exclude each other: set the one that your server uses.")
+        self.MAIL_CA = env.certificates(
+            "MAIL_CA",
+            allowed=self.MAIL_USE_TLS or self.MAIL_USE_SSL,
+            advice="it is for a mail server with MAIL_USE_TLS or MAIL_USE_SSL; set the one that it uses.",
+        )
         default_port = 465 if self.MAIL_USE_SSL else 587 if self.MAIL_USE_TLS else 25
         self.MAIL_PORT = env.number("MAIL_PORT", default_port, minimum=1, maximum=65535)
         self.MAIL_USERNAME = env.text("MAIL_USERNAME", None)
         self.MAIL_PASSWORD = env.text("MAIL_PASSWORD", None)
         host = urlsplit(self.BASE_URL).hostname
         domain = "localhost" if host in {"127.0.0.1", "::1"} else host
-        self.MAIL_DEFAULT_SENDER = env.text("MAIL_DEFAULT_SENDER", f"noreply@{domain}")
+        self.MAIL_DEFAULT_SENDER = env.idna("MAIL_DEFAULT_SENDER", f"noreply@{domain}")
         if "@" not in self.MAIL_DEFAULT_SENDER or set(self.MAIL_DEFAULT_SENDER) & set("\r\n"):
             raise ConfigError("MAIL_DEFAULT_SENDER: write an e-mail address, NoxChat <noreply@nox.example>.")
         self.MAIL_SUPPRESS_SEND = False
@@ -261,8 +289,9 @@ class Config:
         self.PAUSE_DAYS = env.number("PAUSE_DAYS", 14, maximum=3650)
         self.STREAMS_PER_PERSON = env.number("STREAMS_PER_PERSON", 10, minimum=1)
         self.RATELIMIT_STORAGE_URI = env.text("RATELIMIT_STORAGE_URI", "memory://")
-        if urlsplit(self.RATELIMIT_STORAGE_URI).scheme not in {"memory", "redis", "rediss"}:
-            raise ConfigError("RATELIMIT_STORAGE_URI: write memory:// or redis://host:6379.")
+        storage = urlsplit(self.RATELIMIT_STORAGE_URI)
+        if storage.scheme not in {"memory", "redis", "rediss"} or not (storage.hostname or "").isascii():
+            raise ConfigError("RATELIMIT_STORAGE_URI: write memory:// or redis://host:6379, the host in ASCII.")
         # Of a form without its files: the longest field is a password of a thousand characters.
         self.MAX_FORM_MEMORY_SIZE = 100_000
         self.MAX_FORM_PARTS = 100
@@ -312,15 +341,40 @@ def serves_requests():
 
 
 def make_secret_key():
-    """Create DATA_DIR/secret_key, unless SECRET_KEY is set or the file exists already."""
+    """Create DATA_DIR/secret_key, unless SECRET_KEY is set or the file exists already.
+
+    Processes that start at once agree on one key. Raises ConfigError if the file is empty, OSError.
+    """
+    from noxchat.files import make_private_folder
+
     load_dotenv(ROOT / ".env")
     folder = (ROOT / (os.environ.get("DATA_DIR", "").strip() or "instance")).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
+    file = folder / "secret_key"
     if os.environ.get("SECRET_KEY", "").strip():
         return
+    if file.exists():
+        if not file.stat().st_size:  # earlier releases left one behind when they were killed
+            raise ConfigError(f"SECRET_KEY: {file} is empty; delete it, and a new key will be written.")
+        return
+    # Written whole before it gets its name, so that a process that is killed leaves no empty or partial key.
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".secret_key-")
     try:
-        descriptor = os.open(folder / "secret_key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_hex(32))
+            new.flush()
+            os.fsync(descriptor)
+        _rename_unless_exists(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _rename_unless_exists(source, target):
+    """Give a file another name, unless that is taken: then the file is left. Raises OSError."""
+    try:
+        os.link(source, target)
     except FileExistsError:
         return
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    except OSError:  # a file system without links
+        if not target.exists():
+            os.rename(source, target)

@@ -7,6 +7,7 @@ from flask import Flask, request
 from noxchat import auth, cli, errors, event_stream, extensions, friends, main, models, search, settings, throttle
 from noxchat.database import configure_engine, engine_options
 from noxchat.extensions import db
+from noxchat.files import make_private_folder
 from noxchat.mail.worker import MailWorker
 from noxchat.web import assets, cookies, login, logs, preferences, security, templating
 
@@ -27,7 +28,7 @@ def create_app(config) -> Flask:
     app = NoxChat(__name__, static_folder=str(ROOT / "static"), template_folder=str(ROOT / "templates"))
     app.config.from_object(config)
     app.config["warnings"] = config.warnings
-    app.config["DATA_DIR"].mkdir(parents=True, exist_ok=True)
+    make_private_folder(app.config["DATA_DIR"])
     app.wsgi_app = security.ClientAddress(app.wsgi_app, app.config["TRUSTED_PROXIES"])  # type: ignore[method-assign]
 
     templating.configure_loaders(app, ROOT)

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session as DatabaseSession
 
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
+from noxchat.files import make_private_folder, open_lock_file
 from noxchat.models import User
 
 log = logging.getLogger("noxchat.avatars")
@@ -82,7 +83,7 @@ def _write(public_id: str, picture: bytes) -> str:
 
 
 def _write_atomically(path: Path, data: bytes):
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -106,8 +107,9 @@ class FileChanges:
     def __init__(self, root: Path):
         self.created: list[Path] = []
         self.removed: list[Path] = []
-        root.mkdir(parents=True, exist_ok=True)
-        self.lock = open(root / ".lock", "a")  # noqa: SIM115  closed at the end of the transaction
+        make_private_folder(root)
+        # Closed at the end of the transaction.
+        self.lock = os.fdopen(open_lock_file(root / ".lock", os.O_RDWR, root), "r+")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
 
     def commit(self):

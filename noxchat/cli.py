@@ -116,7 +116,7 @@ def doctor():
     checks = [
         ("Secret key", health.check_secret_key(config)),
         ("Base URL", health.check_base_url(config)),
-        ("Data folder", health.check_folder(config["DATA_DIR"])),
+        ("Data folder", health.check_folder(config["DATA_DIR"], is_private=True)),
         ("Log folder", health.check_folder(config["LOG_DIR"])),
         ("Front-end files", health.check_front_end()),
         ("Password list", health.check_password_list(config)),
@@ -131,7 +131,7 @@ def doctor():
             ("E-mail queue", health.check_email_queue()),
         ]
     checks += [
-        ("Mail server", health.check_mail_server(config)),
+        ("Mail server", health.check_mail_server(config, 8)),
         ("Limits", health.check_limits_store()),
     ]
     for name, check in checks:

@@ -3,6 +3,7 @@
 import fcntl
 import math
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError, InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
+
+from noxchat.files import open_lock_file, withdraw_access
 
 
 class Base(DeclarativeBase):
@@ -180,6 +183,10 @@ def configure_engine(engine: Engine):
 
         return
 
+    @event.listens_for(engine, "do_connect")
+    def protect(_dialect, _record, _arguments, _options):
+        protect_sqlite_files(engine.url.database)
+
     @event.listens_for(engine, "connect")
     def set_pragmas(connection, _record):
         connection.isolation_level = None  # or the driver begins transactions by rules of its own
@@ -192,6 +199,31 @@ def configure_engine(engine: Engine):
     @event.listens_for(engine, "begin")
     def begin(connection):
         connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+
+
+# While it is held, a new database file is created and closed again: closing a file ends all locks on it that SQLite
+# holds in the same process (https://sqlite.org/howtocorrupt.html, 2.2), so no other thread may open it before.
+_creation = threading.Lock()
+
+
+def protect_sqlite_files(database: str | None):
+    """Have nobody but this user read a SQLite database. Called before SQLite opens it, and never fails: SQLite will.
+
+    database: its path; None, an empty string or :memory: when it is not a file.
+    A new one is created with mode 0600, which SQLite then gives to the files beside it. From an existing one that
+    belongs to this user, access is withdrawn from others; it is not opened, because of SQLite's locks.
+    """
+    if not database or database == ":memory:" or database.startswith("file:"):
+        return
+    path = os.path.realpath(database)  # as SQLite does: the files beside it are beside the file that a link leads to
+    with _creation:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError:
+            if os.geteuid() == 0 and os.path.islink(database):
+                return  # or the owner of the link could have root change any file
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                withdraw_access(path + suffix)
 
 
 class Locked(Exception):
@@ -224,8 +256,7 @@ def exclusive_lock(engine: Engine, name: str, timeout: float = 0.0) -> Iterator[
             acquire = partial(_acquire_advisory_lock, connection, name)
         else:
             connection.execution_options(begin="IMMEDIATE")
-            # Opened only to read, so that it does not matter which user has created it.
-            file = os.open(f"{engine.url.database}-{name}.lock", os.O_RDONLY | os.O_CREAT, 0o644)
+            file = _open_lock_file(str(engine.url.database), name)
             stack.callback(os.close, file)
             acquire = partial(_acquire_file_lock, file)
         while not acquire():
@@ -240,6 +271,15 @@ def _acquire_advisory_lock(connection: Connection, name: str) -> bool:
     acquired = connection.execute(select(func.pg_try_advisory_lock(LOCK_CLASS, key))).scalar_one()
     connection.commit()
     return acquired
+
+
+def _open_lock_file(database: str, name: str) -> int:
+    """Open the lock file beside a SQLite database, which belongs to the same user. Raises Locked if it does not."""
+    try:
+        # To read is enough for a lock, also in a file that root created in an earlier release, with mode 0644.
+        return open_lock_file(f"{database}-{name}.lock", os.O_RDONLY, database)
+    except PermissionError:
+        raise Locked(f"{database}-{name}.lock belongs to another user: delete it") from None
 
 
 def _acquire_file_lock(file: int) -> bool:

@@ -1,9 +1,12 @@
 """Checks of what is configured and what answers, for `/readyz` and `flask doctor`."""
 
 import os
+import smtplib
 import socket
+import threading
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,10 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from noxchat import search
 from noxchat.database import Locked
 from noxchat.extensions import db
-from noxchat.mail import queue
+from noxchat.files import OTHERS
+from noxchat.mail import queue, smtp
 from noxchat.search import outbox
 
-TIMEOUT_SECONDS = 2
+TIMEOUT_SECONDS = 2  # of each step
 MAX_EMAIL_DELAY_SECONDS = 600
 
 
@@ -82,13 +86,55 @@ def check_search() -> CheckResult:
     return CheckResult(False, f"{engine.name} has no index, so searches are slow with many people: {advice}")
 
 
-def check_mail_server(config) -> CheckResult:
-    """Check that the mail server accepts connections."""
+def check_mail_server(config, seconds: float = TIMEOUT_SECONDS) -> CheckResult:
+    """Check that the mail server answers, as encrypted as it has to be. It sees neither a login nor an e-mail.
+
+    seconds: for all steps together.
+    """
     if not config["MAIL_SERVER"]:
         return CheckResult(None, f"no server is set: e-mails are written to {config['MAIL_DIR'].name}/")
-    if error := _connection_error(config["MAIL_SERVER"], config["MAIL_PORT"]):
-        return CheckResult(False, f"{error}: e-mails wait in the queue; check MAIL_SERVER and MAIL_PORT")
-    return CheckResult(True, "answers")
+    errors: list[str] = []
+    # In a thread, because neither the name server nor a server that sends a byte at a time obeys the time limits.
+    thread = threading.Thread(target=lambda: errors.append(_mail_server_error(config)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    error = errors[0] if errors else f"no answer after {seconds} s; check MAIL_SERVER and MAIL_PORT"
+    if error:
+        return CheckResult(False, f"{error}: e-mails wait in the queue")
+    is_encrypted = config["MAIL_USE_TLS"] or config["MAIL_USE_SSL"]
+    logs_in = config["MAIL_USERNAME"] and config["MAIL_PASSWORD"]
+    if logs_in and not is_encrypted and not _is_loopback(config["MAIL_SERVER"]):
+        message = "answers, but the password travels unencrypted: set MAIL_USE_TLS or MAIL_USE_SSL"
+        return CheckResult(False, message, is_warning=True)
+    return CheckResult(True, "answers, and its certificate is valid" if is_encrypted else "answers")
+
+
+def _mail_server_error(config) -> str:
+    """Return why e-mails cannot be handed to the mail server, with what to do; empty when they can."""
+    began = time.monotonic()
+    try:
+        host = smtp.connect(config, TIMEOUT_SECONDS)
+        smtp.quit_quietly(host)
+    except (OSError, smtplib.SMTPException, UnicodeError) as error:
+        if problem := smtp.describe_tls_error(error):
+            return problem
+        if isinstance(error, smtplib.SMTPResponseException):
+            reason = f"it refuses with {error.smtp_code}"
+        else:
+            reason = f"{getattr(error, 'strerror', None) or 'no answer'} after {time.monotonic() - began:.1f} s"
+        advice = "check MAIL_SERVER and MAIL_PORT"
+        if isinstance(error, smtplib.SMTPServerDisconnected) and not config["MAIL_USE_SSL"]:
+            advice += ", and set MAIL_USE_SSL if that port expects TLS from the start"
+        return f"{reason}; {advice}"
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def check_elasticsearch(*, thorough: bool = False) -> CheckResult:
@@ -154,11 +200,16 @@ def check_email_queue() -> CheckResult:
     return CheckResult(True, f"{count} e-mails wait")
 
 
-def check_folder(path: Path) -> CheckResult:
-    """Check that a folder is writable."""
-    if path.is_dir() and os.access(path, os.W_OK | os.X_OK):
-        return CheckResult(True, f"{path} can be written")
-    return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
+def check_folder(path: Path, *, is_private: bool = False) -> CheckResult:
+    """Check that a folder is writable. is_private: whether to warn if other users can enter it."""
+    if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+        return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
+    found = path.stat()
+    if is_private and found.st_mode & OTHERS:
+        owner = "" if found.st_uid == os.geteuid() else "give it to the user that runs NoxChat, then "
+        message = f"{path} can be written, but other users can enter it: {owner}chmod 700 {path}"
+        return CheckResult(False, message, is_warning=True)
+    return CheckResult(True, f"{path} can be written")
 
 
 def check_front_end() -> CheckResult:

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from config import ROOT, Config, ConfigError
+from tests import certificates
+from tests.conftest import skip
 
 KEY = {"SECRET_KEY": "0123456789abcdef0123456789abcdef"}
 
@@ -43,10 +45,36 @@ def test_elasticsearch_url_has_a_default_port(url, used):
     assert config(ELASTICSEARCH_URL=url).ELASTICSEARCH_URL == used
 
 
-@pytest.mark.parametrize("file", ["nowhere.pem", "README.md"])
-def test_elasticsearch_ca_must_be_a_certificate_file(file):
-    with pytest.raises(ConfigError, match="ELASTICSEARCH_CA"):
-        config(ELASTICSEARCH_URL="https://elastic:9200", ELASTICSEARCH_CA=file)
+USES_OF_CA = {
+    "ELASTICSEARCH_CA": [{"ELASTICSEARCH_URL": "https://elastic:9200"}],
+    "MAIL_CA": [{"MAIL_USE_TLS": "1"}, {"MAIL_USE_SSL": "1"}],
+}
+
+
+@pytest.mark.parametrize("file", ["nowhere.pem", "README.md", "tests"])
+@pytest.mark.parametrize("name", USES_OF_CA)
+def test_ca_must_be_a_certificate_file(name, file):
+    for use in USES_OF_CA[name]:
+        with pytest.raises(ConfigError, match=f"{name} cannot be used .*: write a PEM file"):
+            config(**use, **{name: file})
+
+
+@pytest.mark.parametrize("name", USES_OF_CA)
+def test_ca_is_a_path_from_the_folder_of_noxchat(name, tmp_path):
+    if not certificates.is_installed():
+        skip("the openssl command is not installed: apt-get install openssl")
+    path = certificates.make_certificate(tmp_path, "authority", kind="authority").path
+    for use in USES_OF_CA[name]:
+        assert (
+            getattr(config(**use, **{name: os.path.relpath(path, ROOT)}), name)
+            == f"{ROOT}/{os.path.relpath(path, ROOT)}"
+        )
+        assert getattr(config(**use), name) is None
+
+
+def test_mail_ca_is_refused_without_tls():
+    with pytest.raises(ConfigError, match="MAIL_CA: it is for a mail server with MAIL_USE_TLS or MAIL_USE_SSL"):
+        config(MAIL_SERVER="localhost", MAIL_CA="README.md")
 
 
 def test_error_messages_contain_no_passwords():
@@ -98,6 +126,7 @@ INVALID = {
     "ELASTICSEARCH_API_KEY": ["ключ"],
     "ELASTICSEARCH_CA": ["README.md"],  # only allowed with https
     "MAIL_USE_TLS": ["maybe"],
+    "MAIL_CA": ["README.md"],  # only allowed with TLS
     "TRUSTED_PROXIES": ["everybody", "10.0.0.0/99"],
     "MAIL_DEFAULT_SENDER": ["nobody", "a@x\r\nBcc: b@y"],
     "RATELIMIT_STORAGE_URI": ["etcd://x"],
@@ -166,3 +195,32 @@ def test_env_example_lists_every_variable():
     used = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', (ROOT / "config.py").read_text()))
     assert used and not {name for name in used if not re.search(rf"^#?{name}=", example, re.M)}
     assert not set(re.findall(r"^#?([A-Z_]+)=", example, re.M)) - used
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("MAIL_SERVER", "mail.straße.example", "mail.xn--strae-oqa.example"),
+        ("MAIL_SERVER", "Mail.Nox.example", "Mail.Nox.example"),
+        ("MAIL_SERVER", "my_mail", "my_mail"),
+        ("MAIL_DEFAULT_SENDER", "Straße <noreply@straße.example>", "Straße <noreply@xn--strae-oqa.example>"),
+        ("MAIL_DEFAULT_SENDER", "noreply@βόλος.example", "noreply@xn--nxasmm1c.example"),
+        ("MAIL_DEFAULT_SENDER", "Ночь <noreply@nox.example>", "Ночь <noreply@nox.example>"),
+    ],
+)
+def test_domains_of_mail_settings_follow_idna_2008(name, value, expected):
+    assert getattr(config(**{name: value}), name) == expected
+    assert config(BASE_URL="https://straße.example").MAIL_DEFAULT_SENDER == "noreply@xn--strae-oqa.example"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAIL_SERVER", "-☕.example"),
+        ("MAIL_DEFAULT_SENDER", "a@☕"),
+        ("RATELIMIT_STORAGE_URI", "redis://straße.example"),
+    ],
+)
+def test_domain_that_cannot_be_one_is_refused_at_start(name, value):
+    with pytest.raises(ConfigError, match=name):
+        config(**{name: value})

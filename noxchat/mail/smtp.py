@@ -1,30 +1,111 @@
-"""Flask-Mail with a timeout: its own connection waits for ever for a server that accepts and then says nothing."""
+"""Connections to the mail server: the certificate is checked, and each step has a time limit.
+
+Flask-Mail's own connection accepts every certificate, and waits for ever for a server that says nothing.
+"""
 
 import contextlib
 import smtplib
+import ssl
 
 import flask_mail
 from flask import current_app
 
 TIMEOUT_SECONDS = 5
 
+# What OpenSSL's x509_vfy.h calls X509_V_ERR_…
+NOT_YET_VALID, EXPIRED, OTHER_HOST_NAME, OTHER_ADDRESS = 9, 10, 62, 64
+
+
+class StarttlsMissing(smtplib.SMTPNotSupportedError):
+    """The mail server offers no STARTTLS, which the settings require."""
+
+
+def connect(config, timeout: float) -> smtplib.SMTP:
+    """Connect to the mail server, up to where a login or an e-mail can follow.
+
+    config: a mapping with the MAIL_… settings. timeout: of each step, in seconds.
+    Raises OSError (ssl.SSLCertVerificationError if the certificate is refused), smtplib.SMTPException, UnicodeError.
+    """
+    server, port = config["MAIL_SERVER"], config["MAIL_PORT"]
+    if config["MAIL_USE_SSL"]:
+        host: smtplib.SMTP = smtplib.SMTP_SSL(server, port, timeout=timeout, context=_tls_context(config))
+    else:
+        host = smtplib.SMTP(server, port, timeout=timeout)
+    with _closed_after_error(host):
+        if config["MAIL_USE_TLS"]:
+            host.ehlo_or_helo_if_needed()
+            if not host.has_extn("starttls"):
+                raise StarttlsMissing
+            host.starttls(context=_tls_context(config))
+        host.ehlo_or_helo_if_needed()
+    return host
+
+
+def _tls_context(config) -> ssl.SSLContext:
+    """Return a context that requires a valid certificate for the name in MAIL_SERVER. Raises OSError."""
+    return ssl.create_default_context(cafile=config["MAIL_CA"])
+
+
+@contextlib.contextmanager
+def _closed_after_error(host: smtplib.SMTP):
+    try:
+        yield
+    except BaseException:
+        host.close()
+        raise
+
+
+def describe_tls_error(error: Exception) -> str:
+    """Return why no encrypted connection was made, and which setting to change; empty for any other error.
+
+    It never contains anything that came from the server or from a setting.
+    """
+    if isinstance(error, StarttlsMissing):
+        return (
+            "the mail server offers no STARTTLS, though MAIL_USE_TLS is set; check MAIL_PORT, or set MAIL_USE_SSL "
+            "instead if that port expects TLS from the start"
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in {OTHER_HOST_NAME, OTHER_ADDRESS}:
+            return (
+                "the certificate of the mail server is not valid for the name in MAIL_SERVER; write a name there that "
+                "it was issued for"
+            )
+        if error.verify_code in {EXPIRED, NOT_YET_VALID}:
+            return "the certificate of the mail server has expired or is not valid yet; renew it, or set the clock"
+        return (
+            "the certificate of the mail server is not signed by a known authority; set MAIL_CA to a PEM file with its "
+            "certificate authority, or with the certificate itself if it is self-signed"
+        )
+    if isinstance(error, ssl.SSLError):
+        return (
+            "no TLS connection can be made with the mail server; check MAIL_PORT, and whether it expects MAIL_USE_SSL "
+            "or MAIL_USE_TLS"
+        )
+    return ""
+
 
 class Connection(flask_mail.Connection):
     def __exit__(self, *_error):
         """Close the connection. If the server closes it first, it has accepted the e-mail all the same."""
         if self.host is not None:
-            with contextlib.suppress(OSError, smtplib.SMTPException):
-                self.host.quit()
+            quit_quietly(self.host)
 
     def configure_host(self):
-        """Connect as Flask-Mail does, with a timeout for each step. Raises OSError, smtplib.SMTPException."""
-        smtp = smtplib.SMTP_SSL if self.mail.use_ssl else smtplib.SMTP
-        host = smtp(self.mail.server, self.mail.port, timeout=TIMEOUT_SECONDS)
-        if self.mail.use_tls:
-            host.starttls()
-        if self.mail.username and self.mail.password:
-            host.login(self.mail.username, self.mail.password)
+        """Connect to the mail server and log in. Raises OSError, smtplib.SMTPException, UnicodeError."""
+        config = current_app.config
+        host = connect(config, TIMEOUT_SECONDS)
+        if config["MAIL_USERNAME"] and config["MAIL_PASSWORD"]:
+            with _closed_after_error(host):
+                host.login(config["MAIL_USERNAME"], config["MAIL_PASSWORD"])
         return host
+
+
+def quit_quietly(host: smtplib.SMTP):
+    """Say good-bye to the mail server and close the connection, whatever it replies."""
+    with contextlib.suppress(OSError, smtplib.SMTPException):
+        host.quit()
+    host.close()
 
 
 class Mail(flask_mail.Mail):

@@ -19,7 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from noxchat.database import begin_write, now
 from noxchat.extensions import db, mail
+from noxchat.files import make_private_folder
 from noxchat.mail.kinds import KINDS
+from noxchat.mail.smtp import describe_tls_error
 from noxchat.models import QueuedEmail, User
 from noxchat.names import ascii_address
 
@@ -124,6 +126,8 @@ def _lease_next() -> QueuedEmail | None:
 
 def _retry_or_give_up(email: QueuedEmail, error: Exception):
     """Schedule the next try with exponential backoff, or give up; the log does not contain the address."""
+    if problem := describe_tls_error(error):
+        log.error("email not sent: %s", problem)
     permanent = isinstance(error, smtplib.SMTPRecipientsRefused) and all(
         code >= 500 for code, _text in error.recipients.values()
     )
@@ -173,7 +177,7 @@ def _deliver(message: Message):
         mail.send(message)
         return
     folder = current_app.config["MAIL_DIR"]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(folder)
     message.date = message.date or now().timestamp()
     name = f"{now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.eml"
     temporary = folder / f".{name}"

@@ -4,6 +4,7 @@ Nothing secret is written: no field's text, no cookie, no token, no e-mail; URLs
 """
 
 import logging
+import os
 import re
 import secrets
 import sys
@@ -11,6 +12,8 @@ import time
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 from flask import Flask, g, has_request_context, request
+
+from noxchat.files import make_private_folder
 
 log = logging.getLogger("noxchat")
 
@@ -61,9 +64,10 @@ def init_app(app: Flask):
 
 def _file_handler(app: Flask) -> logging.Handler:
     """Return the handler for the log file. Raises OSError when that cannot be written."""
-    app.config["LOG_DIR"].mkdir(parents=True, exist_ok=True)
+    make_private_folder(app.config["LOG_DIR"])
     path = app.config["LOG_DIR"] / "noxchat.log"
-    with open(path, "ab"):  # the handler itself would only fail at the first line
+    # The handler itself would only fail at the first line.
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"):
         path.chmod(0o600)
     # The standard library's handler loses lines when several processes rotate one file.
     return ConcurrentRotatingFileHandler(

@@ -23,7 +23,7 @@ TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")
 # The layers, and what the modules of each may import of NoxChat. Modules are sorted into them by where they are; `rules`
 # are all that are not named here.
 BASE = {
-    *("noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.installation"),
+    *("noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.files", "noxchat.installation"),
     *("noxchat.mail", "noxchat.mail.smtp"),
 }
 ENTRY_POINTS = {"noxchat", "noxchat.cli", "noxchat.web.server"}
