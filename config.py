@@ -7,6 +7,10 @@ import ssl
 import sys
 import tempfile
 from datetime import timedelta
+from email import policy
+from email.errors import ObsoleteHeaderDefect
+from email.headerregistry import Address
+from email.parser import Parser
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -57,15 +61,13 @@ class Environment:
     def list(self, name):
         return [part for part in self.text(name).replace(",", " ").split() if part]
 
-    def idna(self, name, default=None):
-        """Return a text whose domain, all of it or what follows an @, is in ASCII: Python's own codec is of 2003."""
-        text = self.text(name, default)
+    def host(self, name):
+        """Return a host name, in ASCII if it was not; None if it is not set."""
+        text = self.text(name, None)
         try:
-            return text and re.sub(
-                r"[^@<>\s]+(?=>?$)", lambda end: end[0] if end[0].isascii() else ascii_host(end[0]), text
-            )
+            return text if text is None or text.isascii() else ascii_host(text)
         except ValueError:
-            raise ConfigError(f"{name} is {text!r}: its domain cannot be one.") from None
+            raise ConfigError(f"{name} is {text!r}: write a host name, smtp.nox.example.") from None
 
     def certificates(self, name, *, allowed, advice):
         """Return the path of a PEM file with the certificates to trust; None if it is not set.
@@ -121,6 +123,21 @@ def split_http_url(text):
     except ValueError:
         return None
     return parts if is_valid else None
+
+
+def sender(text):
+    """Return a sender as it is written in a From header (RFC 5322, 3.4), the domain in ASCII. Raises ConfigError."""
+    header = Parser(policy=policy.default).parsestr(f"From: {text}\n")["From"]
+    defects = [defect for defect in header.defects if not isinstance(defect, ObsoleteHeaderDefect)]
+    try:
+        [found] = header.addresses
+        domain = found.domain if found.domain.isascii() else ascii_host(found.domain)
+        if defects or not domain or set(text) & set("\r\n"):
+            raise ValueError
+    except ValueError:
+        advice = 'write one address, NoxChat <noreply@nox.example>; a name with a comma in quotes, "Nox, Inc." <…>.'
+        raise ConfigError(f"MAIL_DEFAULT_SENDER: {advice}") from None
+    return str(Address(found.display_name, found.username, domain))
 
 
 def proxy_network(text):
@@ -248,7 +265,7 @@ class Config:
         )
 
     def _read_mail(self, env):
-        self.MAIL_SERVER = env.idna("MAIL_SERVER")
+        self.MAIL_SERVER = env.host("MAIL_SERVER")
         self.MAIL_USE_TLS = env.flag("MAIL_USE_TLS", False)
         self.MAIL_USE_SSL = env.flag("MAIL_USE_SSL", False)
         if self.MAIL_USE_TLS and self.MAIL_USE_SSL:
@@ -264,9 +281,7 @@ class Config:
         self.MAIL_PASSWORD = env.text("MAIL_PASSWORD", None)
         host = urlsplit(self.BASE_URL).hostname
         domain = "localhost" if host in {"127.0.0.1", "::1"} else host
-        self.MAIL_DEFAULT_SENDER = env.idna("MAIL_DEFAULT_SENDER", f"noreply@{domain}")
-        if "@" not in self.MAIL_DEFAULT_SENDER or set(self.MAIL_DEFAULT_SENDER) & set("\r\n"):
-            raise ConfigError("MAIL_DEFAULT_SENDER: write an e-mail address, NoxChat <noreply@nox.example>.")
+        self.MAIL_DEFAULT_SENDER = sender(env.text("MAIL_DEFAULT_SENDER", f"noreply@{domain}"))
         self.MAIL_SUPPRESS_SEND = False
         self.MAIL_DEBUG = False
 
@@ -319,7 +334,7 @@ class Config:
         With `__Host-`, browsers refuse one that was set by another host, for another path, or over plain HTTP
         (RFC 6265bis, 4.1.3.2); it requires TLS.
         """
-        prefix = "__Host-" if self.SECURE else ""
+        self.COOKIE_PREFIX = prefix = "__Host-" if self.SECURE else ""
         self.SESSION_COOKIE_NAME = f"{prefix}session"
         self.REMEMBER_COOKIE_NAME = f"{prefix}remember_token"
         self.DEVICE_COOKIE_NAME = f"{prefix}device"

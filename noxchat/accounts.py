@@ -4,7 +4,7 @@ from flask_babel import gettext as _
 from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import avatars, events, friendships, passwords, profiles, throttle
+from noxchat import avatars, events, friendships, profiles, throttle
 from noxchat.database import violates_constraint
 from noxchat.exceptions import Conflict
 from noxchat.extensions import db
@@ -77,11 +77,6 @@ def find_by_identifier(identifier: str) -> User | None:
     """Return the account with this e-mail address or Public ID. One look-up: a Public ID never contains an @."""
     identifier = identifier.strip(" ")
     return find_by_email(identifier) if "@" in identifier else profiles.find_by_public_id(identifier)
-
-
-def authenticate(user: User | None, password: str) -> bool:
-    """Tell whether this is the account's password. Takes the same time when there is no account."""
-    return passwords.verify_password(user.password_hash if user else None, password)
 
 
 def lock_account(user: User) -> User:

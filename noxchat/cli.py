@@ -131,7 +131,7 @@ def doctor():
             ("E-mail queue", health.check_email_queue()),
         ]
     checks += [
-        ("Mail server", health.check_mail_server(config, 8)),
+        ("Mail server", health.check_mail_server(config, thorough=True)),
         ("Limits", health.check_limits_store()),
     ]
     for name, check in checks:

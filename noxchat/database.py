@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError, InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
-from noxchat.files import open_lock_file, withdraw_access
+from noxchat.files import make_file_private, open_lock_file
 
 
 class Base(DeclarativeBase):
@@ -207,7 +207,7 @@ _creation = threading.Lock()
 
 
 def protect_sqlite_files(database: str | None):
-    """Have nobody but this user read a SQLite database. Called before SQLite opens it, and never fails: SQLite will.
+    """Make a SQLite database private. Called before SQLite opens it; errors are left to SQLite.
 
     database: its path; None, an empty string or :memory: when it is not a file.
     A new one is created with mode 0600, which SQLite then gives to the files beside it. From an existing one that
@@ -223,7 +223,7 @@ def protect_sqlite_files(database: str | None):
             if os.geteuid() == 0 and os.path.islink(database):
                 return  # or the owner of the link could have root change any file
             for suffix in ("", "-wal", "-shm", "-journal"):
-                withdraw_access(path + suffix)
+                make_file_private(path + suffix)
 
 
 class Locked(Exception):

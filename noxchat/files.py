@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-OTHERS = 0o077  # what group and others may do
+GROUP_AND_OTHERS = 0o077  # what group and others may do
 
 
 def make_private_folder(path: Path):
@@ -38,15 +38,15 @@ def open_lock_file(path: str | Path, flags: int, protected: str | Path) -> int:
         owner, found = os.stat(protected), os.fstat(descriptor)
         if is_new and os.geteuid() == 0:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        elif found.st_mode & OTHERS and found.st_uid == os.geteuid() == owner.st_uid:
+        elif found.st_mode & GROUP_AND_OTHERS and found.st_uid == os.geteuid() == owner.st_uid:
             # Others could hold the lock. One that root created for somebody else stays as it is, who has to open it.
             os.fchmod(descriptor, 0o600)
     return descriptor
 
 
-def withdraw_access(path: str | Path):
+def make_file_private(path: str | Path):
     """Take group's and others' access from a file, if it exists and belongs to this user. Does not follow a link."""
     with suppress(OSError):
         found = os.lstat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_mode & OTHERS and found.st_uid == os.geteuid():
-            os.chmod(path, stat.S_IMODE(found.st_mode) & ~OTHERS)
+        if stat.S_ISREG(found.st_mode) and found.st_mode & GROUP_AND_OTHERS and found.st_uid == os.geteuid():
+            os.chmod(path, stat.S_IMODE(found.st_mode) & ~GROUP_AND_OTHERS)

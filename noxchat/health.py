@@ -19,11 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from noxchat import search
 from noxchat.database import Locked
 from noxchat.extensions import db
-from noxchat.files import OTHERS
+from noxchat.files import GROUP_AND_OTHERS
 from noxchat.mail import queue, smtp
 from noxchat.search import outbox
 
 TIMEOUT_SECONDS = 2  # of each step
+MAIL_SECONDS = 8  # of all steps of a thorough check of the mail server
 MAX_EMAIL_DELAY_SECONDS = 600
 
 
@@ -86,16 +87,18 @@ def check_search() -> CheckResult:
     return CheckResult(False, f"{engine.name} has no index, so searches are slow with many people: {advice}")
 
 
-def check_mail_server(config, seconds: float = TIMEOUT_SECONDS) -> CheckResult:
-    """Check that the mail server answers, as encrypted as it has to be. It sees neither a login nor an e-mail.
+def check_mail_server(config, *, thorough: bool = False) -> CheckResult:
+    """Check that the mail server answers. It sees neither a login nor an e-mail.
 
-    seconds: for all steps together.
+    thorough: whether to check as well that the connection is as encrypted as it has to be.
     """
     if not config["MAIL_SERVER"]:
         return CheckResult(None, f"no server is set: e-mails are written to {config['MAIL_DIR'].name}/")
+    seconds = MAIL_SECONDS if thorough else TIMEOUT_SECONDS
     errors: list[str] = []
     # In a thread, because neither the name server nor a server that sends a byte at a time obeys the time limits.
-    thread = threading.Thread(target=lambda: errors.append(_mail_server_error(config)), daemon=True)
+    check = _mail_server_error if thorough else _mail_connection_error
+    thread = threading.Thread(target=lambda: errors.append(check(config)), daemon=True)
     thread.start()
     thread.join(seconds)
     error = errors[0] if errors else f"no answer after {seconds} s; check MAIL_SERVER and MAIL_PORT"
@@ -106,7 +109,13 @@ def check_mail_server(config, seconds: float = TIMEOUT_SECONDS) -> CheckResult:
     if logs_in and not is_encrypted and not _is_loopback(config["MAIL_SERVER"]):
         message = "answers, but the password travels unencrypted: set MAIL_USE_TLS or MAIL_USE_SSL"
         return CheckResult(False, message, is_warning=True)
-    return CheckResult(True, "answers, and its certificate is valid" if is_encrypted else "answers")
+    return CheckResult(True, "answers, and its certificate is valid" if is_encrypted and thorough else "answers")
+
+
+def _mail_connection_error(config) -> str:
+    """Return why the mail server cannot be connected to, with what to do; empty when it can."""
+    error = _connection_error(config["MAIL_SERVER"], config["MAIL_PORT"])
+    return error and f"{error}; check MAIL_SERVER and MAIL_PORT"
 
 
 def _mail_server_error(config) -> str:
@@ -184,7 +193,7 @@ def check_limits_store() -> CheckResult:
         if config["WORKERS"] > 1:
             message = "each process counts by itself: set RATELIMIT_STORAGE_URI=redis://… beside WORKERS"
             return CheckResult(False, message)
-        return CheckResult(True, "counted in this process")
+        return CheckResult(True, "counted in this process; logins and renames in the database")
     url = urlsplit(config["RATELIMIT_STORAGE_URI"])
     if _connection_error(url.hostname, url.port or 6379):
         return CheckResult(False, "does not answer: check RATELIMIT_STORAGE_URI")
@@ -205,7 +214,7 @@ def check_folder(path: Path, *, is_private: bool = False) -> CheckResult:
     if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
         return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
     found = path.stat()
-    if is_private and found.st_mode & OTHERS:
+    if is_private and found.st_mode & GROUP_AND_OTHERS:
         owner = "" if found.st_uid == os.geteuid() else "give it to the user that runs NoxChat, then "
         message = f"{path} can be written, but other users can enter it: {owner}chmod 700 {path}"
         return CheckResult(False, message, is_warning=True)

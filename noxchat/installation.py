@@ -1,6 +1,6 @@
 """The id of this installation, which tells it from others on the same host name or in the same Elasticsearch.
 
-It lies in the database: all machines share it, and a restored copy keeps it.
+It is stored in the database: all machines share it, and a restored copy keeps it.
 """
 
 import secrets

@@ -82,13 +82,13 @@ def _prototype(char: str) -> str:
 
 
 RESERVED_SKELETONS = {skeleton(word) for word in RESERVED}
-OPERATOR_NAMES = re.compile(f"(nox)?({'|'.join(sorted(map(skeleton, OPERATORS)))})+")
+OPERATOR_NAMES = re.compile(f"(nox)?({'|'.join(sorted(map(skeleton, OPERATORS)))})+(nox)?")
 
 
 def imitates_operator(name: str) -> bool:
     """Tell whether a name or Public ID pretends to be of whoever runs the place.
 
-    Whatever signs are in it and digits around it, and also when it joins such words: Adm1n, support-2, Nox Team.
+    Punctuation is ignored, and so are digits before and after it; such words may be joined: Adm1n, support-2, Nox Team.
     """
     trimmed = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", name)
     return any(OPERATOR_NAMES.fullmatch(skeleton(re.sub(r"[\W_]", "", text))) for text in (name, trimmed))

@@ -24,9 +24,10 @@ LONG = 20  # from this length on even one repeated character is nobody's first g
 # Characters that zxcvbn is given. Its time grows fast: 72 signs that may stand for letters took it 3 seconds.
 ZXCVBN_LENGTH = LONG
 
-# What people put around a common password to make it look like a new one.
+# What people put around a common password to make it look like a new one. More than that would be hard to guess by
+# itself: at the end up to so many digits, such as a date; at both ends together up to so many digits and signs.
 AFFIXES = string.digits + string.punctuation
-MAX_AFFIX_LENGTH = 10  # as long as 1234567890: more digits that are random are hard to guess by themselves
+MAX_DIGITS, MAX_AFFIXES = 8, 5
 MIN_WORD_LENGTH = 4  # shorter words are on the list only by chance
 # The keys of the Russian layout, as they are labelled in the Latin one: somebody who types пароль presses gfhjkm.
 RUSSIAN_KEYS = str.maketrans("йцукенгшщзхъфывапролджэячсмитьбюё", "qwertyuiop[]asdfghjkl;'zxcvbnm,.`")
@@ -67,10 +68,10 @@ def is_common(password: str) -> bool:
     So is one that differs from those only by digits and signs around it. Without the list none is.
     """
     whole = unicodedata.normalize("NFKC", password).lower()
-    word = whole.strip(AFFIXES)
     texts = {whole}
-    if len(word) >= MIN_WORD_LENGTH and len(whole) - len(word) <= MAX_AFFIX_LENGTH:
-        texts.add(word)
+    for word, most in ((whole.rstrip(string.digits), MAX_DIGITS), (whole.strip(AFFIXES), MAX_AFFIXES)):
+        if len(word) >= MIN_WORD_LENGTH and len(whole) - len(word) <= most:
+            texts.add(word)
     texts |= {text.translate(RUSSIAN_KEYS) for text in texts}
     try:
         with (

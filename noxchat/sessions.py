@@ -5,7 +5,7 @@ import secrets
 from datetime import timedelta
 
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.orm import contains_eager, joinedload
+from sqlalchemy.orm import contains_eager
 
 from noxchat.database import execute_dml, now
 from noxchat.extensions import db
@@ -35,13 +35,16 @@ def create(user: User, user_agent: str, lifetime: timedelta) -> User:
     return user
 
 
-# Executed for every request, so it is built once.
-LOAD = (
+# Executed for every request, so they are built once.
+SESSIONS = (
     select(User, Session)
     .join(Session, Session.user_id == User.id)
     .join(User.profile)
     .options(contains_eager(User.profile))
-    .where(Session.token_hash == bindparam("hash"), Session.last_used_at > bindparam("since"))
+)
+BY_TOKEN = SESSIONS.where(Session.token_hash == bindparam("hash"), Session.last_used_at > bindparam("since"))
+BY_PREVIOUS_TOKEN = SESSIONS.where(
+    Session.previous_token_hash == bindparam("hash"), Session.replaced_at > bindparam("since")
 )
 
 
@@ -50,7 +53,19 @@ def load(token: str, lifetime: timedelta) -> User | None:
 
     lifetime: after which an unused session expires.
     """
-    row = db.session.execute(LOAD, {"hash": _hash(token), "since": now() - lifetime}).first()
+    return _load(BY_TOKEN, token, lifetime)
+
+
+def load_by_previous_token(token: str) -> User | None:
+    """Return the user whose session had this token until a moment ago, as `load` does.
+
+    The new token is not known: only its hash is stored. The caller has to make sure that it is the same browser.
+    """
+    return _load(BY_PREVIOUS_TOKEN, token, GRACE)
+
+
+def _load(statement, token: str, period: timedelta) -> User | None:
+    row = db.session.execute(statement, {"hash": _hash(token), "since": now() - period}).first()
     if row is None:
         return None
     user, session = row
@@ -58,40 +73,24 @@ def load(token: str, lifetime: timedelta) -> User | None:
     return user
 
 
-def load_by_replaced_token(token: str) -> User | None:
-    """Return the user whose session had this token until a moment ago, as `load` does. It says nothing of the new one.
-
-    The caller has to make sure that it comes from the same browser.
-    """
-    session = db.session.scalar(
-        select(Session).where(Session.previous_token_hash == _hash(token), Session.replaced_at > now() - GRACE)
-    )
-    if session is None:
-        return None
-    user = db.session.scalar(select(User).where(User.id == session.user_id).options(joinedload(User.profile)))
-    assert user  # by the foreign key
-    user.session, user.session_token = session, token
-    return user
-
-
 def replace_token(user: User, *, keep_previous: bool) -> bool:
     """Replace the session's token, so that a copy of the old one no longer works.
 
-    keep_previous: whether the old one is still valid for GRACE, for the same browser.
-    Returns False when another request has just done so: then the token at hand is not the newest.
+    keep_previous: whether the old one is still valid for GRACE, for the same browser. Then nothing is done, and False
+    returned, when another request has replaced it just now.
     """
     assert user.session and user.session_token
     token, old_hash = secrets.token_urlsafe(32), _hash(user.session_token)
-    own = update(Session).where(Session.id == user.session.id, Session.token_hash == old_hash)
-    new = own.values(
-        token_hash=_hash(token),
-        last_used_at=now(),
-        previous_token_hash=old_hash if keep_previous else None,
-        replaced_at=now(),
-    )
-    is_replaced = execute_dml(db.session, new) == 1
+    values = {"token_hash": _hash(token), "last_used_at": now(), "replaced_at": now()}
+    new = update(Session).where(Session.id == user.session.id)
+    if keep_previous:
+        new, values["previous_token_hash"] = new.where(Session.token_hash == old_hash), old_hash
+    else:
+        values["previous_token_hash"] = None
+    if execute_dml(db.session, new.values(values)) != 1:
+        return False
     user.session_token = token
-    return is_replaced
+    return True
 
 
 def is_touch_due(user: User) -> bool:

@@ -12,7 +12,6 @@ from datetime import timedelta
 
 from flask import Flask, current_app
 from flask_babel import ngettext
-from itsdangerous import BadSignature, URLSafeSerializer
 from limits import RateLimitItem, RateLimitItemPerHour
 from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
@@ -25,7 +24,7 @@ from noxchat.models import Attempt, User
 from noxchat.names import email_key
 
 LOGIN_PERIOD, HOUR = timedelta(minutes=15), timedelta(hours=1)
-PENDING = timedelta(seconds=10)  # for how long a password is checked at most
+MAX_ATTEMPT_DURATION = timedelta(seconds=10)
 LOCK_CLASS = 0x6E6F7A  # the first key of the advisory lock; events.py and database.py have their own
 BLOCKS_PER_HOUR = 200
 
@@ -69,10 +68,10 @@ class Limit:
     @property
     def stored_key(self) -> str:
         """The key of the rows in `attempts`."""
-        return hashlib.sha256(" ".join(self.key).encode()).hexdigest()
+        return hashlib.sha256("\0".join(self.key).encode()).hexdigest()
 
 
-def login_limits(identifier: str, user: User | None, address: str, device_cookie: str | None) -> list[Limit]:
+def login_limits(identifier: str, user: User | None, address: str, device: str | None) -> list[Limit]:
     """Return the limits for failed logins to one account from one address.
 
     The last attempt that a setting allows is already refused, so that "by the 10th" holds; but at least one is allowed.
@@ -80,17 +79,17 @@ def login_limits(identifier: str, user: User | None, address: str, device_cookie
     but not the owner.
 
     identifier: as typed. The e-mail address and the Public ID of an account count together, and an account that does
-    not exist counts like one that does.
+    not exist counts like one that does. device: as returned by tokens.verify_device_token.
     """
     config = current_app.config
-    account = str(user.id) if user else email_key(identifier.strip(" "))
+    account = ("account", str(user.id)) if user else ("unknown", email_key(identifier.strip(" ")))
     pair = max(1, config["SIGN_INS_PER_ACCOUNT_AND_ADDRESS"] - 1)
-    if user and (device := known_device(device_cookie, user)):
+    if device:
         return [Limit(pair, LOGIN_PERIOD, ("device", device))]
     return [
-        Limit(pair, LOGIN_PERIOD, ("login", account, address)),
+        Limit(pair, LOGIN_PERIOD, ("login", *account, address)),
         Limit(max(1, config["SIGN_INS_PER_ADDRESS"] - 1), HOUR, ("login from", address)),
-        Limit(max(1, config["SIGN_INS_PER_ACCOUNT"] - 1), HOUR, ("login to", account)),
+        Limit(max(1, config["SIGN_INS_PER_ACCOUNT"] - 1), HOUR, ("login to", *account)),
     ]
 
 
@@ -109,20 +108,20 @@ def begin_attempt(limits: list[Limit], *, may_wait: bool) -> list[int]:
     if db.engine.dialect.name == "postgresql":
         db.session.execute(select(func.pg_advisory_xact_lock(LOCK_CLASS, 0)))
     db.session.execute(delete(Attempt).where(Attempt.expires_at <= now()))
-    if is_full(limits):
+    if check_limits(limits):
         if not may_wait:
-            _refuse(PENDING.total_seconds())
+            _refuse(MAX_ATTEMPT_DURATION.total_seconds())
         return []
     moment = now()
     rows = [
-        {"key": each.stored_key, "expires_at": moment + each.period, "pending_until": moment + PENDING}
+        {"key": each.stored_key, "expires_at": moment + each.period, "pending_until": moment + MAX_ATTEMPT_DURATION}
         for each in limits
     ]
     return list(db.session.scalars(insert(Attempt).returning(Attempt.id), rows))
 
 
-def is_full(limits: list[Limit]) -> bool:
-    """Tell whether attempts that are under way use up a limit. Raises RateLimited when failed ones do."""
+def check_limits(limits: list[Limit]) -> bool:
+    """Raise RateLimited when failed attempts use up a limit. Returns whether those that are under way do."""
     moment = now()
     counted = select(Attempt.key, Attempt.expires_at, Attempt.pending_until).where(
         Attempt.key.in_([each.stored_key for each in limits]), Attempt.expires_at > moment
@@ -152,7 +151,7 @@ def count_rename(user: User):
     user: as returned by accounts.lock_account.
     """
     limit = Limit(current_app.config["RENAMES_PER_DAY"], timedelta(days=1), ("rename", str(user.id)))
-    is_full([limit])
+    check_limits([limit])
     db.session.add(Attempt(key=limit.stored_key, expires_at=now() + limit.period))
 
 
@@ -186,22 +185,3 @@ def count_block(blocker: User):
 def allow_address_taken_email(user: User) -> bool:
     """Count an e-mail about somebody registering with this person's address; False when it is one too many."""
     return _limiter().hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", str(user.id))
-
-
-def device_serializer() -> URLSafeSerializer:
-    """Return what signs device cookies, and reads them."""
-    return URLSafeSerializer(current_app.config["SECRET_KEY"], salt="device")
-
-
-def create_device_cookie(user: User, nonce: str) -> str:
-    """Return a signed cookie that shows that a browser logged in to this account before."""
-    return device_serializer().dumps([user.id, nonce])
-
-
-def known_device(cookie: str | None, user: User) -> str | None:
-    """Return a name for the device if its cookie was made for this account, else None."""
-    try:
-        user_id, nonce = device_serializer().loads(cookie or "")
-    except (BadSignature, ValueError, TypeError):
-        return None
-    return f"{user_id} {nonce}" if user_id == user.id else None

@@ -217,7 +217,9 @@ def test_forged_cookies_do_not_log_in(app, alice, anonymous, name):
 
 # As they arrive: bytes, read as Latin-1.
 @pytest.mark.parametrize("value", ["Москва".encode().decode("latin-1"), "\xe9\xff", '"', "a=b=c", "x" * 4000, ""])
-@pytest.mark.parametrize("name", ["city", "session", "noxchat", "remember_token", "__Host-session", "город"])
+@pytest.mark.parametrize(
+    "name", ["city", "session", "device", "language", "theme", "noxchat", "remember_token", "__Host-session", "город"]
+)
 def test_cookies_of_other_applications_change_nothing(app, alice_browser, name, value):
     ours = f"{alice_browser.cookie_name('SESSION')}={alice_browser.cookie('SESSION')}"
     client, name = app.test_client(use_cookies=False), name.encode().decode("latin-1")

@@ -159,7 +159,7 @@ RESERVED_PUBLIC_IDS = {
     "capitals": ["WWW", "Edit", "LogOut"],
     "other signs": ["sign-up", "log_in", "about_us", "forgot_password", "l-o-g-i-n", "moment-js", "new_"],
     "operators": ["admin", "Adm1n", "0wner", "officia1", "supp0rt", "admin7", "support-24", "admin_2026", "Security2"],
-    "joined operators": ["nox-support", "AdminTeam", "noxchat-staff", "system_admin_1"],
+    "joined operators": ["nox-support", "support_nox", "AdminTeam", "noxchat-staff", "system_admin_1"],
 }
 
 

@@ -60,7 +60,7 @@ COMMON = {
     "further down": ["ilovedave", "jump4joy", "bloodyhell", "daisyduke", "queteimporta", "heavensent", "zigaretten"],
     "capitals": ["ZAG12WSX", "HomelessPa", "Zerberus7"],
     "digits and signs around it": [
-        "zag12wsx1234567890",
+        "zag12wsx12345678",
         "Heavensent2024!",
         "!Daisyduke7",
         "rosangela1990",

@@ -16,9 +16,10 @@ from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
 from noxchat.mail import kinds, queue, worker
 from noxchat.models import User
+from noxchat.web import cookies
 from noxchat.web.forms import Form
 from noxchat.web.htmx import redirect_to, safe_path, show
-from noxchat.web.login import log_in, log_out, verify_password
+from noxchat.web.login import authenticate, log_in, log_out
 from noxchat.web.preferences import language
 from noxchat.web.security import public
 
@@ -86,10 +87,9 @@ def login():
 def verify_credentials(form: LoginForm) -> User:
     """Return whose identifier and password these are. Raises InvalidInput and RateLimited."""
     user = accounts.find_by_identifier(form.identifier.data)
-    device = request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"])
+    device = tokens.verify_device_token(cookies.get("DEVICE_COOKIE_NAME"), user)
     limits = throttle.login_limits(form.identifier.data, user, request.remote_addr or "", device)
-    is_verified = verify_password(user, form.password.data, limits)  # without an account too: it takes as long
-    if user is None or not is_verified:
+    if not authenticate(user, form.password.data, limits) or user is None:
         log.warning("login failed: from %s", request.remote_addr)
         raise InvalidInput(_("E-mail, Public ID or password is wrong."))
     return user

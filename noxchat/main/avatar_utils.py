@@ -22,11 +22,11 @@ _uploaders_lock = Lock()
 
 
 @contextmanager
-def one_picture_of(user_id: int):
+def single_upload(user_id: int):
     """Enter while a picture of this person is redrawn. Raises InvalidInput about `avatar` if another one still is."""
     with _uploaders_lock:
         if user_id in _uploaders:
-            raise InvalidInput(_("Your other picture is still being read. Try again in a moment."), "avatar")
+            raise InvalidInput(_("Your other picture is still being processed. Try again in a moment."), "avatar")
         _uploaders.add(user_id)
     try:
         yield

@@ -46,7 +46,7 @@ class ProfileForm(Form):
         if data is None:
             return
         try:
-            with avatar_utils.one_picture_of(self.user.id):
+            with avatar_utils.single_upload(self.user.id):
                 throttle.count_avatar(self.user)
                 self.cleaned["avatar"] = avatar_utils.redraw(data)
         except InvalidInput as error:

@@ -9,7 +9,7 @@ from wtforms.fields.choices import SelectChoice
 from noxchat import throttle
 from noxchat.exceptions import InvalidInput
 from noxchat.web.forms import Form, NewPasswordForm, check_password_length, new_password_fields, required
-from noxchat.web.login import verify_password
+from noxchat.web.login import authenticate
 from noxchat.web.preferences import LANGUAGES, THEMES, language, theme
 
 
@@ -61,7 +61,7 @@ class ConfirmedForm(Form):
         if not super().validate(*args, **kwargs):
             return False
         password = self[self.password_field].data
-        if not verify_password(self.user, password, throttle.confirmation_limits(self.user)):
+        if not authenticate(self.user, password, throttle.confirmation_limits(self.user)):
             self.with_error(InvalidInput(_("This is not your password."), self.password_field))
             return False
         return True

@@ -1,13 +1,12 @@
 """Who is logged in: Flask-Login on top of sessions.py, and its cookies."""
 
 import logging
-import secrets
 import time
 
 from flask import Flask, after_this_request, current_app, g, request, session
 from flask_login import login_user, logout_user, user_loaded_from_cookie
 
-from noxchat import accounts, sessions, throttle, tokens
+from noxchat import passwords, sessions, throttle, tokens
 from noxchat.database import begin_write
 from noxchat.extensions import db, login
 from noxchat.models import User
@@ -33,16 +32,17 @@ def init_app(app: Flask):
 
 def load_user(token: str) -> User | None:
     """Return the user whose session has this token."""
-    user = sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"]) or _load_by_replaced_token(token)
+    user = sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"]) or _load_by_previous_token(token)
     if user is not None:
         apply_preferences(user)
+        cookies.rewrite_old()
     return user
 
 
-def _load_by_replaced_token(token: str) -> User | None:
+def _load_by_previous_token(token: str) -> User | None:
     """Return the user whose session had this token until a moment ago, if the request comes from the same browser."""
-    user = sessions.load_by_replaced_token(token)
-    if user is None or not throttle.known_device(request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"]), user):
+    user = sessions.load_by_previous_token(token)
+    if user is None or not tokens.verify_device_token(cookies.get("DEVICE_COOKIE_NAME"), user):
         return None
     g.skip_session = True  # the answer that replaced the token sets the cookies
     return user
@@ -68,6 +68,7 @@ def replace_remember_cookie(_app, user: User):
     begin_write(db.session)
     if not replace_session_token(user, keep_previous=True):
         g.skip_session = True  # another tab's request was faster
+        session.pop("_remember", None)
     db.session.commit()
 
 
@@ -95,20 +96,20 @@ def record_presence(response):
     return response
 
 
-def verify_password(user: User | None, password: str, limits: list[throttle.Limit]) -> bool:
+def authenticate(user: User | None, password: str, limits: list[throttle.Limit]) -> bool:
     """Tell whether this is the password of an account, and count the attempt unless it is. Commits.
 
     Takes the same time when there is no account. Raises RateLimited.
     """
-    attempt = begin_attempt(limits)
-    is_verified = accounts.authenticate(user, password)
+    attempt = wait_for_attempt(limits)
+    is_verified = passwords.verify_password(user.password_hash if user else None, password)
     begin_write(db.session)
     throttle.end_attempt(attempt, succeeded=is_verified)
     db.session.commit()
     return is_verified
 
 
-def begin_attempt(limits: list[throttle.Limit]) -> list[int]:
+def wait_for_attempt(limits: list[throttle.Limit]) -> list[int]:
     """Count an attempt, after waiting for others that are under way when those use up a limit. Raises RateLimited."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -117,7 +118,7 @@ def begin_attempt(limits: list[throttle.Limit]) -> list[int]:
         db.session.commit()
         if attempt:
             return attempt
-        while throttle.is_full(limits) and time.monotonic() < deadline:
+        while throttle.check_limits(limits) and time.monotonic() < deadline:
             db.session.commit()  # a waiting request holds no connection
             time.sleep(POLL_SECONDS)
 
@@ -129,13 +130,13 @@ def log_in(user: User, *, remember: bool):
     user = sessions.create(user, request.user_agent.string, current_app.config["REMEMBER_COOKIE_DURATION"])
     login_user(user, remember=remember)
     session["csrf_token"] = tokens.csrf_secret(user)
-    if not throttle.known_device(request.cookies.get(current_app.config["DEVICE_COOKIE_NAME"]), user):
-        cookie = throttle.create_device_cookie(user, secrets.token_hex(8))
-        after_this_request(lambda response: cookies.set_cookie(response, "DEVICE_COOKIE_NAME", cookie))
+    if not tokens.verify_device_token(cookies.get("DEVICE_COOKIE_NAME"), user):
+        token = tokens.create_device_token(user)
+        after_this_request(lambda response: cookies.set_cookie(response, "DEVICE_COOKIE_NAME", token))
 
 
 def replace_old_cookies(response):
-    """Store the cookies of somebody who was logged in by cookies of version 1.4 under their present names."""
+    """Replace the cookies of somebody who was logged in by cookies of version 1.4."""
     return cookies.replace_old(response) if loaded_user() else response
 
 

@@ -1,6 +1,6 @@
 """The language and theme of a request: from the account, else a cookie, else the browser."""
 
-from flask import current_app, g, has_request_context, request
+from flask import g, has_request_context, request
 from werkzeug.wrappers import Response
 
 from noxchat.models import User
@@ -19,13 +19,13 @@ def language() -> str:
     """Return the language to answer in."""
     if not has_request_context():  # the command line is in English, and the mail worker sets each e-mail's language
         return "en"
-    chosen = g.get("user_language") or request.cookies.get(current_app.config["LANGUAGE_COOKIE_NAME"])
+    chosen = g.get("user_language") or cookies.get("LANGUAGE_COOKIE_NAME")
     return chosen if chosen in LANGUAGES else request.accept_languages.best_match(LANGUAGES, "en")
 
 
 def theme() -> str:
     """Return the theme to answer in; `auto` follows the device."""
-    chosen = g.get("user_theme") or request.cookies.get(current_app.config["THEME_COOKIE_NAME"])
+    chosen = g.get("user_theme") or cookies.get("THEME_COOKIE_NAME")
     return chosen if chosen in THEMES else "auto"
 
 

@@ -167,7 +167,7 @@ class ClientAddress:
         address = read_address(environ.get("REMOTE_ADDR", ""))
         for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
             forwarded = read_address(hop)
-            if None in (address, forwarded) or not any(address in network for network in self.proxies):
+            if address is None or forwarded is None or not any(address in network for network in self.proxies):
                 break
             address = forwarded
         if address is not None:

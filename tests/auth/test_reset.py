@@ -134,7 +134,7 @@ def invalid_tokens(app, alice):
     valid = create_reset_link(app, alice).rpartition("/")[2]
     with app.app_context():
         user = db.session.get(User, alice.id)
-        key = tokens._key()
+        key = tokens._key(tokens.RESET)
         claims = {"sub": str(user.id), "aud": "reset", "jti": user.reset_nonce, "exp": now() + timedelta(minutes=5)}
 
     def encode_part(value):
