@@ -65,7 +65,8 @@ class Environment:
         """Return a host name, in ASCII if it was not; None if it is not set."""
         text = self.text(name, None)
         try:
-            return text if text is None or text.isascii() else ascii_host(text)
+            # Certificates are issued for names without the final dot.
+            return text and (text.removesuffix(".") if text.isascii() else ascii_host(text))
         except ValueError:
             raise ConfigError(f"{name} is {text!r}: write a host name, smtp.nox.example.") from None
 

@@ -37,9 +37,9 @@ ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 # Names of whoever runs the place, to which people would give their password: the mailboxes of RFC 2142 among them.
 OPERATORS = set(
     """
-    abuse admin administrator contact help info mod moderator noxchat official owner postmaster root security staff
-    support sysadmin system team webmaster
-    администратор админ модератор поддержка система
+    abuse admin administration administrator contact help helpdesk info mod moderator noxchat official owner postmaster
+    root security staff support sysadmin system team webmaster
+    администратор администраторы администрация админ админы модератор модераторы поддержка поддержки система
     """.split()
 )
 RESERVED = OPERATORS | set(
@@ -82,7 +82,10 @@ def _prototype(char: str) -> str:
 
 
 RESERVED_SKELETONS = {skeleton(word) for word in RESERVED}
-OPERATOR_NAMES = re.compile(f"(nox)?({'|'.join(sorted(map(skeleton, OPERATORS)))})+(nox)?")
+# Words that change nothing: The Admins, Nox Team, Служба поддержки.
+FILLERS = "nox noxchat the customer service desk bot s служба тех".split()
+_operator, _filler = ("|".join(sorted(map(skeleton, words), key=len, reverse=True)) for words in (OPERATORS, FILLERS))
+OPERATOR_NAMES = re.compile(f"({_filler})*({_operator})({_filler}|{_operator})*")
 
 
 def imitates_operator(name: str) -> bool:

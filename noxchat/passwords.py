@@ -1,7 +1,7 @@
 """Password strength, hashing and verification."""
 
 import mmap
-import string
+import re
 import unicodedata
 from bisect import bisect_left
 from functools import cache
@@ -26,7 +26,8 @@ ZXCVBN_LENGTH = LONG
 
 # What people put around a common password to make it look like a new one. More than that would be hard to guess by
 # itself: at the end up to so many digits, such as a date; at both ends together up to so many digits and signs.
-AFFIXES = string.digits + string.punctuation
+DIGITS_AT_END = re.compile(r"\d+\Z")
+AFFIXES = re.compile(r"\A[\W\d_]+|[\W\d_]+\Z")
 MAX_DIGITS, MAX_AFFIXES = 8, 5
 MIN_WORD_LENGTH = 4  # shorter words are on the list only by chance
 # The keys of the Russian layout, as they are labelled in the Latin one: somebody who types пароль presses gfhjkm.
@@ -68,8 +69,10 @@ def is_common(password: str) -> bool:
     So is one that differs from those only by digits and signs around it. Without the list none is.
     """
     whole = unicodedata.normalize("NFKC", password).lower()
-    texts = {whole}
-    for word, most in ((whole.rstrip(string.digits), MAX_DIGITS), (whole.strip(AFFIXES), MAX_AFFIXES)):
+    half = whole[: len(whole) // 2]
+    texts = {whole, half} if half * 2 == whole else {whole}
+    for pattern, most in ((DIGITS_AT_END, MAX_DIGITS), (AFFIXES, MAX_AFFIXES)):
+        word = pattern.sub("", whole)
         if len(word) >= MIN_WORD_LENGTH and len(whole) - len(word) <= most:
             texts.add(word)
     texts |= {text.translate(RUSSIAN_KEYS) for text in texts}

@@ -15,7 +15,7 @@ from flask_babel import ngettext
 from limits import RateLimitItem, RateLimitItemPerHour
 from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ARRAY, Integer, bindparam, delete, insert, select, text, update
 
 from noxchat.database import now
 from noxchat.exceptions import RateLimited
@@ -25,7 +25,15 @@ from noxchat.names import email_key
 
 LOGIN_PERIOD, HOUR = timedelta(minutes=15), timedelta(hours=1)
 MAX_ATTEMPT_DURATION = timedelta(seconds=10)
-LOCK_CLASS = 0x6E6F7A  # the first key of the advisory lock; events.py and database.py have their own
+PURGED_AT_ONCE = 100
+LOCK_CLASS = 0x6E6F7A  # the first key of the advisory locks; events.py and database.py have their own
+ACQUIRE_LOCKS = text("SELECT pg_advisory_xact_lock(:class, slot) FROM unnest(:slots) AS slot").bindparams(
+    bindparam("class", LOCK_CLASS), bindparam("slots", type_=ARRAY(Integer))
+)
+# So that a process that is frozen while it holds a lock stops nobody for longer than that.
+LOCK_TIMEOUTS = text(
+    "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '2s', true)"
+)
 BLOCKS_PER_HOUR = 200
 
 
@@ -70,6 +78,11 @@ class Limit:
         """The key of the rows in `attempts`."""
         return hashlib.sha256("\0".join(self.key).encode()).hexdigest()
 
+    @property
+    def lock_slot(self) -> int:
+        """The second key of PostgreSQL's advisory lock for these rows."""
+        return int(self.stored_key[:7], 16)
+
 
 def login_limits(identifier: str, user: User | None, address: str, device: str | None) -> list[Limit]:
     """Return the limits for failed logins to one account from one address.
@@ -106,8 +119,10 @@ def begin_attempt(limits: list[Limit], *, may_wait: bool) -> list[int]:
     Returns the attempt for `end_attempt`; empty when it has to wait. Raises RateLimited when it is one too many.
     """
     if db.engine.dialect.name == "postgresql":
-        db.session.execute(select(func.pg_advisory_xact_lock(LOCK_CLASS, 0)))
-    db.session.execute(delete(Attempt).where(Attempt.expires_at <= now()))
+        db.session.execute(LOCK_TIMEOUTS)
+        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({each.lock_slot for each in limits})})
+    expired = select(Attempt.id).where(Attempt.expires_at <= now()).limit(PURGED_AT_ONCE)
+    db.session.execute(delete(Attempt).where(Attempt.id.in_(expired.with_for_update(skip_locked=True))))
     if check_limits(limits):
         if not may_wait:
             _refuse(MAX_ATTEMPT_DURATION.total_seconds())

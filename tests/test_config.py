@@ -203,6 +203,7 @@ def test_env_example_lists_every_variable():
         ("MAIL_SERVER", "mail.straße.example", "mail.xn--strae-oqa.example"),
         ("MAIL_SERVER", "Mail.Nox.example", "Mail.Nox.example"),
         ("MAIL_SERVER", "my_mail", "my_mail"),
+        ("MAIL_SERVER", "mail.nox.example.", "mail.nox.example"),
         ("MAIL_DEFAULT_SENDER", "Straße <noreply@straße.example>", "Straße <noreply@xn--strae-oqa.example>"),
         ("MAIL_DEFAULT_SENDER", "noreply@βόλος.example", "noreply@xn--nxasmm1c.example"),
         ("MAIL_DEFAULT_SENDER", "Ночь <noreply@nox.example>", "Ночь <noreply@nox.example>"),

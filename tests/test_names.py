@@ -159,7 +159,16 @@ RESERVED_PUBLIC_IDS = {
     "capitals": ["WWW", "Edit", "LogOut"],
     "other signs": ["sign-up", "log_in", "about_us", "forgot_password", "l-o-g-i-n", "moment-js", "new_"],
     "operators": ["admin", "Adm1n", "0wner", "officia1", "supp0rt", "admin7", "support-24", "admin_2026", "Security2"],
-    "joined operators": ["nox-support", "support_nox", "AdminTeam", "noxchat-staff", "system_admin_1"],
+    "joined operators": [
+        "nox-support",
+        "support_nox",
+        "AdminTeam",
+        "admins",
+        "helpdesk",
+        "noxchat-bot",
+        "noxchat-staff",
+        "system_admin_1",
+    ],
 }
 
 
@@ -190,7 +199,12 @@ def test_public_id_that_only_contains_a_reserved_word_is_accepted(public_id):
 
 
 @pytest.mark.parametrize(
-    "name", ["Admin 7", "Ad-min", "S.u.p.p.o.r.t", "Nox Team", "Support_24", "Админ 2", "Tеам", "Mod.", "NoxChat Staff"]
+    "name",
+    [
+        *("Администрация", "The Admins", "Модераторы", "Служба поддержки", "Техподдержка", "Support Nox", "Help Desk"),
+        *("Customer Support", "Administration", "NoxChat Bot"),
+        *("Admin 7", "Ad-min", "S.u.p.p.o.r.t", "Nox Team", "Support_24", "Админ 2", "Tеам", "Mod.", "NoxChat Staff"),
+    ],
 )
 def test_username_that_imitates_an_operator_is_refused(name):
     with pytest.raises(InvalidInput, match="reserved"):

@@ -61,6 +61,12 @@ COMMON = {
     "capitals": ["ZAG12WSX", "HomelessPa", "Zerberus7"],
     "digits and signs around it": [
         "zag12wsx12345678",
+        "target123 ",
+        " homelesspa1",
+        "target\u00a0123",
+        "homelesspa♥",
+        "zag12wsx٣",
+        "homelesspahomelesspa",
         "Heavensent2024!",
         "!Daisyduke7",
         "rosangela1990",

@@ -175,7 +175,8 @@ def test_simultaneous_wrong_passwords_do_not_exceed_the_limit_of_several_process
 def test_cookie_of_another_application_with_any_bytes_changes_nothing(serve):
     """Through the real server, which reads the bytes of headers as Latin-1."""
     server = serve()
-    for value in ("Москва".encode(), b"\xff\xfe", b"\xd0", b'"\\377"'):
+    large = b"; ".join(b"large%d=%s" % (number, b"x" * 4000) for number in range(15))
+    for value in ("Москва".encode(), b"\xff\xfe", b"\xd0", b'"\\377"', large):
         for path in ("/auth/login", "/static/css/base.css", "/healthz"):
             with closing(socket.create_connection(("127.0.0.1", server.port), 5)) as connection:
                 head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nCookie: city="

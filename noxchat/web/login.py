@@ -66,10 +66,19 @@ def replace_remember_cookie(_app, user: User):
     if g.get("skip_session"):
         return
     begin_write(db.session)
-    if not replace_session_token(user, keep_previous=True):
+    if replace_session_token(user, keep_previous=True):
+        renew_device_cookie(user)
+    else:
         g.skip_session = True  # another tab's request was faster
         session.pop("_remember", None)
     db.session.commit()
+
+
+def renew_device_cookie(user: User):
+    """Have the device cookie last as long as the remember cookie, which is renewed by use."""
+    token = cookies.get("DEVICE_COOKIE_NAME")
+    if token and tokens.verify_device_token(token, user):
+        after_this_request(lambda response: cookies.set_cookie(response, "DEVICE_COOKIE_NAME", token))
 
 
 def replace_session_token(user: User, *, keep_previous: bool = False) -> bool:
@@ -80,6 +89,7 @@ def replace_session_token(user: User, *, keep_previous: bool = False) -> bool:
     """
     is_replaced = sessions.replace_token(user, keep_previous=keep_previous)
     if is_replaced:
+        g.skip_session = False
         session["_user_id"] = user.session_token
         if current_app.config["REMEMBER_COOKIE_NAME"] in request.cookies:
             session["_remember"] = "set"

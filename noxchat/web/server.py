@@ -69,7 +69,7 @@ class Server(BaseApplication):
             # Only our own middleware reads forwarded headers.
             "forwarded_allow_ips": "",
             "limit_request_line": MAX_URL_LENGTH - 1,
-            "limit_request_field_size": 16380,
+            "limit_request_field_size": 65_520,  # cookies of other applications on the host, too
             "control_socket_disable": True,
             "post_fork": self.post_fork,
             "worker_exit": self.worker_exit,

@@ -1,5 +1,6 @@
 """Login and logout: cookies, rate limits, and redirects."""
 
+import contextlib
 import re
 import threading
 import time
@@ -8,6 +9,7 @@ from http.cookies import SimpleCookie
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError
 from werkzeug.security import check_password_hash
 
 from config import Config
@@ -159,6 +161,33 @@ def test_limit_of_several_accounts_is_counted_for_each(make_app, database):
     guesser = Browser(app, address="10.0.0.1")
     assert failed_logins(guesser, "alice", 10) == [422] * 9 + [429]
     assert failed_logins(guesser, "bobby", 1) == [422]
+
+
+def test_frozen_process_stops_no_login(make_app):
+    """PostgreSQL would wait for its locks until the operating system finds out that it is gone."""
+    app = make_app("postgresql")
+    for name in ("alice", "bobby"):
+        make_person(app, name.title(), public_id=name)
+    frozen = threading.Event()
+
+    def freeze():
+        with app.app_context():
+            user = accounts.find_by_identifier("alice")
+            begin_write(db.session)
+            throttle.begin_attempt(throttle.login_limits("alice", user, "10.0.0.1", None), may_wait=True)
+            frozen.wait(30)
+            with contextlib.suppress(DBAPIError):
+                db.session.rollback()
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert Browser(app, address="10.0.0.2").log_in("bobby").status_code == 303
+    assert Browser(app, address="10.0.0.2").log_in("alice").status_code == 303
+    assert time.monotonic() - began < 15
+    frozen.set()
+    thread.join()
 
 
 def test_attempts_are_forgotten_when_they_expire(make_app):
@@ -387,6 +416,47 @@ def test_replaced_remember_cookie_is_dead_elsewhere_after_a_while_and_after_logo
     assert status(REMEMBER=old, DEVICE=device) == 200
     browser.post("/auth/logout")
     assert status(REMEMBER=old, DEVICE=device) == 302
+
+
+def test_password_change_within_the_grace_ends_the_session_of_a_thief(any_app):
+    """Who was faster with a copy of both cookies, and has the new token."""
+    make_person(any_app, "Alice", public_id="alice")
+    owner, thief = Browser(any_app), Browser(any_app)
+    owner.log_in("alice", remember_me="y")
+    owner.client.delete_cookie(owner.cookie_name("SESSION"))
+    for name in ("REMEMBER", "DEVICE"):
+        thief.set_cookie(name, owner.cookie(name))
+    assert thief.get("/settings").status_code == 200
+    assert owner.get("/settings").status_code == 200  # by the replaced token
+    token = TOKEN.search(owner.get("/settings").text)[1]
+    owner.set_cookie("SESSION", thief.cookie("SESSION"))  # as a browser with several tabs would have it
+    change = {"current_password": PASSWORD, "password": "another lamp 42", "password2": "another lamp 42"}
+    assert owner.post("/settings/password", change, token=token).status_code == 303
+    assert (owner.get("/settings").status_code, thief.get("/settings").status_code) == (200, 302)
+
+
+def test_password_change_by_a_replaced_token_sets_new_cookies(any_app):
+    alice = make_person(any_app, "Alice", public_id="alice")
+    with any_app.test_request_context():
+        begin_write(db.session)
+        user = sessions.create(db.session.get(type(alice), alice.id), "", timedelta(days=1))
+        old = user.session_token
+        assert sessions.replace_token(user, keep_previous=True)
+        new, user.session_token = user.session_token, old
+        assert not sessions.replace_token(user, keep_previous=True)  # somebody was faster
+        assert sessions.load_by_previous_token(old)
+        assert sessions.replace_token(user, keep_previous=False)
+        db.session.commit()
+        assert sessions.load(new, timedelta(days=1)) is sessions.load_by_previous_token(old) is None
+        assert sessions.load(user.session_token, timedelta(days=1))
+
+
+def test_device_cookie_is_renewed_with_the_remember_cookie(app, alice):
+    browser = Browser(app)
+    browser.log_in("alice", remember_me="y")
+    browser.client.delete_cookie(browser.cookie_name("SESSION"))
+    device = cookie(browser.get("/settings"), "device")
+    assert device.value == browser.cookie("DEVICE") and int(device["max-age"]) == 365 * 24 * 3600
 
 
 def test_password_change_ends_the_grace_of_a_replaced_cookie(app, alice):
