@@ -126,6 +126,15 @@ def split_http_url(text):
     return parts if is_valid else None
 
 
+def domain_literal(host):
+    """Return a host as the domain of an e-mail address: an IP address in brackets (RFC 5321, 4.1.3)."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
+
+
 def sender(text):
     """Return a sender as it is written in a From header (RFC 5322, 3.4), the domain in ASCII. Raises ConfigError."""
     header = Parser(policy=policy.default).parsestr(f"From: {text}\n")["From"]
@@ -281,7 +290,7 @@ class Config:
         self.MAIL_USERNAME = env.text("MAIL_USERNAME", None)
         self.MAIL_PASSWORD = env.text("MAIL_PASSWORD", None)
         host = urlsplit(self.BASE_URL).hostname
-        domain = "localhost" if host in {"127.0.0.1", "::1"} else host
+        domain = "localhost" if host in {"127.0.0.1", "::1"} else domain_literal(host)
         self.MAIL_DEFAULT_SENDER = sender(env.text("MAIL_DEFAULT_SENDER", f"noreply@{domain}"))
         self.MAIL_SUPPRESS_SEND = False
         self.MAIL_DEBUG = False

@@ -225,3 +225,15 @@ def test_domains_of_mail_settings_follow_idna_2008(name, value, expected):
 def test_domain_that_cannot_be_one_is_refused_at_start(name, value):
     with pytest.raises(ConfigError, match=name):
         config(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("base_url", "sender"),
+    [
+        ("http://192.0.2.1:8000", "noreply@[192.0.2.1]"),
+        ("http://[2001:db8::1]:8000", "noreply@[IPv6:2001:db8::1]"),
+        ("http://127.0.0.1:8000", "noreply@localhost"),
+    ],
+)
+def test_default_sender_at_an_ip_address(base_url, sender):
+    assert config(BASE_URL=base_url).MAIL_DEFAULT_SENDER == sender

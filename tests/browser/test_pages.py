@@ -33,10 +33,11 @@ def check_accessibility_and_width(page, name):
 @pytest.mark.parametrize(("theme", "language"), [("night", "en"), ("day", "ru")])
 def test_pages_are_accessible_and_fit_narrow_screens(site, new_page, theme, language):
     anonymous = new_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
-    cookies = [
-        {"name": name, "value": value, "url": site.base} for name, value in (("theme", theme), ("language", language))
-    ]
-    anonymous.context.add_cookies(cookies)
+    anonymous.goto("/auth/login")
+    session = next(each["name"] for each in anonymous.context.cookies() if each["name"].endswith("_session"))
+    for name, value in (("theme", theme), ("language", language)):
+        cookie = {"name": session.replace("_session", f"_{name}"), "value": value, "url": site.base}
+        anonymous.context.add_cookies([cookie])
     for endpoint, path in PAGES.items():
         if ROUTES[endpoint].public:
             anonymous.goto(path)
