@@ -1,8 +1,6 @@
 """Password strength, hashing and verification."""
 
 import mmap
-import re
-import unicodedata
 from bisect import bisect_left
 from functools import cache
 from threading import BoundedSemaphore
@@ -12,6 +10,7 @@ from flask_babel import gettext as _
 from flask_babel import ngettext
 from werkzeug.security import check_password_hash, generate_password_hash
 
+from noxchat.characters import category, normalize
 from noxchat.exceptions import InvalidInput
 from noxchat.models import PASSWORD_LENGTH
 
@@ -26,8 +25,6 @@ ZXCVBN_LENGTH = LONG
 
 # What people put around a common password to make it look like a new one. More than that would be hard to guess by
 # itself: at the end up to so many digits, such as a date; at both ends together up to so many digits and signs.
-DIGITS_AT_END = re.compile(r"\d+\Z")
-AFFIXES = re.compile(r"\A[\W\d_]+|[\W\d_]+\Z")
 MAX_DIGITS, MAX_AFFIXES = 8, 5
 MIN_WORD_LENGTH = 4  # shorter words are on the list only by chance
 # The keys of the Russian layout, as they are labelled in the Latin one: somebody who types пароль presses gfhjkm.
@@ -41,6 +38,7 @@ def check_strength(password: str, *personal: str) -> str:
     Raises InvalidInput about `password` when it is too short, too long, common or easily guessed.
     """
     _check_length(password)
+    password = prepare(password)  # what counts is what is hashed, however many code points a keyboard makes of it
     if is_common(password):
         raise _guessed_first()
     from zxcvbn import zxcvbn  # its word lists take 0.2 s to load, so only when they are needed
@@ -68,11 +66,12 @@ def is_common(password: str) -> bool:
 
     So is one that differs from those only by digits and signs around it. Without the list none is.
     """
-    whole = unicodedata.normalize("NFKC", password).lower()
+    whole = normalize("NFKC", password).lower()
     half = whole[: len(whole) // 2]
     texts = {whole, half} if half * 2 == whole else {whole}
-    for pattern, most in ((DIGITS_AT_END, MAX_DIGITS), (AFFIXES, MAX_AFFIXES)):
-        word = pattern.sub("", whole)
+    digits = "".join(char for char in whole if category(char) == "Nd")
+    affixes = "".join(char for char in whole if category(char)[0] != "L")
+    for word, most in ((whole.rstrip(digits), MAX_DIGITS), (whole.strip(affixes), MAX_AFFIXES)):
         if len(word) >= MIN_WORD_LENGTH and len(whole) - len(word) <= most:
             texts.add(word)
     texts |= {text.translate(RUSSIAN_KEYS) for text in texts}
@@ -106,10 +105,19 @@ def _check_length(password: str):
         raise InvalidInput(text, "password")
 
 
+def prepare(password: str) -> str:
+    """Return a password as it is hashed (OpaqueString of RFC 8265): in NFC, with every kind of space as U+0020.
+
+    Keyboards differ in how they compose letters (é is one code point or two), and people cannot see that.
+    """
+    spaces = "".join(" " if category(char) == "Zs" else char for char in password)
+    return normalize("NFC", spaces)
+
+
 def hash_password(password: str) -> str:
     """Return the salted scrypt hash that is stored."""
     with _slots:
-        return generate_password_hash(password)
+        return generate_password_hash(prepare(password))
 
 
 def verify_password(password_hash: str | None, password: str) -> bool:
@@ -119,8 +127,12 @@ def verify_password(password_hash: str | None, password: str) -> bool:
     """
     if len(password) > PASSWORD_LENGTH[1]:
         return False
+    # Releases before 1.6 hashed what was typed. Whether there is a second form depends on what is typed alone, so the
+    # time that a wrong password takes says nothing about the account; for nearly all passwords there is none.
+    forms = dict.fromkeys((prepare(password), password))
+    stored = password_hash or _dummy_hash()
     with _slots:
-        return check_password_hash(password_hash or _dummy_hash(), password) and password_hash is not None
+        return any(check_password_hash(stored, form) for form in forms) and password_hash is not None
 
 
 @cache

@@ -1,5 +1,6 @@
 """Profiles: find, edit, presence, and how a person is drawn."""
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -50,7 +51,9 @@ def edit(user: User, *, username: str, public_id: str, bio: str):
         raise public_id_taken()
     try:
         with db.session.begin_nested():
-            user.username, user.username_key = username, skeleton(username)
+            # Two names that an upgrade found to look alike both stay as long as they are not changed.
+            if username != user.username:
+                user.username, user.username_key = username, skeleton(username)
             if owner_id is None:
                 db.session.add(PublicId(key=key, user_id=user.id))
                 db.session.flush()
@@ -62,6 +65,9 @@ def edit(user: User, *, username: str, public_id: str, bio: str):
         if violates_constraint(error, "public_ids"):
             raise public_id_taken() from error
         raise
+
+
+WORD_SEPARATORS = re.compile("[ _.\u2010\u2011֊־゠・･-]+")  # of those that names.py knows
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Avatar:
 
 def avatar_of(user: User) -> Avatar:
     """Return somebody's avatar."""
-    words = [word for word in user.username.replace("_", " ").replace("-", " ").replace(".", " ").split() if word]
+    words = [word for word in WORD_SEPARATORS.split(user.username) if word]
     letters = words[0][0] + words[1][0] if len(words) > 1 else user.username[:2]
     profile = user.profile
     return Avatar(profile.public_id, profile.avatar, letters.upper()[:2], hue(profile.public_id_key))

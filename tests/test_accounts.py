@@ -177,3 +177,19 @@ def test_initials_and_hue_are_deterministic(app):
     assert avatar.initials == "AM"
     assert avatar.hue == profiles.hue("anna")
     assert 0 <= avatar.hue < profiles.HUES
+
+
+@pytest.mark.parametrize(
+    ("name", "initials"),
+    [
+        ("Jean\u2011Luc", "JL"),
+        ("ジョン・スミス", "ジス"),
+        ("בן־דוד", "בד"),
+        ("timur_dev", "TD"),
+        ("王小明", "王小"),
+        ("ကျော်", "ကျ"),
+    ],
+)
+def test_initials_are_of_the_words_of_a_name(app, name, initials):
+    person = make_person(app, name, public_id="x-1")
+    assert profiles.avatar_of(person).initials == initials

@@ -1,8 +1,10 @@
 """Validation of usernames, Public IDs, e-mail addresses and bios."""
 
 import pytest
+import unicodedata2 as unicodedata
+from idna import idnadata
 
-from noxchat import names
+from noxchat import characters, names
 from noxchat.exceptions import InvalidInput
 
 
@@ -33,6 +35,88 @@ def test_valid_username_is_unchanged(name):
     assert names.clean_username(name) == name
 
 
+# As typed on a keyboard of the language. \u200c is the zero-width non-joiner, \u200d the joiner.
+NAMES_OF_SCRIPTS = {
+    "Burmese": ["ကျော်", "ကျော်ကျော်ထွန်း", "ယောက်ျား", "မြို့", "အင်္ဂါ", "ရွှေမင်း"],
+    "Tibetan": ["བཀྲ་ཤིས", "བསྟན་འཛིན", "སྒྲོལ་མ", "ཨོཾ", "རྒྱལ༌མཚན"],
+    "Khmer": ["ស្ត្រី", "សុខា"],
+    "Thai": ["น้ำฝน", "ศักดิ์สิทธิ์"],
+    "Lao": ["ບຸນມີ", "ວິໄລ"],
+    "Tamil and Malayalam": ["தமிழ்ச்செல்வன்", "കൈരളി"],
+    "Javanese and Balinese": ["ꦱꦿꦶꦩꦸꦭꦾꦤꦶ", "ᬩᬮᬶ"],
+    "with points": ["שָׁלוֹם", "שּׁמוּאל", "مُحَمَّد", "ދިވެހި", "ܐܰܪܳܡܳܝܳܐ"],
+    "accents of three parts": ["ᾧδε", "Ṣ́ọlá", "Nguyễn"],
+    "Catalan": ["Gal·la", "COL·LECTIU", "Paral·lel"],
+    "Japanese": ["ジョン・スミス", "ｼﾞｮﾝ･ｽﾐｽ", "ジョン゠スミス", "マリア・デ・ラ・クルス", "田中・ジョン", "〇村"],
+    "Hebrew": ["ג׳ורג׳", "רמב״ם", "בן־דוד", "צ׳רלי"],
+    "Greek": ["Αʹ͵α"],
+    "hyphens": ["Jean\u2011Luc", "Jean\u2010Luc", "Տեր֊Պետրոսյան"],
+    "apostrophes": ["ʻIolani", "O‘zbek", "O’Neil"],
+    "Persian non-joiner": ["علی\u200cرضا", "می\u200cترا"],
+    "Indic joiners": ["नर्\u200dमदा", "नर्\u200cमदा", "ශ්\u200dරී", "രാജന്\u200d", "ক্\u200cষমা"],
+    "letters of Unicode 16 and 17": ["\u1c89\u1c8a", "\U00010d50\U00010d51", "\U00016ea0\U00016ea1"],
+}
+
+
+@pytest.mark.parametrize("name", [name for kind in NAMES_OF_SCRIPTS.values() for name in kind])
+def test_name_of_any_script_is_unchanged(name):
+    name = unicodedata.normalize("NFC", name)
+    assert names.clean_username(f" {name} ") == name
+
+
+SIGNS_OUT_OF_CONTEXT = {
+    "middle dot": ["a·b", "l·", "·l", "l·a", "小·明"],
+    "katakana middle dot": ["ab・c", "Anna・", "ван・гог", "ab・・c", "ab゠・c"],
+    "geresh": ["׳ab", "a׳", "a״b"],
+    "maqaf": ["a־b", "בן־", "־בן"],
+    "Greek numeral sign": ["͵ab", "ab͵"],
+    "Armenian hyphen": ["a֊b"],
+    "tsheg": ["x་b", "་ཀཀ", "a༌b"],
+    "joiner that joins nothing": ["Mila\u200d", "mi\u200dla", "क\u200dष", "नर्\u200dिम", "\u200dab", "小\u200d明"],
+    "non-joiner that parts nothing": [
+        "mi\u200cla",
+        "علی\u200c",
+        "\u200cعلی",
+        "ا\u200cب",
+        "क\u200cष",
+        "नर्\u200c",
+        "س\u200c\u200cس",
+        "न्\u200cক",
+        "س\u200cܒ",
+    ],
+    "digits of two kinds": ["علي ١۲", "x٣۴"],
+}
+
+
+@pytest.mark.parametrize("name", [name for kind in SIGNS_OUT_OF_CONTEXT.values() for name in kind])
+def test_sign_out_of_context_is_refused(name):
+    with pytest.raises(InvalidInput):
+        names.clean_username(name)
+
+
+TOO_MANY_MARKS = {
+    "accents": [
+        "Z\u0335\u0336\u0337algo",
+        "x\u0323\u0325\u0332b",
+        "мо\u0302\u0303\u0304ре",
+        "\u1ea5\u0323\u0324\u0325b",
+    ],
+    "the same twice": ["a\u0307\u0307b", "\u00e1\u0301b", "ก้้ข", "क\u0902\u0902", "ကျျော", "ཀ\u0f74\u0f74"],
+    "the same in turn": ["ก็้็้ข", "a\u0301\u0302\u0301b"],
+    "five of their script": ["ก\u0e34\u0e38\u0e47\u0e48\u0e4cข", "ཀ\u0f71\u0f72\u0f74\u0f7a\u0f7e"],
+    "nine with spacing ones": ["က\u102b\u102c\u1031\u1038\u103b\u103c\u1056\u1057\u1062"],
+    "of another script": ["a\u0e34b", "a\u0f92b", "x\u103a", "Z\u064b\u0651a", "ก\u103aข", "क\u05b0", "1\u0e34a"],
+    "no letter before": ["\u103ba", "\u0f71ab", "a \u0301b", "a-\u0301b", "a'\u0e34b", "ג׳\u05b0א"],
+    "enclosing": ["a\u20ddb", "м\u0488а"],
+}
+
+
+@pytest.mark.parametrize("name", [name for kind in TOO_MANY_MARKS.values() for name in kind])
+def test_too_many_and_foreign_marks_are_refused(name):
+    with pytest.raises(InvalidInput):
+        names.clean_username(name)
+
+
 def test_username_is_trimmed_and_normalized_to_nfc():
     assert names.clean_username("  Ame\u0301lie ") == "Am\u00e9lie"
 
@@ -42,6 +126,9 @@ INVALID_USERNAMES = {
     "one letter": "a",
     "too long": "x" * 33,
     "only punctuation": "--",
+    "only tatweel": "ـــ",
+    "only apostrophes": "ʻʼ",
+    "row of hyphens": "a-\u2011\u2010b",
     "two spaces": "a  b",
     "trailing newline": "mila\n",
     "inner newline": "mi\nla",
@@ -106,6 +193,23 @@ def test_invalid_username_is_refused(name):
         ("ﬁona", "fiona"),
         ("user3", "user٣"),
         ("straße", "strasse"),
+        ("O'Neil", "OʻNeil"),
+        ("O’Neil", "O‘Neil"),
+        ("Jean-Luc", "Jean\u2011Luc"),
+        ("Jean\u2010Luc", "Jean\u2011Luc"),
+        ("בן-דוד", "בן־דוד"),
+        ("ג'ורג'", "ג׳ורג׳"),
+        ("ジョン・スミス", "ｼﾞｮﾝ･ｽﾐｽ"),
+        ("نامه\u200cای", "نامهای"),
+        ("नर्\u200dमदा", "नर्मदा"),
+        ("नर्\u200cमदा", "नर्\u200dमदा"),
+        ("محمد", "محـــمد"),
+        ("کریم", "كريم"),
+        ("علی", "على"),
+        ("مُحَمَّد", "محمد"),
+        ("user۳", "user3"),
+        ("\U00016ea0\U00016ea1", "\U00016ebb\U00016ebc"),
+        ("\u1c89а", "\u1c8aа"),
     ],
 )
 def test_lookalike_names_have_the_same_skeleton(one, other):
@@ -114,7 +218,20 @@ def test_lookalike_names_have_the_same_skeleton(one, other):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Mila", "Mira"), ("Anna", "Hanna"), ("Anna B", "Anna C"), ("李", "王"), ("Яна", "Инна"), ("user1", "user2")],
+    [
+        ("Mila", "Mira"),
+        ("Anna", "Hanna"),
+        ("Anna B", "Anna C"),
+        ("李", "王"),
+        ("Яна", "Инна"),
+        ("user1", "user2"),
+        ("ཀི་མ", "ཀུ་མ"),
+        ("กุล", "กล"),
+        ("ハナ", "バナ"),
+        ("ကျော်", "ကျော်ကျော်"),
+        ("बाला", "बाली"),
+        ("ကိုကို", "ကကို"),
+    ],
 )
 def test_distinct_names_have_different_skeletons(one, other):
     assert names.skeleton(one) != names.skeleton(other)
@@ -342,6 +459,28 @@ def test_bio_is_normalized_and_limited_in_characters():
 def test_bio_with_unprintable_character_is_refused(bio):
     with pytest.raises(InvalidInput):
         names.clean_bio(bio)
+
+
+@pytest.mark.parametrize(
+    "bio", ["🩷", "🪿 and 🫨", "🫩", "\U0001fac8", "\ua7cb\u0264", "👩\u200d🔧 ❤\ufe0f", "\U000323b0"]
+)
+def test_bio_may_have_characters_that_python_does_not_know(bio):
+    """The oldest Python that is supported has the characters of 2021; these are of Unicode 15 to 17."""
+    assert names.clean_bio(bio) == bio
+
+
+@pytest.mark.parametrize("bio", ["a\u0378", "\U0001faff\U0001f8ff", "\ufdd0", "\U000effff"])
+def test_bio_with_unassigned_character_is_refused(bio):
+    with pytest.raises(InvalidInput):
+        names.clean_bio(bio)
+
+
+def test_unicode_data_does_not_depend_on_python():
+    assert unicodedata.unidata_version == idnadata.__version__ == "18.0.0"
+    assert characters.casefold("\U00016ea0\ua7cb") == characters.lower("\U00016ea0\ua7cb") == "\U00016ebb\u0264"
+    assert characters.casefold("ᎠᏣ ǅ Straße") == "ᎠᏣ ǆ strasse"
+    assert characters.is_alnum("\U00010d50") and characters.to_ascii_digit("\U00010d43") == "3"
+    assert names.email_key("\U00016ea0@x.example") == names.email_key("\U00016ebb@x.example")
 
 
 def test_invisible_character_is_described_by_code_point():

@@ -3,8 +3,10 @@
 import random
 import string
 import time
+import unicodedata
 
 import pytest
+from werkzeug.security import generate_password_hash
 
 from noxchat import passwords
 from noxchat.exceptions import InvalidInput
@@ -135,6 +137,83 @@ def test_every_character_of_a_long_password_counts():
     assert passwords.verify_password(password_hash, "x" * 79 + "a 🌙")
     assert not passwords.verify_password(password_hash, "x" * 79 + "a ⭐")
     assert not passwords.verify_password(password_hash, "x" * 79 + "a 🌙 ")
+
+
+# One password, as different keyboards and systems send it.
+ONE_PASSWORD = {
+    "decomposed": ("Schl\u00f6sser im M\u00e4rz", "Schlo\u0308sser im Ma\u0308rz"),
+    "decomposed Cyrillic": ("мой чай остыл", "мои\u0306 чаи\u0306 остыл"),
+    "jamo": ("비밀번호입니다", unicodedata.normalize("NFD", "비밀번호입니다")),
+    "marks in another order": ("\u1ea1\u0307bcdefgh", "a\u0307\u0323bcdefgh"),
+    "no-break space": ("lune et etoile", "lune\u00a0et\u00a0etoile"),
+    "ideographic space": ("月と星 が好き", "月と星\u3000が好き"),
+    "spaces of other widths": ("a b c d e f", "a\u2000b\u2003c\u202fd\u205fe\u1680f"),
+    "ångström sign": ("\u00c5ngstr\u00f6m 1", "\u212bngstro\u0308m\u00a01"),
+}
+
+
+@pytest.mark.parametrize("forms", ONE_PASSWORD.values(), ids=ONE_PASSWORD.keys())
+def test_password_matches_in_any_normal_form(forms):
+    for chosen in forms:
+        password_hash = passwords.hash_password(chosen)
+        assert all(passwords.verify_password(password_hash, typed) for typed in forms)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "typed"),
+    [
+        ("Passphrase", "passphrase"),
+        ("Schl\u00f6sser", "Schlosser"),
+        ("\ufb01nally here", "finally here"),
+        ("ｗｉｄｅ ｗｏｒｄｓ", "wide words"),
+        ("x\u00b2 + y\u00b2 = 1", "x2 + y2 = 1"),
+        ("trailing space ", "trailing space"),
+        ("two  spaces", "two spaces"),
+        ("tab\tbetween", "tab between"),
+        ("zero\u200bwidth", "zero width"),
+    ],
+)
+def test_password_is_compared_without_further_folding(chosen, typed):
+    """OpaqueString changes neither case nor width, and maps no character to a compatible one."""
+    assert not passwords.verify_password(passwords.hash_password(chosen), typed)
+
+
+@pytest.mark.parametrize("forms", ONE_PASSWORD.values(), ids=ONE_PASSWORD.keys())
+def test_hash_of_earlier_release_matches_what_was_typed_then(forms):
+    composed, typed = forms
+    assert passwords.verify_password(generate_password_hash(typed), typed)
+    assert passwords.verify_password(generate_password_hash(composed), typed)
+    assert not passwords.verify_password(generate_password_hash(typed), "x" + typed)
+
+
+@pytest.mark.parametrize("has_account", [True, False])
+@pytest.mark.parametrize(
+    ("typed", "count"), [("wrong password", 1), ("неве\u0301рный", 1), ("falsche\u0308s", 2), ("faux\u00a0mot", 2)]
+)
+def test_wrong_password_is_hashed_once_unless_it_has_a_second_form(monkeypatch, typed, count, has_account):
+    """The number says nothing about whether there is an account."""
+    password_hash, hashed = passwords.hash_password("right password"), []
+    monkeypatch.setattr(passwords, "check_password_hash", lambda _hash, text: hashed.append(text))
+    assert not passwords.verify_password(password_hash if has_account else None, typed)
+    assert len(hashed) == count
+
+
+def test_length_limits_count_what_was_typed(monkeypatch):
+    decomposed = "e\u0301" * 512
+    assert passwords.check_strength(decomposed)
+    assert passwords.verify_password(passwords.hash_password(decomposed), decomposed)
+    with pytest.raises(InvalidInput, match="at most"):
+        passwords.check_strength(decomposed + "x")
+    monkeypatch.setattr(passwords, "check_password_hash", lambda *_: pytest.fail("hashed"))
+    assert not passwords.verify_password("scrypt:x", decomposed + "x")
+
+
+def test_strength_does_not_depend_on_the_normal_form():
+    """Decomposed letters are twice as many code points, but nobody guesses them later."""
+    for password in ("éàüö", "ééééééééé1", "ёж" * 4, "éàéàéà1"):
+        for form in ("NFC", "NFD"):
+            with pytest.raises(InvalidInput):
+                passwords.check_strength(unicodedata.normalize(form, password))
 
 
 def test_missing_hash_never_matches():

@@ -2,6 +2,7 @@
 
 import random
 import time
+import unicodedata
 
 import flask_migrate
 import psycopg
@@ -111,6 +112,60 @@ def test_search_results_and_their_order(viewer):
     for term, names in RESULTS.items():
         assert found_names(viewer, term) == names, term
         assert found_names(viewer, term, limit=2) == names, term
+
+
+UNSPACED_PEOPLE = {
+    "王小明": "wang",
+    "小明 李": "lixm",
+    "陈小明月": "chen",
+    "田中さくら": "sakura",
+    "ジョン・スミス": "smith-j",
+    "𠮷野家": "yoshino",
+    "김민수": "kim",
+    "สมชาย ใจดี": "somchai",
+    "ສົມພອນ": "somphone",
+    "សុខាវិចិត្រ": "sokha",
+    "ကျော်ထွန်း": "kyaw",
+    "བཀྲ་ཤིས་སྒྲོལ་མ": "tashi",
+    "Gal·la Puig": "galla",
+    "ʻIolani": "iolani",
+    "רמב״ם": "rambam",
+    "محـــمد علی‌رضا": "ali",
+    "كريم ٣٤": "karim",
+}
+UNSPACED_RESULTS = {
+    # A name that begins with it, then one in which it is inside.
+    "小明": ["小明 李", "王小明", "陈小明月"],
+    "明": ["小明 李", "王小明", "陈小明月"],
+    **dict.fromkeys(["小明月", "明月"], ["陈小明月"]),
+    **dict.fromkeys(["くら", "さ", "中"], ["田中さくら"]),
+    **dict.fromkeys(["スミ", "ミス", "ジョン・ス", "ジョンスミス", "ｽﾐ", "ス"], ["ジョン・スミス"]),
+    **dict.fromkeys(["野", "家", "𠮷"], ["𠮷野家"]),
+    **dict.fromkeys(["수", "민", "민수", "미"], ["김민수"]),
+    **dict.fromkeys(["ชา", "จ", "าย"], ["สมชาย ใจดี"]),
+    **dict.fromkeys(["ພອ", "ອນ"], ["ສົມພອນ"]),
+    **dict.fromkeys(["ខា", "ច"], ["សុខាវិចិត្រ"]),
+    **dict.fromkeys(["ထွ", "ထွန်း", "န်း"], ["ကျော်ထွန်း"]),
+    **dict.fromkeys(["ཤི", "སྒྲ", "མ", "ཤིས", "བཀྲ་ཤིས"], ["བཀྲ་ཤིས་སྒྲོལ་མ"]),
+    **dict.fromkeys(["galla", "gal·la", "gal‧la", "la"], ["Gal·la Puig"]),
+    **dict.fromkeys(["'iolani", "ʻiolani", "ʼio", "’iolani", "‘iolani", "`iolani", "′iolani", "iolani"], ["ʻIolani"]),
+    **dict.fromkeys(['רמב"ם', "רמבם", "רמב״ם"], ["רמב״ם"]),
+    **dict.fromkeys(["محمد", "مح", "محمـد", "عليرضا", "على‌رضا", "علی"], ["محـــمد علی‌رضا"]),
+    **dict.fromkeys(["کریم", "كرىم", "كر", "34", "۳۴", "٣٤"], ["كريم ٣٤"]),
+    # Of scripts with spaces, short words still only match where a word begins.
+    **dict.fromkeys(["ol", "حم", "ig", "یم", "ี"], []),
+}
+
+
+def test_short_pieces_of_unspaced_names_and_other_spellings_are_found(engine_app):
+    viewer = make_person(engine_app, "Viewer", public_id="viewer")
+    for name, public_id in UNSPACED_PEOPLE.items():
+        make_person(engine_app, name, f"{public_id}@nox.example", public_id=public_id)
+    with engine_app.test_request_context():
+        for term, names in UNSPACED_RESULTS.items():
+            for typed in {term, unicodedata.normalize("NFD", term)}:
+                assert found_names(viewer, typed) == names, term
+                assert found_names(viewer, typed, limit=2) == names, term
 
 
 HOSTILE_TERMS = [
@@ -232,7 +287,7 @@ def assert_matches_reference(viewer, texts, term, limit):
 def test_engines_match_reference_for_any_window(engine_app, window, monkeypatch):
     """Small windows reach every branch of the statement."""
     monkeypatch.setattr(search.Engine, "WINDOW", window)
-    rng, letters = random.Random(window), "aabbcdëöаабв"
+    rng, letters = random.Random(window), "aabbcdëöаабв小明王ミス"
 
     def words(lengths, counts):
         return ["".join(rng.choices(letters, k=rng.choice(lengths))) for _word in range(rng.choice(counts))]
@@ -249,9 +304,34 @@ def test_engines_match_reference_for_any_window(engine_app, window, monkeypatch)
 SPECIAL_TERMS = [
     *("%", "_", "*", "?", "~", '"', ":", "AND", "OR NOT", "/.*/", "a*", "_a", "a_", "-", ".", "'", "o'", "'b", "a'b"),
     *("\\", "ё", "Ё", "е", "ß", "ss", "İ", "ı", "ﬁ", "fi", "æ", "Å", "ø", "ж", "жё", "@", "@a", "😀", "a😀", "\u0301"),
-    "a\u0301",
+    *(
+        "a\u0301",
+        "小",
+        "明小",
+        "ス",
+        "・",
+        "・ス",
+        "་",
+        "·",
+        "ʻ",
+        "״",
+        "ـ",
+        "ي",
+        "ی",
+        "٣",
+        "수",
+        "ྲ",
+        "น้",
+        "\u200c",
+        "𠮷",
+    ),
 ]
-ALPHABETS = ("abcde'-_.oé", "абвеё", "aæøßı", "xyz019")
+UNSPACED_ALPHABETS = ("王小明李a", "ハナコスー・さく", "กขเาันำ", "ကျော်ွြ", "ཀབྲ་ཤིས", "김민수지", "ខាស្ត", "𠮷野")
+ALPHABETS = (
+    *UNSPACED_ALPHABETS,
+    "كریيکمـ٣ʻ",
+    *("abcde'-_.oé", "абвеё", "aæøßı", "xyz019"),
+)
 
 
 def generated_names(rng, count):
@@ -295,7 +375,30 @@ def test_model_updates_search_text(any_app):
         assert text == make_search_text("Алёна О’Нил", "Alyona-1")
 
 
+def test_search_text_has_every_beginning_of_a_word():
+    assert make_search_text("Anna O'Neil", "anna_o") == "  anna  o'neil\t  anna_o\t  neil  oneil  o"
+    assert make_search_text("王小明", "nox-5") == "  王小明\t  nox-5\t  小明  明  5"
+    assert make_search_text("ハナ・スミス", "j") == "  ハナ·スミス\t  j\t  スミス  ハナスミス  ナ·  ミス"
+    assert make_search_text("小小小小", "x") == "  小小小小\t  x\t"
+    assert make_search_text("마마", "x") == make_search_text(unicodedata.normalize("NFD", "마마"), "x")
+    # 32 characters are the longest name: the index of PostgreSQL has room for 2,700 bytes.
+    for char in ("𠮷", "각", "ꦱ", "ཀྵ"):
+        name = "".join(chr(ord(char) + number) for number in range(32)) if len(char) == 1 else (char * 32)[:32]
+        assert len(make_search_text(name, "x" * 32).encode()) < 1000
+
+
+def test_letters_that_python_does_not_know_are_folded():
+    assert fold("\U00016ea0\ua7cb\u1c89") == "\U00016ebb\u0264\u1c8a"
+    assert Query.parse("\U00010d50").can_match and Query.parse("\U00010d50").max_rank == WORD_PREFIX
+    assert not Query.parse("\u0378").can_match
+
+
 def test_highlight_marks_matching_words():
+    assert Query.parse("小").highlight("王小明") == [("王", False), ("小", True), ("明", False)]
+    assert Query.parse("수").highlight("김민수") == [("김민", False), ("수", True)]
+    assert Query.parse("ཤི").highlight("བཀྲ་ཤིས") == [("བཀྲ་", False), ("ཤི", True), ("ས", False)]
+    assert Query.parse("'io").highlight("ʻIolani") == [("ʻIo", True), ("lani", False)]
+    assert Query.parse("حم").highlight("محمد") == [("محمد", False)]
     assert Query.parse("алена").highlight("Алёна Б") == [("Алёна", True), (" Б", False)]
     assert Query.parse("ni").highlight("Anika Nils") == [("Anika ", False), ("Ni", True), ("ls", False)]
     assert Query.parse("ss").highlight("Straße") == [("Straße", False)]

@@ -4,10 +4,14 @@ import flask_migrate
 import pytest
 from sqlalchemy import text
 
+from noxchat import accounts, profiles
+from noxchat.database import begin_write
+from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
 from noxchat.mail import worker
-from noxchat.names import email_key
-from noxchat.search import outbox
+from noxchat.models import User
+from noxchat.names import email_key, skeleton
+from noxchat.search import make_search_text, outbox
 from tests.conftest import DATABASES
 
 RELEASE_1_2 = "5b0c7e91d3fa"
@@ -121,3 +125,59 @@ def test_upgrade_from_1_4_keeps_accounts_and_compares_addresses_anew(old_app):
     assert [email_key(email) for email in old_keys] == new_keys  # as those who log in are found
     flask_migrate.downgrade(revision=RELEASE_1_4)
     assert rows("SELECT email FROM users WHERE id >= 10 ORDER BY id") == [(email,) for email in old_keys]
+
+
+RELEASE_1_5 = "b5d0f3a91c47"
+# Names with the keys that release 1.5 gave them. Those in one row are one name now: the key is of the first.
+NAMES_OF_1_5 = [
+    [("O'Neil", "o'nell"), ("OʻNeil", "oʻnell"), ("Oʼneil", "oʼnell")],
+    [("كريم", "كريم"), ("کریم", "کریم")],
+    [("محمد", "محمد"), ("محـمد", "محـمد")],
+    # The new key of the first is the old one of the second.
+    [("ハـナ", "ハـナ")],
+    [("バナ", "ハナ")],
+    [("Anna", "anna")],
+    [("王小明", "王小明")],
+]
+
+
+def test_upgrade_from_1_5_compares_names_anew_and_keeps_all(old_app):
+    flask_migrate.upgrade(revision=RELEASE_1_5)
+    people = [person for alike in NAMES_OF_1_5 for person in alike]
+    for number, (name, key) in enumerate(people, 10):
+        values = {"id": number, "name": name, "key": key, "public_id": f"id-{number}"}
+        for statement in (
+            "INSERT INTO users (id, username, username_key, email, email_key, password_hash, theme, created_at,"
+            " search_text) VALUES (:id, :name, :key, :public_id, :public_id, 'x', 'auto', '2026-11-26 00:00:00', 'old')",
+            "INSERT INTO public_ids (key, user_id) VALUES (:public_id, :id)",
+            "INSERT INTO profiles (user_id, public_id, public_id_key, bio) VALUES (:id, :public_id, :public_id, '')",
+        ):
+            db.session.execute(text(statement), values)
+    db.session.commit()
+    flask_migrate.upgrade()
+    found = rows("SELECT username, username_key, search_text FROM users WHERE id >= 10 ORDER BY id")
+    assert [name for name, _key, _text in found] == [name for name, _key in people]
+    assert [text for _name, _key, text in found] == [
+        make_search_text(name, f"id-{number}") for number, (name, _key) in enumerate(people, 10)
+    ]
+    keys = {name: key for name, key, _text in found}
+    assert len(set(keys.values())) == len(people)
+    for first, *others in NAMES_OF_1_5:
+        assert keys[first[0]] == skeleton(first[0])
+        assert all(keys[name].startswith(skeleton(first[0]) + "\t") for name, _key in others)
+    # Whoever has such a name can edit the profile, and nobody else can take the name.
+    with old_app.test_request_context():
+        begin_write(db.session)
+        person = accounts.lock_account(db.session.get(User, 11))
+        profiles.edit(person, username="OʻNeil", public_id="id-11", bio="Aloha")
+        db.session.commit()
+        for name in ("O’Neil", "OʻNeil"):
+            with pytest.raises(InvalidInput, match="taken"):
+                accounts.create(name, f"{name}@x", "x")
+            db.session.rollback()
+    assert rows("SELECT bio FROM profiles WHERE user_id = 11") == [("Aloha",)]
+    flask_migrate.downgrade(revision=RELEASE_1_5)
+    flask_migrate.upgrade()
+    assert {
+        name: key for name, key, _text in rows("SELECT username, username_key, '' FROM users WHERE id >= 10")
+    } == keys

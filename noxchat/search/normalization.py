@@ -4,18 +4,33 @@ A model names its searched attributes (`SearchableMixin.__searchable__`). They b
 which every engine searches and by which every list of names is sorted:
 
     "  anna  o'neil\t  anna_o\t  neil  oneil  o"
+    "  王小明\t  nox-5\t  小明  明  5"
 
 First the words of the name, then those of the other attributes, each word preceded by two spaces; last whatever else a
-reader sees as the beginning of a word: the parts of `anna_o`, and `oneil` without its apostrophe. So a text that
-contains "  ann" has a word that begins with ann, one that begins with "  anna\t" has exactly that name, and a word of
-one letter makes, with its spaces, the three characters that a trigram index needs.
+reader sees as the beginning of a word: the parts of `anna_o`, and `oneil` without its apostrophe. Scripts that put no
+spaces between words may begin one anywhere, so of these the first two characters from each position are words as well.
+So a text that contains "  ann" has a word that begins with ann, one that begins with "  anna\t" has exactly that name,
+and a word of one letter makes, with its spaces, the three characters that a trigram index needs.
+
+What this module makes of a name is stored: a change of it needs a migration that computes the texts anew.
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import repeat
 from typing import NamedTuple
+
+from noxchat.characters import (
+    casefold,
+    combining,
+    is_alnum,
+    is_ignorable,
+    is_mark,
+    normalize,
+    script,
+    to_ascii_digit,
+)
 
 # FIELD_END sorts before every character of a name, so that an exact name comes before longer ones.
 WORD_START, FIELD_END, AFTER_FIELD_END = "  ", "\t", "\n"
@@ -24,24 +39,74 @@ MAX_QUERY_LENGTH = 200  # folded; the longest name is 32 characters, some of whi
 MAX_WORDS = 8
 EXACT, NAME_PREFIX, WORD_PREFIX, SUBSTRING = range(4)  # the ranks of hits
 SHORT_WORD = 2  # words up to this length only match at the beginning of words
-PUNCTUATION = "_-.'"  # inside names; the next character begins a word
+PUNCTUATION = "_-.'\"·་"  # inside names; the next character begins a word
 
 SEPARATORS = re.compile(f"[{re.escape(PUNCTUATION)}]+")
+LEFT_OUT = str.maketrans("", "", "'\"·")  # of the punctuation, what people leave out
 
-# Letters that have no decomposition, and punctuation that is typed in several ways.
-EQUIVALENTS = str.maketrans(dict(zip("øłđħıðŋ’‘ʼ´`", "oldhidn'''''", strict=True)) | {"æ": "ae", "œ": "oe", "þ": "th"})
+# Punctuation that is typed in several ways. Before the decomposition, which makes two characters of some of it.
+TYPED_ALIKE = str.maketrans(
+    dict.fromkeys("’‘‛ʼʻʽʹʾʿˈ´`′׳՚Ꞌꞌ", "'")
+    | dict.fromkeys("”“„″״", '"')
+    | dict.fromkeys("\u2010\u2011֊־゠", "-")
+    | dict.fromkeys("・･‧", "·")
+)
+# Letters that have no decomposition, and those that Arabic and Persian keyboards have each in their own way. Tatweel
+# only makes a word longer.
+EQUIVALENTS = (
+    dict(zip("øłđħıðŋ", "oldhidn", strict=True))
+    | {"æ": "ae", "œ": "oe", "þ": "th"}
+    | {"ی": "ي", "ى": "ي", "ک": "ك", "\u0640": ""}
+)
+# Those without spaces between words, by the first words of their characters' names, and Hangul, in which a family name
+# and a given name are one word.
+UNSPACED_SCRIPTS = set(
+    """
+    CJK IDEOGRAPHIC HIRAGANA KATAKANA KATAKANA-HIRAGANA BOPOMOFO HANGUL THAI LAO KHMER MYANMAR TIBETAN TAI NEW JAVANESE
+    BALINESE TANGUT NUSHU KHITAN YI
+    """.split()
+)
 
 
 def fold(text: str) -> str:
     """Return a text without case and accents (ё becomes е), so that different spellings of a name are the same."""
-    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    return "".join(char for char in decomposed if not unicodedata.combining(char)).translate(EQUIVALENTS)
+    if text.isascii():
+        return text.lower().replace("`", "'")
+    decomposed = normalize("NFKD", casefold(normalize("NFKD", text.translate(TYPED_ALIKE))))
+    return "".join(map(_fold_decomposed, decomposed))
+
+
+@lru_cache(maxsize=8192)
+def _fold_decomposed(char: str) -> str:
+    """Return what a character of a decomposed text is folded to: nothing for accents and what is not drawn."""
+    if combining(char) or is_ignorable(char):
+        return ""
+    return EQUIVALENTS.get(char, to_ascii_digit(char))
 
 
 @lru_cache(maxsize=4096)
 def fold_char(char: str) -> str:
     """Return what a single character is folded to."""
     return fold(char)
+
+
+def _begins_syllable(char: str) -> bool:
+    """Tell whether a folded character is one of the consonants by which decomposed Hangul syllables begin."""
+    return "\u1100" <= char <= "\u115f" or "\ua960" <= char <= "\ua97c"
+
+
+@lru_cache(maxsize=8192)
+def is_unspaced(char: str) -> bool:
+    """Tell whether a word may begin with this folded character wherever it stands, as in 王小明."""
+    if script(char) == "HANGUL":
+        return _begins_syllable(char)
+    return script(char) in UNSPACED_SCRIPTS and is_alnum(char)
+
+
+def begins_word(text: str, index: int) -> bool:
+    """Tell whether a reader may see the beginning of a word at this position of a folded text."""
+    before = text[index - 1 : index]
+    return not before or not (is_alnum(before) or is_mark(before)) or is_unspaced(text[index])
 
 
 def make_search_text(*fields: str) -> str:
@@ -52,13 +117,16 @@ def make_search_text(*fields: str) -> str:
         texts.append("".join(WORD_START + word for word in words))
         for word in words:
             parts = [part for part in SEPARATORS.split(word) if part]
-            extra += [part for part in (*parts, word.replace("'", "")) if part and not word.startswith(part)]
+            extra += [part for part in (*parts, word.translate(LEFT_OUT)) if part and not word.startswith(part)]
+            if not word.isascii():
+                starts = [word[index : index + SHORT_WORD] for index in range(1, len(word)) if is_unspaced(word[index])]
+                extra += [start for start in starts if not any(map(str.startswith, (*words, *extra), repeat(start)))]
     return FIELD_END.join([*texts, "".join(WORD_START + word for word in dict.fromkeys(extra))])
 
 
 def is_name_char(char: str) -> bool:
     """Tell whether a folded name can contain this character."""
-    return char.isalnum() or char in PUNCTUATION or unicodedata.category(char).startswith("M")
+    return is_alnum(char) or char in PUNCTUATION or is_mark(char)
 
 
 @dataclass(frozen=True)
@@ -111,13 +179,13 @@ class Query:
     @cached_property
     def max_rank(self) -> int:
         """The last rank that can have hits: no index has punctuation, and short words only match where words begin."""
-        if not any(char.isalnum() for char in self.prefix):
+        if not any(map(is_alnum, self.prefix)):
             return NAME_PREFIX
         return WORD_PREFIX if self.is_short else SUBSTRING
 
     def highlight(self, text: str) -> list[tuple[str, bool]]:
         """Return a text in segments, each with whether it matches a word of the query."""
-        folded, origins = text.lower(), list(range(len(text)))
+        folded, origins = fold(text), list(range(len(text)))
         if not text.isascii():  # a character may be folded to several
             chars = [fold_char(char) for char in text]
             folded, origins = "".join(chars), [index for index, char in enumerate(chars) for _ in char]
@@ -125,8 +193,11 @@ class Query:
         for word in self.words:
             start = folded.find(word)
             while start >= 0:
-                if len(word) > SHORT_WORD or not folded[start - 1 : start].isalnum():
-                    matches.append((origins[start], origins[start + len(word) - 1] + 1))
+                if len(word) > SHORT_WORD or begins_word(folded, start):
+                    end = origins[start + len(word) - 1] + 1
+                    while end < len(text) and is_mark(text[end]):  # which are not searched
+                        end += 1
+                    matches.append((origins[start], end))
                 start = folded.find(word, start + len(word))
         segments, done = [], 0
         for start, end in sorted(matches):

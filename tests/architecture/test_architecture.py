@@ -23,8 +23,8 @@ TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")
 # The layers, and what the modules of each may import of NoxChat. Modules are sorted into them by where they are; `rules`
 # are all that are not named here.
 BASE = {
-    *("noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.files", "noxchat.installation"),
-    *("noxchat.mail", "noxchat.mail.smtp"),
+    *("noxchat.characters", "noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.files"),
+    *("noxchat.installation", "noxchat.mail", "noxchat.mail.smtp"),
 }
 ENTRY_POINTS = {"noxchat", "noxchat.cli", "noxchat.web.server"}
 MAY_IMPORT = {
@@ -83,6 +83,21 @@ def test_blueprints_do_not_import_each_other(module):
     own = module.split(".")[1]
     for imported in imported_modules(module):
         assert layer(imported) != "blueprints" or imported.split(".")[1] == own, imported
+
+
+UNICODE_MODULES = ["noxchat.names", "noxchat.passwords", "noxchat.search.normalization"]
+PYTHONS_UNICODE = re.compile(r"\.(casefold|isalnum|isalpha|isdecimal|isdigit|isnumeric|isprintable|title|capitalize)\(")
+
+
+def test_only_one_module_asks_pythons_own_unicode_data():
+    """It differs between releases of Python."""
+    users = {module for module in MODULES if any(name == "unicodedata" for name, _name in imports(MODULES[module]))}
+    assert users == {"noxchat.characters"}
+    for module in UNICODE_MODULES:
+        for line in MODULES[module].read_text().splitlines():
+            assert not PYTHONS_UNICODE.search(line) and not re.search(r're\.\w+\(r?".*\\[wWdDbB]', line), (
+                f"{module}: {line}"
+            )
 
 
 def test_rule_modules_import_each_other_without_cycles():

@@ -19,9 +19,14 @@ Haddad Cohen Murphy O'Neil MacLeod Fernández Papadopoulos Horvat Popescu Yilmaz
 Moreau Weber Fischer Hofmann Zimmermann Costa Santos Oliveira Marino Greco Lombardi Nowak Zielinski Wojcik Svoboda Dvorak
 Иванова Петров Сидорова Кузнецов Смирнова Попов Васильева Соколов Михайлова Новиков Фёдорова Морозов Волкова Алексеев
 Лебедева Семёнов Егорова Павлов Козлова Степанов Николаева Орлов Андреева Макаров Никитина Захаров""".split()
+# One person in ten has a name without a space.
+FAMILY_NAMES = "王 李 张 刘 陈 杨 赵 黄 周 吴 田中 佐藤 鈴木 高橋 김 이 박 최 정 สม วิ ประ".split()
+GIVEN_NAMES = """小明 伟 芳 娜 秀英 敏 静 丽 强 磊 军 洋 勇 艳 杰 娟 涛 明 超 霞 さくら 太郎 花子 健一 美咲 민수 지우 서연 하준 수아
+지훈 ชาย หญิง พร ศักดิ์ ชัย""".split()
 ID_CHARACTERS = "bcdfghjkmnpqrstvwxz23456789"
 JOINED_AT = datetime(2025, 1, 1, tzinfo=UTC)
 RARE = "Zebulon Quixworthy"  # one person, near the end of the order of names
+RARE_UNSPACED = "田中龘龘"  # one person
 
 
 def people(count: int):
@@ -34,6 +39,10 @@ def people(count: int):
             public_id = "nox-" + "".join(rng.choices(ID_CHARACTERS, k=6)) + f"{number:x}"
         else:
             public_id = f"{first}_{number}" if first.isascii() else f"user_{number}"
+        if number % 10 == 7:
+            name = f"{rng.choice(FAMILY_NAMES)}{rng.choice(GIVEN_NAMES)} {number:x}"
+        if number == count // 10 * 10 - 3:
+            name = RARE_UNSPACED
         if number == count:
             name, public_id = RARE, "zebulon_q"
         yield number, name, public_id, make_search_text(name, public_id)
