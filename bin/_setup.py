@@ -7,6 +7,7 @@ second start takes milliseconds.
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,27 @@ def install_python_packages(*, tests):
     done()
 
 
+def uses_redis():
+    """Tell whether RATELIMIT_STORAGE_URI names Redis: in the environment, or else in the last such line of .env."""
+    uri = os.environ.get("RATELIMIT_STORAGE_URI")
+    if uri is None and (ROOT / ".env").is_file():
+        text = (ROOT / ".env").read_text(encoding="utf-8-sig", errors="replace")
+        found = re.findall(
+            r"""^[ \t]*(?:export[ \t]+)?RATELIMIT_STORAGE_URI[ \t]*=[ \t]*["']?(\S*)""", text, re.MULTILINE
+        )
+        uri = found[-1] if found else None
+    return (uri or "").strip().startswith(("redis:", "rediss:"))
+
+
+def install_redis():
+    """Install what counts rate limits in Redis, if they are counted there."""
+    lock = ROOT / "requirements-redis.txt"
+    if uses_redis() and (done := once(lock.stem, lock)):
+        say(f"installing {lock.name}")
+        pip("install", lock)
+        done()
+
+
 def npm():
     """Return the command for npm: the machine's own, or one from PyPI inside the virtual environment."""
     if shutil.which("npm") and shutil.which("node"):
@@ -142,4 +164,5 @@ def ensure(*, tests=False):
     os.chdir(ROOT)
     make_venv()
     install_python_packages(tests=tests)
+    install_redis()
     install_files()

@@ -63,7 +63,7 @@ def register(username: str, email: str, password_hash: str, *, language: str) ->
     user = create(username, email, password_hash, language=language)
     if user is None:
         owner = find_by_email(email)
-        if owner and throttle.allow_address_taken_email(owner):
+        if owner and throttle.allow_address_taken_email(lock_account(owner)):
             queue.enqueue(kinds.address_taken, owner)
     return user
 

@@ -1,19 +1,25 @@
 """Rate limits. Each address and each account counts by itself; no limit adds everybody up.
 
 Guessing passwords, and whatever only counts when it was saved, is counted in the database: exact, for all processes.
-Other limits are counted in the store of RATELIMIT_STORAGE_URI.
+Other limits are counted in the store of RATELIMIT_STORAGE_URI, and never inside a transaction: a store that hangs must
+not make the database wait.
 """
 
+import contextlib
 import hashlib
+import logging
 import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from flask import Flask, current_app
 from flask_babel import ngettext
-from limits import RateLimitItem, RateLimitItemPerHour
-from limits.storage import storage_from_string
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerSecond
+from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy import ARRAY, Integer, bindparam, delete, insert, select, text, update
 
@@ -22,6 +28,8 @@ from noxchat.exceptions import RateLimited
 from noxchat.extensions import db
 from noxchat.models import Attempt, User
 from noxchat.names import email_key
+
+log = logging.getLogger("noxchat.throttle")
 
 LOGIN_PERIOD, HOUR = timedelta(minutes=15), timedelta(hours=1)
 MAX_ATTEMPT_DURATION = timedelta(seconds=10)
@@ -35,15 +43,95 @@ LOCK_TIMEOUTS = text(
     "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '2s', true)"
 )
 BLOCKS_PER_HOUR = 200
+STORE_SECONDS = 0.5  # for which a request waits for the store
+RETRY_SECONDS = 3.0  # after which a store that failed is asked again
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer, or with an error. str(): which."""
+
+
+class Limiter:
+    """Counts attempts in the store of RATELIMIT_STORAGE_URI; while that fails, in the memory of this process.
+
+    problem: why the store cannot be used at present; empty when it can.
+    """
+
+    def __init__(self, uri: str):
+        self.memory = MovingWindowRateLimiter(MemoryStorage())
+        self.store: MovingWindowRateLimiter | None = None
+        if not uri.startswith("memory:"):
+            seconds = {"socket_connect_timeout": STORE_SECONDS, "socket_timeout": STORE_SECONDS}
+            self.store = MovingWindowRateLimiter(storage_from_string(uri, **seconds))
+        self.problem = ""
+        self._lock = threading.Lock()
+        self._retry_at = 0.0
+
+    def hit(self, limit: RateLimitItem, *key: str) -> float:
+        """Count an attempt. Returns 0 when it is allowed; otherwise after how many seconds it would be."""
+        if self.store is not None and self._may_ask():
+            with contextlib.suppress(StoreUnavailable):
+                return self._ask(partial(_hit, self.store, limit, *key))
+        return _hit(self.memory, limit, *key)
+
+    def check(self) -> str:
+        """Have the store count something. Returns `problem`."""
+        if self.store is not None:
+            with contextlib.suppress(StoreUnavailable):
+                self._ask(partial(_hit, self.store, RateLimitItemPerSecond(1), "check"))
+        return self.problem
+
+    def _may_ask(self) -> bool:
+        """Tell whether to ask the store: one that failed is asked by one request every RETRY_SECONDS."""
+        with self._lock:
+            if not self.problem:
+                return True
+            if time.monotonic() < self._retry_at:
+                return False
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            return True
+
+    def _ask(self, question: Callable[[], float]) -> float:
+        """Return the answer of the store. Raises StoreUnavailable."""
+        answers: list[float] = []
+        errors: list[str] = []
+
+        def run():
+            try:
+                answers.append(question())
+            except Exception as error:  # noqa: BLE001  nothing else may depend on the store
+                errors.append(type(error).__name__)
+
+        # In a thread, because neither the name server nor a store that sends a byte at a time obeys the time limits.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(STORE_SECONDS)
+        if answers:
+            self._record("")
+            return answers[0]
+        problem = errors[0] if errors else f"no answer within {STORE_SECONDS} s"
+        self._record(problem)
+        raise StoreUnavailable(problem)
+
+    def _record(self, problem: str):
+        with self._lock:
+            if problem and not self.problem:
+                log.error("limits are counted in this process: RATELIMIT_STORAGE_URI: %s", problem)
+            if self.problem and not problem:
+                log.warning("limits are counted in RATELIMIT_STORAGE_URI again")
+            self.problem = problem
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+
+
+def _hit(limiter: MovingWindowRateLimiter, limit: RateLimitItem, *key: str) -> float:
+    if limiter.hit(limit, *key):
+        return 0.0
+    return max(1.0, limiter.get_window_stats(limit, *key).reset_time - time.time())
 
 
 def init_app(app: Flask):
-    """Connect to the store in which attempts are counted."""
-    app.extensions["limiter"] = MovingWindowRateLimiter(storage_from_string(app.config["RATELIMIT_STORAGE_URI"]))
-
-
-def _limiter() -> MovingWindowRateLimiter:
-    return current_app.extensions["limiter"]
+    """Set up the store in which attempts are counted."""
+    app.extensions["limiter"] = Limiter(app.config["RATELIMIT_STORAGE_URI"])
 
 
 def _refuse(seconds: float):
@@ -60,9 +148,9 @@ def _refuse(seconds: float):
 
 
 def _count(limit: RateLimitItem, *key: str):
-    """Count an attempt in the limiter's store. Raises RateLimited when it is one too many."""
-    if not _limiter().hit(limit, *key):
-        _refuse(_limiter().get_window_stats(limit, *key).reset_time - time.time())
+    """Count an attempt in the limiter's store, outside of a transaction. Raises RateLimited when it is one too many."""
+    if seconds := current_app.extensions["limiter"].hit(limit, *key):
+        _refuse(seconds)
 
 
 @dataclass(frozen=True)
@@ -165,7 +253,35 @@ def count_rename(user: User):
 
     user: as returned by accounts.lock_account.
     """
-    limit = Limit(current_app.config["RENAMES_PER_DAY"], timedelta(days=1), ("rename", str(user.id)))
+    _count_with_transaction(Limit(current_app.config["RENAMES_PER_DAY"], timedelta(days=1), ("rename", str(user.id))))
+
+
+def count_friend_request(sender: User):
+    """Count a friend request, with the transaction that saves it. Raises RateLimited. sender: locked."""
+    _count_with_transaction(Limit(current_app.config["REQUESTS_PER_HOUR"], HOUR, ("friend request", str(sender.id))))
+
+
+def count_block(blocker: User):
+    """Count a block, with the transaction that saves it. blocker: locked.
+
+    Raises RateLimited: each sends events, so blocking and unblocking must not go on for ever.
+    """
+    _count_with_transaction(Limit(BLOCKS_PER_HOUR, HOUR, ("block", str(blocker.id))))
+
+
+def allow_address_taken_email(user: User) -> bool:
+    """Count an e-mail about somebody registering with this person's address, with the transaction that queues it.
+
+    Returns False when it is one too many. user: as returned by accounts.lock_account.
+    """
+    try:
+        _count_with_transaction(Limit(current_app.config["RESETS_PER_HOUR"], HOUR, ("address taken", str(user.id))))
+    except RateLimited:
+        return False
+    return True
+
+
+def _count_with_transaction(limit: Limit):
     check_limits([limit])
     db.session.add(Attempt(key=limit.stored_key, expires_at=now() + limit.period))
 
@@ -182,21 +298,6 @@ def count_reset_request(email: str, address: str):
     _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "reset-account", account)
 
 
-def count_friend_request(sender: User):
-    """Count a friend request. Raises RateLimited."""
-    _count(RateLimitItemPerHour(current_app.config["REQUESTS_PER_HOUR"]), "friend-request", str(sender.id))
-
-
 def count_avatar(user: User):
     """Count an uploaded picture that is about to be decoded. Raises RateLimited."""
     _count(RateLimitItemPerHour(current_app.config["AVATARS_PER_HOUR"]), "avatar", str(user.id))
-
-
-def count_block(blocker: User):
-    """Count a block. Raises RateLimited: each sends events, so blocking and unblocking must not go on for ever."""
-    _count(RateLimitItemPerHour(BLOCKS_PER_HOUR), "block", str(blocker.id))
-
-
-def allow_address_taken_email(user: User) -> bool:
-    """Count an e-mail about somebody registering with this person's address; False when it is one too many."""
-    return _limiter().hit(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "notice", str(user.id))

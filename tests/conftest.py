@@ -26,13 +26,13 @@ from types import SimpleNamespace
 import flask_migrate
 import psycopg
 import pytest
-from flask import current_app
+from flask import current_app, has_app_context
 from jinja2 import BytecodeCache
 from sqlalchemy import delete
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
-from noxchat import NoxChat, accounts, create_app, profiles, sessions
+from noxchat import NoxChat, accounts, create_app, profiles, sessions, throttle
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import blocks, friend_requests, friends, request_cooldowns
@@ -339,6 +339,19 @@ def any_app(request, make_app):
     return make_app(request.param)
 
 
+@pytest.fixture(autouse=True)
+def no_transaction_while_limits_are_counted(monkeypatch):
+    """Fail if the limiter, whose store may hang, is called while a transaction is open."""
+    hit = throttle.Limiter.hit
+
+    def checked_hit(self, *args):
+        is_open = has_app_context() and db.session.registry.has() and db.session().in_transaction()
+        assert not is_open, "commit before counting an attempt"
+        return hit(self, *args)
+
+    monkeypatch.setattr(throttle.Limiter, "hit", checked_hit)
+
+
 TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
@@ -526,7 +539,7 @@ def send_request(opener, request, timeout=30):
 class Server:
     """The real server, started as by bin/run, on a free port."""
 
-    def __init__(self, folder, uri, **more):
+    def __init__(self, folder, uri, wait=True, **more):
         self.port = free_port()
         self.base = f"http://{'[::1]' if more.get('HOST') == '::1' else '127.0.0.1'}:{self.port}"
         self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
@@ -539,6 +552,11 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if wait:
+            self.wait()
+
+    def wait(self):
+        """Wait until it answers, or has ended."""
         wait_until(lambda: self.answers() or self.process.poll() is not None, 30)
 
     def answers(self):
