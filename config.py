@@ -11,6 +11,7 @@ from email import policy
 from email.errors import ObsoleteHeaderDefect
 from email.headerregistry import Address
 from email.parser import Parser
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 import idna
 from dotenv import load_dotenv
 from flask.helpers import get_debug_flag
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent
@@ -100,7 +101,8 @@ def ascii_host(text):
         host = text.removesuffix(".").lower()
     if not host.isascii():
         host = idna.encode(host, uts46=True).decode()
-    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+    # What ends with a number would be an address (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host) or re.fullmatch("[0-9]+|0x.*", host.rpartition(".")[2]):
         raise ValueError(f"{text!r} is no host name")
     return host
 
@@ -172,7 +174,7 @@ class Config:
 
     def __init__(self, environ=None, *, debug=None):
         if environ is None:
-            load_dotenv(ROOT / ".env")
+            load_env()
             environ = os.environ
         env = Environment(environ)
         self.DEBUG = get_debug_flag() if debug is None else debug
@@ -231,16 +233,21 @@ class Config:
             raise ConfigError(f"TRUSTED_PROXIES: {error}; write addresses or networks, 127.0.0.1 10.0.0.0/8.") from None
 
     def _read_database(self, env):
-        text = env.text("SQLALCHEMY_DATABASE_URI", f"sqlite:///{self.DATA_DIR / 'noxchat.db'}")
+        default = URL.create("sqlite", database=str(self.DATA_DIR / "noxchat.db"))
         try:
-            url = make_url(text)
+            url = make_url(env.text("SQLALCHEMY_DATABASE_URI", default))
         except (ArgumentError, ValueError):
             url = None
         if url is None or url.get_backend_name() not in {"sqlite", "postgresql"}:
             raise ConfigError("SQLALCHEMY_DATABASE_URI: write sqlite:///path or postgresql://user:password@host/name.")
-        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-            url = url.set(database=str(ROOT / url.database))  # otherwise Flask-SQLAlchemy uses a folder of its own
-        if url.get_backend_name() == "postgresql":
+        if url.get_backend_name() == "sqlite":
+            if url.host or url.database in (None, "", ":memory:"):
+                raise ConfigError("SQLALCHEMY_DATABASE_URI: write the path of a file, sqlite:///instance/noxchat.db.")
+            if self.WORKERS > 1:
+                raise ConfigError(f"WORKERS is {self.WORKERS}: with SQLite write 1, or set up PostgreSQL.")
+            if not url.database.startswith("file:"):
+                url = url.set(database=str(ROOT / url.database))  # or Flask-SQLAlchemy uses a folder of its own
+        else:
             # One driver, whichever the URI names: postgresql+psycopg2:// works too.
             url = url.set(drivername="postgresql+psycopg")
         self.SQLALCHEMY_DATABASE_URI = url.render_as_string(hide_password=False)
@@ -291,7 +298,7 @@ class Config:
         self.MAIL_PASSWORD = env.text("MAIL_PASSWORD", None)
         host = urlsplit(self.BASE_URL).hostname
         domain = "localhost" if host in {"127.0.0.1", "::1"} else domain_literal(host)
-        self.MAIL_DEFAULT_SENDER = sender(env.text("MAIL_DEFAULT_SENDER", f"noreply@{domain}"))
+        self.MAIL_DEFAULT_SENDER = sender(env.text("MAIL_DEFAULT_SENDER", f"NoxChat <noreply@{domain}>"))
         self.MAIL_SUPPRESS_SEND = False
         self.MAIL_DEBUG = False
 
@@ -314,9 +321,15 @@ class Config:
         self.PAUSE_DAYS = env.number("PAUSE_DAYS", 14, maximum=3650)
         self.STREAMS_PER_PERSON = env.number("STREAMS_PER_PERSON", 10, minimum=1)
         self.RATELIMIT_STORAGE_URI = env.text("RATELIMIT_STORAGE_URI", "memory://")
-        storage = urlsplit(self.RATELIMIT_STORAGE_URI)
-        if storage.scheme not in {"memory", "redis", "rediss"} or not (storage.hostname or "").isascii():
+        try:
+            storage = urlsplit(self.RATELIMIT_STORAGE_URI)
+            is_valid = (storage.hostname or "").isascii() and (storage.port or 1)
+        except ValueError:
+            is_valid = False
+        if not is_valid or storage.scheme not in {"memory", "redis", "rediss"}:
             raise ConfigError("RATELIMIT_STORAGE_URI: write memory:// or redis://host:6379, the host in ASCII.")
+        if storage.scheme != "memory" and find_spec("redis") is None:
+            raise ConfigError("RATELIMIT_STORAGE_URI: Redis needs a package: pip install -r requirements-redis.txt")
         # Of a form without its files: the longest field is a password of a thousand characters.
         self.MAX_FORM_MEMORY_SIZE = 100_000
         self.MAX_FORM_PARTS = 100
@@ -325,7 +338,10 @@ class Config:
         self.SECRET_KEY = env.text("SECRET_KEY")
         file = self.DATA_DIR / "secret_key"
         if not self.SECRET_KEY and file.is_file():
-            self.SECRET_KEY = file.read_text().strip()
+            try:
+                self.SECRET_KEY = file.read_text(encoding="ascii").strip()
+            except (OSError, UnicodeError) as error:
+                raise ConfigError(f"SECRET_KEY: {file} cannot be read ({type(error).__name__}).") from None
         # Not a key such as aaaa…, which is long enough but easily guessed.
         if len(self.SECRET_KEY.encode()) >= MIN_KEY_BYTES and len(set(self.SECRET_KEY)) > 4:
             return
@@ -360,6 +376,18 @@ class Config:
         self.WTF_CSRF_CHECK_DEFAULT = False
 
 
+def load_env():
+    """Add the variables of .env to the environment, where they are not set. Raises ConfigError."""
+    try:
+        load_dotenv(ROOT / ".env", encoding="utf-8-sig")
+    except UnicodeError:
+        raise ConfigError(f"{ROOT / '.env'} is not UTF-8: save it with that encoding.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{ROOT / '.env'} cannot be read ({error.strerror}): give it to the user that runs NoxChat."
+        ) from None
+
+
 def serves_requests():
     """Tell whether this process serves requests: all do except subcommands of `flask` other than `run`."""
     return os.environ.get("FLASK_RUN_FROM_CLI") != "true" or "run" in sys.argv[1:]
@@ -372,7 +400,7 @@ def make_secret_key():
     """
     from noxchat.files import make_private_folder
 
-    load_dotenv(ROOT / ".env")
+    load_env()
     folder = (ROOT / (os.environ.get("DATA_DIR", "").strip() or "instance")).resolve()
     make_private_folder(folder)
     file = folder / "secret_key"

@@ -21,8 +21,11 @@ class ChangelogEntry:
 
 
 def latest_entries() -> list[ChangelogEntry]:
-    """Return the latest releases that have highlights, newest first."""
-    return _parse(CHANGELOG.stat().st_mtime_ns)
+    """Return the latest releases that have highlights, newest first; none without the file, as in some containers."""
+    try:
+        return _parse(CHANGELOG.stat().st_mtime_ns)
+    except (OSError, UnicodeError):
+        return []
 
 
 @cache

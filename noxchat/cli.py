@@ -125,6 +125,7 @@ def doctor():
     ]
     if database.ok:
         checks += [
+            ("Writing", health.check_writable()),
             ("Database locale", health.check_collation()),
             ("Search", health.check_search()),
             ("Elasticsearch", health.check_elasticsearch(thorough=True)),

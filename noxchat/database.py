@@ -1,12 +1,14 @@
 """How the application talks to its databases: the base of all tables, UTC, transactions, and time limits."""
 
 import fcntl
+import logging
 import math
 import os
+import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -16,12 +18,14 @@ import psycopg
 from psycopg.abc import RV, PQGen
 from psycopg.pq import TransactionStatus
 from sqlalchemy import CursorResult, DateTime, Delete, MetaData, Update, event, func, select
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError, InvalidatePoolError
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
 from noxchat.files import make_file_private, open_lock_file
+
+log = logging.getLogger("noxchat.database")
 
 
 class Base(DeclarativeBase):
@@ -81,9 +85,41 @@ def begin_write(session):
     session.connection(execution_options={"begin": "IMMEDIATE"})
 
 
+def try_write(session, change: Callable[[], object], seconds: float = 0.0) -> bool:
+    """Make a change that the caller can do without, in a transaction of its own. Returns whether it is made.
+
+    It is given up when the database cannot be written, or is locked for longer than `seconds`. Then what is loaded has
+    to be loaded again.
+    """
+    session.commit()
+    milliseconds = int(seconds * 1000)
+    try:
+        session.connection(execution_options={"begin": "IMMEDIATE", "busy_timeout": milliseconds})
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(select(func.set_config("lock_timeout", f"{milliseconds + 10}ms", True)))
+        change()
+        session.commit()
+    except DBAPIError as error:
+        session.rollback()
+        log.info("not written: %s", type(error.orig).__name__)
+        return False
+    return True
+
+
+def is_read_only(error: DBAPIError) -> bool:
+    """Tell whether a statement failed because the database, or this user, may only read."""
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+    # ReadOnlySqlTransaction and InsufficientPrivilege
+    return getattr(error.orig, "sqlstate", None) in {"25006", "42501"}
+
+
 def execute_dml(session, statement: Update | Delete) -> int:
     """Execute a statement that changes rows. Returns how many it changed."""
     return cast(CursorResult, session.execute(statement)).rowcount
+
+
+SQLITE_TIMEOUT_SECONDS = 5  # for which a transaction waits until it may write
 
 
 def engine_options(uri: str, seconds: int) -> dict:
@@ -92,23 +128,21 @@ def engine_options(uri: str, seconds: int) -> dict:
     uri: begins with sqlite or postgresql+psycopg.
     seconds: the statement timeout on PostgreSQL.
     """
-    shared = {"hide_parameters": True}  # or e-mail addresses, names and hashes end up in logged tracebacks
+    # Without parameters: e-mail addresses, names and hashes would end up in logged tracebacks.
+    shared: dict[str, Any] = {"hide_parameters": True}
     if uri.startswith("sqlite"):
         # As many as there are threads: a connection costs little to keep, but much to open with cold caches.
         pool = {"pool_size": 64, "pool_use_lifo": True}
-        return {**shared, **pool, "connect_args": {"timeout": 5, "check_same_thread": False}}
-    return {
-        **shared,
-        "pool_size": 10,
-        "max_overflow": 20,
-        "pool_timeout": 4,
-        "connect_args": {
-            "connect_timeout": 3,
-            "client_encoding": "utf8",
-            # No query here needs a plan that depends on its parameters, so replanning is wasted work.
-            "options": f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c plan_cache_mode=force_generic_plan",
-        },
+        return {**shared, **pool, "connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS, "check_same_thread": False}}
+    given = make_url(uri).query
+    # No query here needs a plan that depends on its parameters, so replanning is wasted work.
+    own_options = f"-c statement_timeout={seconds * 1000} -c timezone=UTC -c plan_cache_mode=force_generic_plan"
+    connect_args = {
+        "connect_timeout": given.get("connect_timeout", 3),
+        "client_encoding": "utf8",
+        "options": f"{own_options} {given.get('options', '')}".strip(),
     }
+    return {**shared, "pool_size": 10, "max_overflow": 20, "pool_timeout": 4, "connect_args": connect_args}
 
 
 class DeadlineConnection(psycopg.Connection):
@@ -198,7 +232,15 @@ def configure_engine(engine: Engine):
 
     @event.listens_for(engine, "begin")
     def begin(connection):
-        connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+        options = connection.get_execution_options()
+        busy_timeout = options.get("busy_timeout")
+        if busy_timeout is not None:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {busy_timeout}")
+        try:
+            connection.exec_driver_sql(f"BEGIN {options.get('begin', 'DEFERRED')}")
+        finally:
+            if busy_timeout is not None:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {SQLITE_TIMEOUT_SECONDS * 1000}")
 
 
 # While it is held, a new database file is created and closed again: closing a file ends all locks on it that SQLite

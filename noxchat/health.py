@@ -14,10 +14,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from noxchat import search
-from noxchat.database import Locked
+from noxchat.database import Locked, is_read_only
 from noxchat.extensions import db
 from noxchat.files import GROUP_AND_OTHERS
 from noxchat.mail import queue, smtp
@@ -55,16 +55,56 @@ def check_database() -> CheckResult:
     return CheckResult(True, f"{db.engine.dialect.name}, answers, tables are current")
 
 
+READ_ONLY = "SELECT current_setting('transaction_read_only')::bool OR NOT has_table_privilege('users', 'INSERT')"
+
+
+def check_writable() -> CheckResult:
+    """Check that the database can be written. Requires that it answers."""
+    try:
+        if db.engine.dialect.name == "postgresql":
+            read_only = text(
+                "SELECT current_setting('transaction_read_only')::bool OR NOT has_table_privilege('users', 'INSERT')"
+            )
+            problem = db.session.scalar(read_only)
+        else:
+            db.session.commit()
+            connection = db.session.connection(execution_options={"begin": "IMMEDIATE", "busy_timeout": 0})
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num WHERE false")
+            problem = False
+        db.session.rollback()
+    except DBAPIError as error:
+        db.session.rollback()
+        problem = is_read_only(error)  # or another process is writing just now
+    if problem:
+        return CheckResult(False, "can only be read: give its files, or its tables, to the user that runs NoxChat")
+    return CheckResult(True, "can be written")
+
+
+CREATE_ADVICE = "create it with ENCODING 'UTF8' and LOCALE 'C.UTF-8'"
+
+
+def _locale() -> tuple[str, str]:
+    """Return PostgreSQL's encoding, and its locale for letters."""
+    locale = "SELECT pg_encoding_to_char(encoding), datctype FROM pg_database WHERE datname = current_database()"
+    encoding, ctype = db.session.execute(text(locale)).one()
+    return encoding, ctype
+
+
+def check_encoding() -> CheckResult:
+    """Check that PostgreSQL can store every letter. Requires that it answers."""
+    if db.engine.dialect.name != "postgresql":
+        return CheckResult(None, "not needed with SQLite")
+    encoding, _ctype = _locale()
+    return CheckResult(encoding == "UTF8", f"encoding {encoding}: {CREATE_ADVICE}" if encoding != "UTF8" else "UTF8")
+
+
 def check_collation() -> CheckResult:
     """Check that PostgreSQL can tell letters of other alphabets from punctuation, which trigrams need."""
     if db.engine.dialect.name != "postgresql":
         return CheckResult(None, "not needed with SQLite")
-    encoding, ctype = db.session.execute(
-        text("SELECT pg_encoding_to_char(encoding), datctype FROM pg_database WHERE datname = current_database()")
-    ).one()
+    encoding, ctype = _locale()
     if encoding != "UTF8" or ctype in {"C", "POSIX"}:
-        advice = "create the database with ENCODING 'UTF8' and LOCALE 'C.UTF-8'"
-        return CheckResult(False, f"encoding {encoding}, locale {ctype}: {advice}")
+        return CheckResult(False, f"encoding {encoding}, locale {ctype}: {CREATE_ADVICE}")
     return CheckResult(True, f"encoding {encoding}, locale {ctype}")
 
 
@@ -194,10 +234,10 @@ def check_limits_store() -> CheckResult:
             message = "each process counts by itself: set RATELIMIT_STORAGE_URI=redis://… beside WORKERS"
             return CheckResult(False, message)
         return CheckResult(True, "counted in this process; logins and renames in the database")
-    url = urlsplit(config["RATELIMIT_STORAGE_URI"])
-    if _connection_error(url.hostname, url.port or 6379):
-        return CheckResult(False, "does not answer: check RATELIMIT_STORAGE_URI")
-    return CheckResult(True, "answers")
+    if problem := current_app.extensions["limiter"].check():
+        message = f"the store fails ({problem}), each process counts by itself meanwhile: check RATELIMIT_STORAGE_URI"
+        return CheckResult(False, message, is_warning=True)
+    return CheckResult(True, "the store answers")
 
 
 def check_email_queue() -> CheckResult:

@@ -211,7 +211,7 @@ def test_env_example_lists_every_variable():
 )
 def test_domains_of_mail_settings_follow_idna_2008(name, value, expected):
     assert getattr(config(**{name: value}), name) == expected
-    assert config(BASE_URL="https://straße.example").MAIL_DEFAULT_SENDER == "noreply@xn--strae-oqa.example"
+    assert config(BASE_URL="https://straße.example").MAIL_DEFAULT_SENDER == "NoxChat <noreply@xn--strae-oqa.example>"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,8 @@ def test_domains_of_mail_settings_follow_idna_2008(name, value, expected):
         ("MAIL_SERVER", "-☕.example"),
         ("MAIL_DEFAULT_SENDER", "a@☕"),
         ("RATELIMIT_STORAGE_URI", "redis://straße.example"),
+        ("RATELIMIT_STORAGE_URI", "redis://localhost:port"),
+        ("RATELIMIT_STORAGE_URI", "redis://[::1"),
     ],
 )
 def test_domain_that_cannot_be_one_is_refused_at_start(name, value):
@@ -228,12 +230,30 @@ def test_domain_that_cannot_be_one_is_refused_at_start(name, value):
 
 
 @pytest.mark.parametrize(
-    ("base_url", "sender"),
+    "value",
+    [
+        "Nox, Inc. <noreply@nox.example>",
+        "noreply",
+        "Nox <noreply>",
+        "a@b, c@d",
+        "Nox Chat noreply@nox.example",
+        "<>",
+        "Nox <a@b> x",
+        "жора@nox.example",
+    ],
+)
+def test_sender_that_is_not_one_address_is_refused_at_start(value):
+    with pytest.raises(ConfigError, match="MAIL_DEFAULT_SENDER: write one address"):
+        config(MAIL_DEFAULT_SENDER=value)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "address"),
     [
         ("http://192.0.2.1:8000", "noreply@[192.0.2.1]"),
         ("http://[2001:db8::1]:8000", "noreply@[IPv6:2001:db8::1]"),
         ("http://127.0.0.1:8000", "noreply@localhost"),
     ],
 )
-def test_default_sender_at_an_ip_address(base_url, sender):
-    assert config(BASE_URL=base_url).MAIL_DEFAULT_SENDER == sender
+def test_default_sender_at_an_ip_address(base_url, address):
+    assert config(BASE_URL=base_url).MAIL_DEFAULT_SENDER == f"NoxChat <{address}>"

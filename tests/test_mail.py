@@ -19,21 +19,29 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from config import ROOT
+from noxchat import tokens
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.mail import kinds, queue, worker
 from noxchat.models import QueuedEmail, User
-from tests.conftest import Browser, free_port, make_person, settings, wait_until
+from tests.conftest import PASSWORD, Browser, free_port, make_person, settings, wait_until
 
 
 class SMTPHandler:
     """An aiosmtpd handler that stores e-mails, after a delay, or refuses their recipients."""
 
-    def __init__(self, delay=0.0, refusal=""):
-        self.emails, self.delay, self.refusal = [], delay, refusal
+    def __init__(self, delay=0.0, refusal="", refused="RCPT"):
+        self.emails, self.delay, self.refusal, self.refused = [], delay, refusal, refused
+        self.envelopes, self.contents = [], []
+
+    async def handle_MAIL(self, server, session, envelope, address, options):
+        if self.refusal and self.refused == "MAIL":
+            return self.refusal
+        envelope.mail_from, envelope.mail_options = address, options
+        return "250 OK"
 
     async def handle_RCPT(self, server, session, envelope, address, options):
-        if self.refusal:
+        if self.refusal and self.refused == "RCPT":
             return self.refusal
         envelope.rcpt_tos.append(address)
         return "250 OK"
@@ -42,6 +50,10 @@ class SMTPHandler:
         import asyncio
 
         await asyncio.sleep(self.delay)
+        if self.refusal and self.refused == "DATA":
+            return self.refusal
+        self.envelopes.append(envelope)
+        self.contents.append(envelope.content)
         self.emails.append(BytesParser(policy=policy.default).parsebytes(envelope.content))
         return "250 OK"
 
@@ -150,9 +162,8 @@ def test_username_cannot_inject_html_or_headers(app):
         db.session.execute(update(User).where(User.id == alice.id).values(hostile))
         queue.enqueue(kinds.password_reset, db.session.get(User, alice.id))
         email = worker.compose(db.session.scalar(select(QueuedEmail)))
-        soup = BeautifulSoup(email.html, "html.parser")
+        soup = BeautifulSoup(body(email, "html"), "html.parser")
         assert not soup.find_all("b")
-        email.sender = "nox@nox.example"
         assert b"evil" not in email.as_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")[0]
 
 
@@ -259,6 +270,163 @@ def test_email_is_dropped_after_permanent_but_not_temporary_refusal(make_app, st
     expected = "email given up" if remaining == 0 else "email not sent"
     wait_until(lambda: expected in (app.config["LOG_DIR"] / "noxchat.log").read_text())
     assert queued_count(app) == remaining
+
+
+@pytest.mark.parametrize("refused", ["MAIL", "DATA"])
+@pytest.mark.parametrize(("refusal", "remaining"), [("550 not from you", 0), ("554 spam", 0), ("421 later", 1)])
+def test_refusal_of_sender_or_content_ends_the_email_if_it_is_permanent(
+    make_app, start_smtp, refused, refusal, remaining, caplog
+):
+    port = free_port()
+    start_smtp(port, SMTPHandler(refusal=refusal, refused=refused))
+    app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port)
+    app.extensions["mail_worker"].stopped = True
+    make_person(app, "Alice", "alice@nox.example")
+    request_reset(app)
+    with app.app_context():
+        assert worker.send_next()
+    assert queued_count(app) == remaining
+    assert ("email given up: password_reset" in caplog.text) is (remaining == 0)
+
+
+@pytest.mark.parametrize("fault", [KeyError("kind"), ValueError("template"), UnicodeError("codec"), TypeError()])
+def test_email_that_cannot_be_written_is_given_up_after_some_tries(make_app, monkeypatch, caplog, fault):
+    app = make_app()
+    app.extensions["mail_worker"].stopped = True
+    make_person(app, "Alice", "alice@nox.example")
+    make_person(app, "Bobby", "bobby@nox.example")
+    for email in ("alice@nox.example", "bobby@nox.example"):
+        request_reset(app, email)
+    compose = worker.compose
+
+    def fail_for_alice(email):
+        if db.session.get(User, email.user_id).username == "Alice":
+            raise fault
+        return compose(email)
+
+    monkeypatch.setattr(worker, "compose", fail_for_alice)
+    for _try in range(worker.MAX_TRIES):
+        with app.app_context():
+            begin_write(db.session)
+            db.session.execute(update(QueuedEmail).values(next_try_at=now()))
+            db.session.commit()
+            while worker.send_next():
+                continue
+    assert queued_count(app) == 0
+    assert caplog.text.count("email given up: password_reset") == 1 and caplog.text.count("email sent") == 1
+
+
+def test_email_of_an_unknown_kind_is_given_up(app, caplog):
+    app.extensions["mail_worker"].stopped = True
+    with app.app_context():
+        begin_write(db.session)
+        db.session.add(QueuedEmail(kind="newer", address="a@x.example", language="en", tries=worker.MAX_TRIES))
+        db.session.commit()
+        assert worker.send_next()
+    assert queued_count(app) == 0 and "email given up: newer, user None: KeyError" in caplog.text
+
+
+def read_line_lengths(content):
+    return [len(line) for line in content.split(b"\r\n")]
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_email_is_in_seven_bits_with_short_lines(make_app, start_smtp, language):
+    """Not every server offers 8BITMIME (RFC 6152), and lines have at most 78 characters (RFC 5322, 2.1.1)."""
+    port, handler = free_port(), SMTPHandler()
+    start_smtp(port, handler)
+    app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port, BASE_URL="https://nox.example")
+    make_person(app, "Алиса Очень Длинное Имя", "alice@nox.example")
+    queue_reset(app, language)
+    wait_until(lambda: handler.emails)
+    assert handler.contents[0].isascii() and max(read_line_lengths(handler.contents[0])) <= 78
+    assert "BODY=8BITMIME" not in handler.envelopes[0].mail_options
+    text, html = body(handler.emails[0], "plain"), body(handler.emails[0], "html")
+    assert "Алиса Очень Длинное Имя" in text and "Алиса Очень Длинное Имя" in html
+    assert "https://nox.example/auth/reset/" in text
+
+
+def queue_reset(app, language="en"):
+    with app.app_context():
+        begin_write(db.session)
+        user = db.session.scalar(select(User))
+        user.language = language
+        tokens.renew_reset_nonce(user)
+        queue.enqueue(kinds.password_reset, user)
+        db.session.commit()
+        worker.wake()
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "address"),
+    [
+        ("", "NoxChat", "noreply@nox.example"),
+        ('"Nox, Inc." <post@nox.example>', "Nox, Inc.", "post@nox.example"),
+        ("Nox Inc. <post@nox.example>", "Nox Inc.", "post@nox.example"),
+        ("Ночной чат <post@straße.example>", "Ночной чат", "post@xn--strae-oqa.example"),
+        ("post@nox.example", "", "post@nox.example"),
+    ],
+)
+def test_sender_is_read_as_a_from_header(make_app, start_smtp, setting, name, address):
+    port, handler = free_port(), SMTPHandler()
+    start_smtp(port, handler)
+    app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port, BASE_URL="https://nox.example", MAIL_DEFAULT_SENDER=setting)
+    make_person(app, "Alice", "alice@nox.example")
+    queue_reset(app)
+    email = wait_until(lambda: handler.emails)[0]
+    [sender] = email["From"].addresses
+    assert (sender.display_name, sender.addr_spec, handler.envelopes[0].mail_from) == (name, address, address)
+    assert email["Message-ID"].endswith("@nox.example>") and socket.gethostname() not in str(email["Message-ID"])
+
+
+@pytest.mark.parametrize(("utf8", "accepted"), [(True, True), (False, False)])
+def test_address_that_is_not_ascii_needs_smtputf8(make_app, utf8, accepted):
+    port, handler = free_port(), SMTPHandler()
+    controller = Controller(handler, hostname="127.0.0.1", port=port, enable_SMTPUTF8=utf8)
+    controller.start()
+    try:
+        app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port)
+        mail_worker = app.extensions["mail_worker"]
+        mail_worker.wake()
+        wait_until(lambda: mail_worker.supports_utf8 is not None)
+        fields = {"username": "Mila", "email": "мила@пример.рф", "password": PASSWORD, "password2": PASSWORD}
+        for htmx in (False, True):
+            answer = Browser(app).post("/auth/register", fields, htmx=htmx)
+            if not accepted:
+                assert answer.status_code == 422 and "No e-mail can be sent to this address" in answer.text
+                fields["email"] = "мила@пример.рф"
+        with app.app_context():
+            assert (db.session.scalar(select(User)) is not None) is accepted
+        if accepted:
+            request_reset(app, "мила@пример.рф")
+            email = wait_until(lambda: [each for each in handler.envelopes if each.rcpt_tos])[0]
+            assert email.rcpt_tos == ["мила@xn--e1afmkfd.xn--p1ai"]
+    finally:
+        controller.stop(no_assert=True)
+
+
+def test_email_to_an_address_that_the_server_cannot_take_is_given_up(make_app, caplog):
+    """Of an account from before, or after a change of the mail server."""
+    port = free_port()
+    controller = Controller(SMTPHandler(), hostname="127.0.0.1", port=port, enable_SMTPUTF8=False)
+    controller.start()
+    try:
+        app = make_app(MAIL_SERVER="127.0.0.1", MAIL_PORT=port)
+        app.extensions["mail_worker"].stopped = True
+        make_person(app, "Mila", "мила@пример.рф")
+        request_reset(app, "мила@пример.рф")
+        with app.app_context():
+            assert worker.send_next()
+        assert queued_count(app) == 0 and "email given up: password_reset" in caplog.text
+    finally:
+        controller.stop(no_assert=True)
+
+
+def test_address_that_is_not_ascii_is_written_to_a_file_without_a_mail_server(app):
+    make_person(app, "Mila", "мила@пример.рф")
+    request_reset(app, "мила@пример.рф")
+    path = wait_until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))[0]
+    assert "To: мила@xn--e1afmkfd.xn--p1ai" in path.read_text()
 
 
 def test_concurrent_workers_send_each_email_once(any_app):

@@ -42,7 +42,7 @@ def test_first_start_creates_demo_data_and_prints_a_login(serve, tmp_path):
 @pytest.mark.parametrize("shutdown_signal", [signal.SIGTERM, signal.SIGINT])
 def test_shutdown_finishes_requests_and_stops_workers(serve, shutdown_signal):
     """A request whose body is still being sent when the signal arrives gets its response."""
-    server = serve("sqlite", WORKERS=2)
+    server = serve("postgresql", WORKERS=2)
     workers = psutil.Process(server.process.pid).children(recursive=True)
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST /auth/reset HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 20\r\n"

@@ -1,8 +1,11 @@
 """The forms of the auth blueprint. Their field names are part of the public contract."""
 
+from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
 from wtforms import BooleanField, EmailField, PasswordField, StringField
+from wtforms.validators import ValidationError
 
+from noxchat.mail import worker
 from noxchat.models import EMAIL_LENGTH, USERNAME_LENGTH
 from noxchat.names import clean_email, clean_username
 from noxchat.web.forms import Cleaned, Form, NewPasswordForm, check_password_length, new_password_fields, required
@@ -11,9 +14,17 @@ EMAIL = {"autocomplete": "email", "maxlength": EMAIL_LENGTH}
 USERNAME = dict(zip(("minlength", "maxlength"), USERNAME_LENGTH, strict=True))
 
 
+def deliverable(form, _field):
+    """Refuse an address that the mail server cannot take."""
+    if not worker.accepts_address(form.cleaned.get("email", "")):
+        raise ValidationError(
+            _("No e-mail can be sent to this address: it has other letters than a to z before the @.")
+        )
+
+
 class RegisterForm(NewPasswordForm):
     username = StringField(_l("Name"), [required(), Cleaned(clean_username)], render_kw=USERNAME)
-    email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email)], render_kw=EMAIL)
+    email = EmailField(_l("E-mail"), [required(), Cleaned(clean_email), deliverable], render_kw=EMAIL)
     password, password2 = new_password_fields(_l("Password"))
 
     def personal_words(self):  # noqa: D102

@@ -6,10 +6,18 @@ import logging
 from flask import current_app, g, request
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
+from noxchat.database import is_read_only
 from noxchat.errors import blueprint
 from noxchat.errors.responses import NO_COOKIE, error_response
 from noxchat.exceptions import Conflict, InvalidInput, NotFound, RateLimited
@@ -21,6 +29,7 @@ log = logging.getLogger("noxchat.errors")
 # How much of a body that is too large is still read, so that the browser stops sending and shows the response.
 MAX_DISCARDED_BYTES = 64_000_000
 RETRY_AFTER_SECONDS = 10
+IDLE_TOO_LONG = "25P03"  # PostgreSQL's idle_in_transaction_session_timeout, after which a frozen process goes on
 
 
 def rollback_request():
@@ -91,7 +100,17 @@ def rate_limited(error):
 def no_database(error):
     rollback_request()
     log.error("database unavailable: %s", type(error.orig if hasattr(error, "orig") else error).__name__)
-    return error_response(503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    read_only = isinstance(error, DBAPIError) and is_read_only(error)
+    text = _("NoxChat can only be read just now: nothing can be saved. Nothing was changed.") if read_only else ""
+    return error_response(503, text, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+@blueprint.app_errorhandler(InternalError)
+@blueprint.app_errorhandler(ProgrammingError)
+def database_refuses(error):
+    if is_read_only(error) or getattr(error.orig, "sqlstate", None) == IDLE_TOO_LONG:
+        return no_database(error)
+    raise error
 
 
 @blueprint.app_errorhandler(500)

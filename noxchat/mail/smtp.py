@@ -85,6 +85,17 @@ def describe_tls_error(error: Exception) -> str:
     return ""
 
 
+def supports_utf8(config, timeout: float) -> bool | None:
+    """Tell whether the mail server accepts addresses that are not in ASCII (SMTPUTF8, RFC 6531); None if it is down."""
+    try:
+        host = connect(config, timeout)
+    except (OSError, smtplib.SMTPException, UnicodeError):
+        return None
+    supported = host.has_extn("smtputf8")
+    quit_quietly(host)
+    return supported
+
+
 class Connection(flask_mail.Connection):
     def __exit__(self, *_error):
         """Close the connection. If the server closes it first, it has accepted the e-mail all the same."""

@@ -9,11 +9,15 @@ import logging
 import os
 import smtplib
 import threading
+import time
 from datetime import timedelta
+from email import policy
+from email.message import EmailMessage
+from email.utils import make_msgid
+from urllib.parse import urlsplit
 
 from flask import Flask, current_app
 from flask_babel import force_locale
-from flask_mail import Message
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,7 +25,7 @@ from noxchat.database import begin_write, now
 from noxchat.extensions import db, mail
 from noxchat.files import make_private_folder
 from noxchat.mail.kinds import KINDS
-from noxchat.mail.smtp import describe_tls_error
+from noxchat.mail.smtp import TIMEOUT_SECONDS, StarttlsMissing, describe_tls_error, supports_utf8
 from noxchat.models import QueuedEmail, User
 from noxchat.names import ascii_address
 
@@ -31,6 +35,8 @@ LEASE = timedelta(seconds=30)
 MAX_RETRY_SECONDS = 30
 POLL_SECONDS = 5  # for e-mails that are due again, or that another process left
 GIVE_UP_AFTER = timedelta(days=3)
+MAX_TRIES = 5  # of an e-mail that cannot be written, whatever the server does
+PROBE_SECONDS = 60  # between attempts to learn what the mail server supports
 
 
 class MailWorker:
@@ -42,6 +48,8 @@ class MailWorker:
         self.thread: threading.Thread | None = None
         self.process_id: int | None = None
         self.stopped = False
+        self.supports_utf8: bool | None = None  # of the mail server; None: not known yet
+        self.probe_at = 0.0
 
     def start(self):
         """Start the thread unless it runs in this process already. A forked process has the object but no thread."""
@@ -69,12 +77,17 @@ class MailWorker:
             self.wake_event.clear()
             try:
                 with self.app.app_context():
+                    self._probe()
                     while not self.stopped and send_next():
                         pass
             except SQLAlchemyError as error:
                 log.warning("email queue cannot be read: %s", type(error).__name__)
-            except Exception:  # an e-mail that cannot be rendered must not stop the others
-                log.exception("email failed")
+
+    def _probe(self):
+        """Learn whether the mail server accepts addresses that are not in ASCII, if that is not known."""
+        if self.supports_utf8 is None and time.monotonic() >= self.probe_at:
+            self.probe_at = time.monotonic() + PROBE_SECONDS
+            self.supports_utf8 = supports_utf8(self.app.config, TIMEOUT_SECONDS)
 
 
 def start(app: Flask):
@@ -87,6 +100,13 @@ def wake():
     current_app.extensions["mail_worker"].wake()
 
 
+def accepts_address(email: str) -> bool:
+    """Tell whether e-mails can be sent to an address: if it is not in ASCII, only by a server that supports it."""
+    if ascii_address(email).isascii() or not current_app.config["MAIL_SERVER"]:
+        return True
+    return bool(current_app.extensions["mail_worker"].supports_utf8)
+
+
 def send_next() -> bool:
     """Send one e-mail that is due. Returns False when there is none."""
     email = _lease_next()
@@ -96,7 +116,9 @@ def send_next() -> bool:
         message = compose(email)
         if message:
             _deliver(message)
-    except (OSError, smtplib.SMTPException, UnicodeError) as error:
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # noqa: BLE001  an e-mail that cannot be written must not stop the others
         _retry_or_give_up(email, error)
     else:
         begin_write(db.session)
@@ -128,11 +150,10 @@ def _retry_or_give_up(email: QueuedEmail, error: Exception):
     """Schedule the next try with exponential backoff, or give up; the log does not contain the address."""
     if problem := describe_tls_error(error):
         log.error("email not sent: %s", problem)
-    permanent = isinstance(error, smtplib.SMTPRecipientsRefused) and all(
-        code >= 500 for code, _text in error.recipients.values()
-    )
+    if not isinstance(error, OSError):  # which SMTPException is, too
+        log.error("email failed: %s", email.kind, exc_info=error)
     begin_write(db.session)
-    if permanent or email.created_at < now() - GIVE_UP_AFTER:
+    if is_permanent(error, email.tries) or email.created_at < now() - GIVE_UP_AFTER:
         db.session.execute(delete(QueuedEmail).where(QueuedEmail.id == email.id))
         log.error("email given up: %s, user %s: %s", email.kind, email.user_id, type(error).__name__)
     else:
@@ -146,7 +167,22 @@ def _retry_or_give_up(email: QueuedEmail, error: Exception):
     db.session.commit()
 
 
-def compose(email: QueuedEmail) -> Message | None:
+def is_permanent(error: Exception, tries: int) -> bool:
+    """Tell whether sending an e-mail again would fail again, after so many tries.
+
+    The server's replies to the sender, the recipient and the data count (RFC 5321, 4.2.1); another one, to a login say,
+    is about the settings.
+    """
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _text in error.recipients.values())
+    if isinstance(error, smtplib.SMTPSenderRefused | smtplib.SMTPDataError):
+        return error.smtp_code >= 500
+    if isinstance(error, smtplib.SMTPNotSupportedError):  # of an address that is not in ASCII
+        return not isinstance(error, StarttlsMissing)
+    return not isinstance(error, OSError) and tries >= MAX_TRIES
+
+
+def compose(email: QueuedEmail) -> EmailMessage | None:
     """Return the message for a queued e-mail, as HTML and plain text; None when it is no longer needed."""
     user = db.session.get(User, email.user_id) if email.user_id else None
     if email.user_id and user is None:  # deleted since it was leased
@@ -161,24 +197,36 @@ def compose(email: QueuedEmail) -> Message | None:
     assert address  # by the table's constraint
     render = current_app.jinja_env.get_template
     with force_locale(email.language):
-        return Message(
-            str(kind.subject),
-            recipients=[ascii_address(address)],  # or Flask-Mail would encode it, by the rules of 2003
-            body=render(f"email/{kind.name}.txt").render(**context),
-            html=render(f"email/{kind.name}.html").render(**context),
-            # RFC 3834, 5: no automatic replies to this.
-            extra_headers={"Auto-Submitted": "auto-generated"},
-        )
+        text = render(f"email/{kind.name}.txt").render(**context)
+        html = render(f"email/{kind.name}.html").render(**context)
+        return write_message(str(kind.subject), ascii_address(address), text, html)
 
 
-def _deliver(message: Message):
+def write_message(subject: str, address: str, text: str, html: str) -> EmailMessage:
+    """Return an e-mail in 7 bits with lines of up to 78 characters, which every server accepts (RFC 5322, 2.1.1).
+
+    address: with its domain in ASCII. If its local part is not, the headers are in UTF-8 (RFC 6532).
+    """
+    config = current_app.config
+    message = EmailMessage(policy=policy.SMTP.clone(cte_type="7bit", utf8=not address.isascii()))
+    message["Subject"], message["From"], message["To"] = subject, config["MAIL_DEFAULT_SENDER"], address
+    message["Date"] = now()
+    # Otherwise it would contain the name of this machine.
+    message["Message-ID"] = make_msgid(domain=urlsplit(config["BASE_URL"]).hostname)
+    message["Auto-Submitted"] = "auto-generated"  # no automatic replies to this (RFC 3834, 5)
+    message.set_content(text)
+    message.add_alternative(html, subtype="html")
+    return message
+
+
+def _deliver(message: EmailMessage):
     """Send a message to the mail server, or write it to MAIL_DIR if none is set. Raises OSError, SMTPException."""
     if current_app.config["MAIL_SERVER"]:
-        mail.send(message)
+        with mail.connect() as connection:
+            connection.host.send_message(message)
         return
     folder = current_app.config["MAIL_DIR"]
     make_private_folder(folder)
-    message.date = message.date or now().timestamp()
     name = f"{now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.eml"
     temporary = folder / f".{name}"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

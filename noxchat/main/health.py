@@ -22,6 +22,7 @@ def readyz():
     body = {
         "status": "ok" if database.ok else "unavailable",
         "database": database.message,
+        "writing": health.check_writable().message if database.ok else "unknown: the database is down",
         "mail": health.check_mail_server(current_app.config).message,
         "elasticsearch": health.check_elasticsearch().message if database.ok else "unknown: the database is down",
         "limits": health.check_limits_store().message,

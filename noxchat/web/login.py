@@ -7,7 +7,7 @@ from flask import Flask, after_this_request, current_app, g, request, session
 from flask_login import login_user, logout_user, user_loaded_from_cookie
 
 from noxchat import passwords, sessions, throttle, tokens
-from noxchat.database import begin_write
+from noxchat.database import begin_write, try_write
 from noxchat.extensions import db, login
 from noxchat.models import User
 from noxchat.web import cookies
@@ -61,17 +61,23 @@ def skip_user_loading():
 
 
 def replace_remember_cookie(_app, user: User):
-    """Replace the remember cookie that was just used, and the session's token with it."""
+    """Replace the remember cookie that was just used, and the session's token with it, if that can be written."""
     session["csrf_token"] = tokens.csrf_secret(user)
     if g.get("skip_session"):
         return
-    begin_write(db.session)
+    old_token = session["_user_id"]
+    if not try_write(db.session, lambda: _use_remember_cookie(user), seconds=1):
+        session["_user_id"] = old_token
+        session.pop("_remember", None)
+        load_user(old_token)
+
+
+def _use_remember_cookie(user: User):
     if replace_session_token(user, keep_previous=True):
         renew_device_cookie(user)
     else:
         g.skip_session = True  # another tab's request was faster
         session.pop("_remember", None)
-    db.session.commit()
 
 
 def renew_device_cookie(user: User):
@@ -100,9 +106,7 @@ def record_presence(response):
     """Record that somebody is active, in a transaction of its own and at most once a minute."""
     user = loaded_user()
     if user is not None and user.session is not None and not g.get("failed") and sessions.is_touch_due(user):
-        begin_write(db.session)
-        sessions.touch(user)
-        db.session.commit()
+        try_write(db.session, lambda: sessions.touch(user))
     return response
 
 

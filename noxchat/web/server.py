@@ -3,8 +3,13 @@
 gunicorn loads the application once and forks its workers from it.
 """
 
+import errno
+import os
+import socket
 import sys
 import threading
+from contextlib import nullcontext
+from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import message
@@ -14,6 +19,7 @@ from config import Config, ConfigError, make_secret_key
 
 # How long requests get to finish after TERM; the process ends within 30 s.
 GRACEFUL_SECONDS = 25
+START_SECONDS = 3600  # for which a start waits for another one that is migrating
 
 
 # Allows a search term of ten thousand characters. gunicorn has a limit of its own, which no setting can raise, but only
@@ -106,7 +112,7 @@ class Server(BaseApplication):
 
 
 def main():
-    """Prepare everything and serve until TERM or Ctrl-C. Exits with a message when a setting or the database is bad."""
+    """Prepare everything and serve until TERM or Ctrl-C. Exits with a sentence when something cannot be used."""
     try:
         make_secret_key()
         config = Config()
@@ -114,24 +120,74 @@ def main():
         sys.exit(f"NoxChat cannot start. {error}")
     except OSError as error:
         sys.exit(f"NoxChat cannot start. DATA_DIR cannot be written ({error.strerror}): write a folder that can.")
-    import flask_migrate
-    from sqlalchemy.exc import OperationalError
+    from noxchat import create_app
 
-    from noxchat import create_app, demo, health
-
-    app = create_app(config)
+    check_address(config)
+    try:
+        app = create_app(config)
+    except OSError as error:
+        sys.exit(f"NoxChat cannot start. DATA_DIR cannot be written ({error.strerror}): write a folder that can.")
     with app.app_context():
-        if health.check_database().ok is not True:
-            try:
-                flask_migrate.upgrade()
-            except OperationalError as error:
-                sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database does not answer. {error.orig}")
-        app.extensions["cookie_names"].load()
-        login = demo.fill() or demo.login() if app.config["DEMO"] else None
-        if login:
-            print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201
+        prepare_database(app)
         app.extensions["sqlalchemy"].engine.dispose()
     Server(app).run()
+
+
+def check_address(config: Config):
+    """Exit with a sentence if the server could not listen, before anything is changed."""
+    family = socket.AF_INET6 if ":" in config.HOST else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.HOST, config.PORT))
+    except OSError as error:
+        reasons = {
+            errno.EADDRINUSE: f"PORT {config.PORT} is taken by another process: end that, or write another port.",
+            errno.EACCES: f"PORT {config.PORT} is only for root: write one above 1023, and put a proxy in front.",
+        }
+        reason = f"HOST is {config.HOST!r}: write a name or address of this machine, 127.0.0.1. ({error.strerror})"
+        sys.exit(f"NoxChat cannot start. {reasons.get(error.errno or 0, reason)}")
+
+
+def prepare_database(app):
+    """Migrate, and fill an empty database with demo data. Exits with a sentence when the database cannot be used.
+
+    Processes that start at once do it one after the other.
+    """
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+
+    from noxchat.database import Locked, exclusive_lock
+    from noxchat.extensions import db
+
+    # A folder that cannot be written has no lock file, and its database nothing to migrate.
+    is_writable = db.engine.dialect.name == "postgresql" or os.access(Path(str(db.engine.url.database)).parent, os.W_OK)
+    try:
+        with exclusive_lock(db.engine, "start", START_SECONDS) if is_writable else nullcontext():
+            migrate_and_fill(app)
+    except DBAPIError as error:
+        sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database cannot be used. {error.orig}")
+    except (Locked, CommandError) as error:
+        sys.exit(f"NoxChat cannot start. {error}")
+
+
+def migrate_and_fill(app):
+    """Bring the tables up to date, and fill an empty database with demo data. Raises DBAPIError, CommandError."""
+    import flask_migrate
+
+    from noxchat import demo, health
+
+    if (encoding := health.check_encoding()).ok is False:
+        sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database has the {encoding.message}.")
+    if health.check_database().ok is not True:
+        flask_migrate.upgrade()
+    for check in (health.check_collation(), writable := health.check_writable()):
+        if check.ok is False:
+            print(f"Warning: the database: {check.message}", file=sys.stderr, flush=True)  # noqa: T201
+    app.extensions["cookie_names"].load()
+    login = (demo.fill() or demo.login()) if app.config["DEMO"] and writable.ok else None
+    if login:
+        print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
