@@ -15,7 +15,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from noxchat.database import is_read_only
 from noxchat.errors import blueprint
@@ -62,6 +62,8 @@ def http_error(error):
         headers["Allow"] = ", ".join(error.valid_methods)
     if isinstance(error, CSRFError) and current_app.config["SESSION_COOKIE_NAME"] not in request.cookies:
         return error_response(400, kind=NO_COOKIE)
+    if isinstance(error, ClientDisconnected):  # or is too slow
+        return error_response(408)
     malformed = error.code == 400 and not isinstance(error, CSRFError)
     text = _("The request was not understood. Nothing was changed.") if malformed else ""
     return error_response(error.code, text, headers)

@@ -39,6 +39,10 @@ def error_page(code: int, kind: str = "") -> dict:
             *(_("The page moved, or never rose. Check the address, or begin again from home."), [home]),
         ),
         405: ("new", _("Not this way"), _("This address does not open like this. Begin again from home."), [home]),
+        408: (
+            *("half", _("It did not arrive whole")),
+            *(_("The connection is too slow, or was interrupted. Nothing was changed; try again."), [again, home]),
+        ),
         409: ("half", _("It is different by now"), _("Somebody was faster. Look at it again."), [again, home]),
         413: ("gibbous", _("Too big to carry"), too_large, [form]),
         422: (

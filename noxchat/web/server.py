@@ -5,17 +5,21 @@ gunicorn loads the application once and forks its workers from it.
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
 
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import message
+from gunicorn.workers import gthread
 from gunicorn.workers.gthread import ThreadWorker
 
 from config import Config, ConfigError, make_secret_key
+from noxchat.web import slow_clients
 
 # How long requests get to finish after TERM; the process ends within 30 s.
 GRACEFUL_SECONDS = 25
@@ -28,11 +32,16 @@ message.MAX_REQUEST_LINE = MAX_URL_LENGTH = 100_000
 
 
 class Worker(ThreadWorker):
-    """Ends the event streams first, which would otherwise last until the graceful timeout.
+    """Gives up on clients that are too slow, and ends the event streams, which would last until the graceful timeout.
 
     The signal handlers leave that to the worker's loop: a handler may interrupt one that holds a lock, because Ctrl-C
     reaches a worker twice, from the terminal and from gunicorn's master.
     """
+
+    def init_signals(self):
+        """Set up the signals, with HUP as TERM: a terminal that is closed sends it to all processes."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, self.handle_exit)
 
     def handle_exit(self, sig, frame):
         """Handle TERM."""
@@ -43,6 +52,18 @@ class Worker(ThreadWorker):
         """Handle Ctrl-C: as TERM, but without waiting for browsers that keep an idle connection."""
         self.method_queue.defer(self.murder_keepalived, True)
         self.handle_exit(sig, frame)
+
+    def handle_request(self, req, conn):
+        """Have the application answer a request whose head was read."""
+        conn.parser.unreader.sock.reads_body = True
+        return super().handle_request(req, conn)
+
+    def handle_error(self, req, client, addr, exc):
+        """Answer a request that could not be read."""
+        if isinstance(exc, slow_clients.TooSlow):
+            util.write_error(client, 408, "Request Timeout", "The request did not arrive in time.")
+        else:
+            super().handle_error(req, client, addr, exc)
 
     def close_streams(self):
         """End what would not end by itself."""
@@ -88,7 +109,7 @@ class Server(BaseApplication):
     def load(self):
         return self.app
 
-    def post_fork(self, _server, _worker):
+    def post_fork(self, _server, gunicorn_worker):
         """Set up in a worker what a fork does not inherit: connections and threads."""
         from noxchat import passwords, search
         from noxchat.extensions import db
@@ -97,6 +118,8 @@ class Server(BaseApplication):
         with self.app.app_context():
             db.engine.dispose(close=False)
         self.app.extensions["event_streams"].reset()
+        slow_clients.Connection.worker = gunicorn_worker
+        gthread.TConn = slow_clients.Connection
         worker.start(self.app)
         search.start(self.app)
         threading.Thread(target=passwords.warm_up, daemon=True).start()
@@ -107,7 +130,9 @@ class Server(BaseApplication):
 
         search.stop(self.app, wait=True)
 
-    def when_ready(self, _server):
+    def when_ready(self, arbiter):
+        """Tell that the server answers. From now on HUP ends it as TERM does, instead of restarting its workers."""
+        signal.signal(signal.SIGHUP, lambda _number, frame: arbiter.signal(signal.SIGTERM, frame))
         print(f"\nNoxChat is at {self.app.config['BASE_URL']}  (Ctrl-C ends it)", flush=True)  # noqa: T201
 
 
