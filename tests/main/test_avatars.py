@@ -2,7 +2,9 @@
 
 import io
 import re
+import signal
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -15,7 +17,7 @@ from PIL import Image
 
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.main import avatar_utils
+from noxchat.main import avatar_decode, avatar_utils
 from noxchat.models import Profile
 from tests.conftest import Browser, make_person, run_in_threads, wait_until
 
@@ -90,6 +92,10 @@ VALID_FILES = {
         two_colour_image(), "WEBP", save_all=True, append_images=[Image.new("RGB", (400, 300))]
     ),
     "heic": lambda: encode(two_colour_image(), "HEIF"),
+    "avif": lambda: encode(two_colour_image(), "AVIF"),
+    "avif sequence": lambda: encode(
+        two_colour_image(), "AVIF", save_all=True, append_images=[Image.new("RGB", (400, 300))]
+    ),
     "one pixel": lambda: encode(Image.new("RGB", (1, 1), RED), "PNG"),
     "very wide": lambda: encode(two_colour_image((3000, 20)), "PNG"),
     "trailing data": lambda: encode(two_colour_image(), "JPEG") + b"PK\x03\x04 secret tail",
@@ -98,6 +104,7 @@ VALID_FILES = {
 
 def test_every_format_is_stored_as_webp(app, alice, alice_browser):
     """What becomes of the pixels and the metadata is tested in test_avatar_decode.py, without a process for each."""
+    app.config["AVATARS_PER_HOUR"] = 100
     for kind in VALID_FILES:
         name = {"png": "../../../etc/passwd.png", "jpeg": "page.html", "gif": "a\0b.gif"}.get(kind, "photo")
         answer = upload(alice_browser, contents(kind), name)
@@ -153,13 +160,29 @@ def test_invalid_file_is_refused_and_the_old_avatar_kept(app, alice, alice_brows
             assert answer.status_code == 422, kind
             assert 'id="avatar-error"' in answer.text and "typed before" in answer.text, kind
             assert ("<html" in answer.text) is not htmx
-            if kind != "huge webp":  # which runs out of memory while it is opened
-                assert ("more than 50 megapixels" in answer.text) is (kind in TOO_LARGE), kind
+            assert REFUSALS.get(kind, "is damaged") in answer.text, kind
             assert stored_files(app) == before, kind
     fetch_avatar(app, alice_browser)
 
 
 TOO_LARGE = {"60 megapixels", "1.6 gigapixels", "negative size", "huge webp"}
+NOT_A_PICTURE = "This file is not a picture. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF."
+REFUSALS = {
+    **dict.fromkeys(TOO_LARGE, "more than 50 megapixels"),
+    **dict.fromkeys(("empty", "html", "text"), NOT_A_PICTURE),
+    "svg": "This is an SVG file. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.",
+    "tiff": "This is a TIFF file. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.",
+    "bmp": "This is a BMP file.",
+    "ico": "This is an ICO file.",
+    "pdf": "This is a PDF file.",
+    "postscript": "This is an EPS file.",
+    "zip": "This is a ZIP file.",
+    "compressed text bomb": "carries too much besides its pixels",
+    "truncated jpeg": "This JPEG file is damaged.",
+    "truncated png": "This PNG file is damaged.",
+    "truncated large png": "This PNG file is damaged.",
+    "broken heic": "This HEIC file is damaged.",
+}
 COSTLY_FILES = {
     "large ICC profile": lambda: encode(two_colour_image(), "PNG", icc_profile=bytes(3_000_000)),
     "20,000 frames": lambda: encode(
@@ -168,6 +191,119 @@ COSTLY_FILES = {
         append_images=(Image.new("P", (16, 16), number % 2) for number in range(1, 20_000)),
     ),
 }
+
+
+def interlaced_png(size, colour=(*RED, 255)):
+    """Return an interlaced RGBA PNG of one colour: Pillow does not write any."""
+    rows = zlib.compressobj(1)
+    body = b""
+    for left, top, across, down in (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ):
+        width, height = -(-(size[0] - left) // across), -(-(size[1] - top) // down)
+        for _row in range(height if width > 0 else 0):
+            body += rows.compress(b"\0" + bytes(colour) * width)
+    header = struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 1)
+    chunks = ((b"IHDR", header), (b"IDAT", body + rows.flush()), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def resized(data, pattern, size):
+    """Return a file of 400 by 300 pixels that says in its header that it has more; only headers are read before that.
+
+    pattern: how the size is stored there, for struct.
+    """
+    width, height = size
+    order = (height, width) if pattern == ">HH" else size
+    old = struct.pack(pattern, *((300, 400) if pattern == ">HH" else (400, 300)))
+    assert old in data
+    return data.replace(old, struct.pack(pattern, *order))
+
+
+def progressive_jpeg(size, **options):
+    return resized(encode(two_colour_image(), "JPEG", progressive=True, **options), ">HH", size)
+
+
+UP_TO = "megapixels; such {} can be read up to {}. Save it smaller, or as an ordinary JPEG."
+TOO_MUCH_MEMORY = {
+    "progressive jpeg": (
+        lambda: progressive_jpeg((7744, 5810)),
+        "This picture has 45 " + UP_TO.format("progressive JPEGs", 37),
+    ),
+    "progressive jpeg, not subsampled": (
+        lambda: progressive_jpeg((6000, 4000), subsampling=0),
+        "This picture has 24 " + UP_TO.format("progressive JPEGs", 18),
+    ),
+    "interlaced png": (
+        lambda: interlaced_png((7000, 5000)),
+        "This picture has 35 " + UP_TO.format("interlaced PNGs", 28),
+    ),
+    "lossless webp": (
+        lambda: encode(Image.new("RGB", (6000, 5000), RED), "WEBP", lossless=True, method=0),
+        "This picture has 30 " + UP_TO.format("lossless WebP files", 21),
+    ),
+    "heic": (
+        lambda: resized(encode(two_colour_image(), "HEIF"), ">II", (8064, 6048)),
+        "This picture has 49 " + UP_TO.format("HEIC files", 24),
+    ),
+    "avif": (
+        lambda: resized(encode(two_colour_image(), "AVIF"), ">II", (5000, 4000)),
+        "This picture has 20 " + UP_TO.format("AVIF files", 13),
+    ),
+    "transparent avif": (
+        lambda: resized(encode(Image.new("RGBA", (400, 300), (*RED, 99)), "AVIF"), ">II", (4000, 3000)),
+        "This picture has 12 " + UP_TO.format("AVIF files", 9),
+    ),
+}
+
+
+def test_picture_that_takes_too_much_memory_is_refused_with_the_limit_of_its_kind(app, alice, alice_browser):
+    for kind, (file, message) in TOO_MUCH_MEMORY.items():
+        data = file()
+        assert len(data) < 5_000_000, kind
+        answer = upload(alice_browser, data)
+        assert answer.status_code == 422 and message in answer.text, (kind, answer.text)
+    assert stored_files(app) == []
+
+
+def test_just_enough_memory_is_not_refused(app):
+    """What is a little below each limit is read, so that the limits in messages are true; see also the costly files."""
+    files = {
+        "progressive jpeg, not subsampled": encode(
+            Image.new("RGB", (4800, 3750), RED), "JPEG", progressive=True, subsampling=0
+        ),
+        "progressive cmyk jpeg": encode(Image.new("CMYK", (4600, 3000), (0, 255, 255, 0)), "JPEG", progressive=True),
+        "interlaced png": interlaced_png((5600, 5000)),
+        "lossless webp": encode(Image.new("RGB", (5250, 4000), RED), "WEBP", lossless=True, method=0),
+        "transparent webp": encode(Image.new("RGBA", (5250, 4000), (*RED, 99)), "WEBP", method=0),
+        "transparent heic": encode(Image.new("RGBA", (4800, 3400), (*RED, 99)), "HEIF"),
+        "transparent avif": encode(Image.new("RGBA", (3500, 2700), (*RED, 99)), "AVIF", speed=10),
+        "avif, not subsampled": encode(Image.new("RGB", (3900, 2760), RED), "AVIF", speed=10, subsampling="4:4:4"),
+    }
+    with app.app_context():
+        for kind, data in files.items():
+            assert avatar_utils.redraw(data), kind
+
+
+def test_decoder_that_uses_up_its_time_is_not_called_damage(app, monkeypatch):
+    monkeypatch.setattr(avatar_utils, "_decode", lambda *_: subprocess.CompletedProcess([], -signal.SIGXCPU, b"", b""))
+    with app.app_context(), pytest.raises(InvalidInput, match="takes too long"):
+        avatar_utils.redraw(contents("jpeg"))
+
+
+@pytest.mark.parametrize("output", [b"", b"<b>\n1\n2", b"HEIC\nx\n2", b"HEIC\n1", b"HEIC\n1\n2\n3", b"\xff\n1\n2"])
+def test_words_of_the_decoder_are_not_trusted(app, monkeypatch, output):
+    """Whoever takes it over could write anything."""
+    done = subprocess.CompletedProcess([], avatar_decode.OUT_OF_MEMORY, output, b"")
+    monkeypatch.setattr(avatar_utils, "_decode", lambda *_: done)
+    with app.app_context(), pytest.raises(InvalidInput, match="takes too much memory to read. Save it smaller"):
+        avatar_utils.redraw(contents("jpeg"))
 
 
 def test_costly_files_stay_within_time_and_memory(app, alice, alice_browser):
@@ -182,7 +318,7 @@ def test_costly_files_stay_within_time_and_memory(app, alice, alice_browser):
             total = 0
             for process in [this_process, *this_process.children()]:
                 try:
-                    if process is this_process or any("avatar_decode" in part for part in process.cmdline()):
+                    if process is this_process or avatar_decode.__file__ in process.cmdline():
                         total += process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
@@ -194,7 +330,12 @@ def test_costly_files_stay_within_time_and_memory(app, alice, alice_browser):
         "palette": encode(Image.new("P", (7000, 7000), 3), "PNG"),
         "jpeg": encode(Image.new("RGB", (7000, 7000), RED), "JPEG"),
         "gif": encode(Image.new("P", (7000, 7000), 3), "GIF"),
-        "heic": encode(Image.new("RGB", (5712, 4284), RED), "HEIF"),
+        "heic": encode(two_colour_image((5712, 4284)), "HEIF", tile_size=512),  # as phones save 24 megapixels
+        "avif": encode(two_colour_image((4032, 3024)), "AVIF", speed=10),
+        "webp": encode(Image.new("RGB", (8000, 6000), RED), "WEBP", method=0),
+        "progressive jpeg": encode(Image.new("RGB", (7000, 5200), RED), "JPEG", progressive=True),
+        "lossless webp": encode(two_colour_image((5200, 4000)), "WEBP", lossless=True, method=0),
+        "interlaced png": interlaced_png((6000, 4500)),
         **{kind: contents(kind) for kind in COSTLY_FILES},
     }
     base = this_process.memory_info().rss
@@ -301,12 +442,10 @@ def test_saving_without_a_picture_is_not_counted(make_app):
 
 
 def test_strips_reduce_to_the_same_pixels_as_the_whole_image():
-    from noxchat.main.avatar_decode import PngStrips, join_bands
-
-    noise = Image.merge("RGB", [Image.effect_noise((1501, 1499), 120) for _band in "rgb"])
-    file = encode(noise, "PNG", compress_level=1)
-    whole = noise.reduce(5)
-    parts = join_bands(PngStrips.from_png(file).bands(5), noise.size, 5)
+    noise = Image.merge("RGB", [Image.effect_noise((3100, 2600), 120) for _band in "rgb"])
+    strips = avatar_decode.PngStrips.from_png(encode(noise, "PNG", compress_level=1))
+    parts = avatar_decode.reduced_square(strips.bands(), noise.size)
+    whole = noise.reduce(5, (250, 0, 2850, 2600))
     assert parts.size == whole.size and parts.tobytes() == whole.tobytes()
 
 
