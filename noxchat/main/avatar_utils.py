@@ -1,5 +1,6 @@
 """Checking and redrawing of uploaded pictures, in a process of their own (avatar_decode.py). Storage: avatars.py."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -43,18 +44,21 @@ def redraw(data: bytes) -> bytes:
     pictures it is the first. Raises InvalidInput about `avatar`.
     """
     name = avatar_formats.recognise(data)
+    if name is None:
+        raise InvalidInput(_("This file is not a picture. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF."), "avatar")
     if name not in avatar_formats.ACCEPTED:
-        raise InvalidInput(_other_format(name), "avatar")
+        message = _("%(format)s files do not work here. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.", format=name)
+        raise InvalidInput(message, "avatar")
     pixels = current_app.config["AVATAR_PIXELS"]
-    done = _decode(data, pixels)
+    done = _decode(data, name, pixels)
     if done.returncode == 0 and done.stdout:
         return done.stdout
     raise InvalidInput(_refusal(name, done, pixels), "avatar")
 
 
-def _decode(data: bytes, pixels: int) -> subprocess.CompletedProcess:
+def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
     """Run avatar_decode. Raises InvalidInput when its turn does not come, or when it takes too long."""
-    command = [sys.executable, "-I", avatar_decode.__file__, str(pixels)]
+    command = [sys.executable, "-I", avatar_decode.__file__, name, str(pixels)]
     environment = {"MALLOC_ARENA_MAX": "1"}  # each arena reserves address space, which is what is limited
     if not _slot.acquire(timeout=QUEUE_TIMEOUT_SECONDS):
         raise InvalidInput(_("Many pictures are being read just now. Try again in a moment."), "avatar")
@@ -68,50 +72,21 @@ def _decode(data: bytes, pixels: int) -> subprocess.CompletedProcess:
         _slot.release()
 
 
-def _other_format(name: str | None) -> str:
-    """Return why a file is refused that is none of the accepted formats. name: as of avatar_formats, or None."""
-    if name is None:
-        reason = _("This file is not a picture.")
-    elif name in ("AVI", "EPS", "ICO", "MP4", "MPEG", "OpenEXR", "SVG", "XCF"):  # as they are spoken
-        reason = _("This is an %(format)s file.", format=name)
-    else:
-        reason = _("This is a %(format)s file.", format=name)
-    return " ".join((reason, _("Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.")))
-
-
 def _refusal(name: str, done: subprocess.CompletedProcess, pixels: int) -> str:
     """Return why a file of an accepted format is refused. done: the process that has tried to decode it."""
     match done.returncode:
         case avatar_decode.TOO_MANY_PIXELS:
             count = pixels // 1_000_000
             return _("This picture has more than %(count)s megapixels. Make it smaller.", count=count)
+        case avatar_decode.OUT_OF_MEMORY if re.fullmatch(rb"\d{1,3}", done.stdout):
+            return _(
+                "Such %(format)s files can be read up to %(count)s megapixels. "
+                "Save it smaller, or as an ordinary JPEG, not a progressive one.",
+                format=name,
+                count=int(done.stdout),
+            )
         case avatar_decode.OUT_OF_MEMORY:
-            return _too_much_memory(done.stdout)
-        case avatar_decode.LARGE_METADATA:
-            return _("This picture carries too much besides its pixels. Save it without metadata.")
+            return _("This picture takes too much memory to read. Make it smaller.")
         case code if -code in (signal.SIGXCPU, signal.SIGKILL):
             return _("This picture takes too long to read. Choose another.")
     return _("This %(format)s file is damaged. Choose another.", format=name)
-
-
-def _too_much_memory(output: bytes) -> str:
-    """Return what to do about a picture that needs too much memory. output: as avatar_decode.main describes it."""
-    kinds = {
-        b"progressive JPEG": _("progressive JPEGs"),
-        b"interlaced PNG": _("interlaced PNGs"),
-        b"lossless WebP": _("lossless WebP files"),
-        b"transparent WebP": _("WebP files with transparency"),
-        b"HEIC": _("HEIC files"),
-        b"AVIF": _("AVIF files"),
-    }
-    kind, *numbers = output.split(b"\n")
-    if kind not in kinds or len(numbers) != 2 or not all(number.isdigit() for number in numbers):
-        return _("This picture takes too much memory to read. Save it smaller, or as an ordinary JPEG.")
-    limit, size = (int(number) for number in numbers)
-    return _(
-        "This picture has %(size)s megapixels; such %(kind)s can be read up to %(count)s. "
-        "Save it smaller, or as an ordinary JPEG.",
-        size=-(-size // 1_000_000),
-        kind=kinds[kind],
-        count=limit // 1_000_000,
-    )

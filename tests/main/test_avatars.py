@@ -17,13 +17,14 @@ from PIL import Image
 
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.main import avatar_decode, avatar_utils
+from noxchat.main import avatar_decode, avatar_formats, avatar_utils
 from noxchat.models import Profile
 from tests.conftest import Browser, make_person, run_in_threads, wait_until
 
 pillow_heif.register_heif_opener()
 FIELDS = {"username": "Alice", "public_id": "alice", "bio": ""}
 RED, BLUE = (200, 30, 30), (30, 30, 200)
+PIXELS = 50_000_000
 
 
 @cache
@@ -43,6 +44,26 @@ def two_colour_image(size=(400, 300), mode="RGB"):
     image = Image.new("RGB", size, RED)
     image.paste(BLUE, (0, size[1] // 2, *size))
     return image.convert(mode)
+
+
+def rotations():
+    """Return a two-coloured image as cameras store it, by the orientation that turns it upright."""
+    upright, ways = two_colour_image(), Image.Transpose
+    stored = {
+        2: ways.FLIP_LEFT_RIGHT,
+        3: ways.ROTATE_180,
+        4: ways.FLIP_TOP_BOTTOM,
+        5: ways.TRANSPOSE,
+        6: ways.ROTATE_90,
+        7: ways.TRANSVERSE,
+        8: ways.ROTATE_270,
+    }
+    return {1: upright} | {orientation: upright.transpose(way) for orientation, way in stored.items()}
+
+
+def square(data):
+    """Convert a picture in this process."""
+    return avatar_decode.square(data, avatar_formats.recognise(data), PIXELS)
 
 
 def upload(browser, data, name="photo.jpg", htmx=False, **fields):
@@ -68,6 +89,10 @@ def fetch_avatar(app, browser):
 
 def is_close(pixel, colour):
     return all(abs(one - other) < 24 for one, other in zip(pixel, colour, strict=False))
+
+
+def is_upright(image):
+    return is_close(image.getpixel((128, 20)), RED) and is_close(image.getpixel((128, 236)), BLUE)
 
 
 VALID_FILES = {
@@ -138,7 +163,6 @@ INVALID_FILES = {
     "bmp": lambda: encode(two_colour_image(), "BMP"),
     "ico": lambda: encode(two_colour_image((64, 64)), "ICO"),
     "pdf": lambda: b"%PDF-1.7\n",
-    "postscript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run",
     "60 megapixels": lambda: encode(Image.new("1", (10000, 6000)), "PNG"),
     "1.6 gigapixels": lambda: png(png_chunk(b"IDAT", zlib.compress(b"")), size=(40000, 40000)),
     "negative size": lambda: png(png_chunk(b"IDAT", zlib.compress(b"")), size=(2**31 - 1, 2**31 - 1)),
@@ -165,19 +189,18 @@ def test_invalid_file_is_refused_and_the_old_avatar_kept(app, alice, alice_brows
     fetch_avatar(app, alice_browser)
 
 
-TOO_LARGE = {"60 megapixels", "1.6 gigapixels", "negative size", "huge webp"}
+TOO_LARGE = {"60 megapixels", "1.6 gigapixels", "negative size"}
 NOT_A_PICTURE = "This file is not a picture. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF."
 REFUSALS = {
     **dict.fromkeys(TOO_LARGE, "more than 50 megapixels"),
     **dict.fromkeys(("empty", "html", "text"), NOT_A_PICTURE),
-    "svg": "This is an SVG file. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.",
-    "tiff": "This is a TIFF file. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.",
-    "bmp": "This is a BMP file.",
-    "ico": "This is an ICO file.",
-    "pdf": "This is a PDF file.",
-    "postscript": "This is an EPS file.",
-    "zip": "This is a ZIP file.",
-    "compressed text bomb": "carries too much besides its pixels",
+    "zip": NOT_A_PICTURE,
+    "svg": "SVG files do not work here. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.",
+    "tiff": "TIFF files do not work here.",
+    "bmp": "BMP files do not work here.",
+    "ico": "ICO files do not work here.",
+    "pdf": "PDF files do not work here.",
+    "huge webp": "Such WebP files can be read up to 7 megapixels. Save it smaller, or as an ordinary JPEG",
     "truncated jpeg": "This JPEG file is damaged.",
     "truncated png": "This PNG file is damaged.",
     "truncated large png": "This PNG file is damaged.",
@@ -230,65 +253,21 @@ def progressive_jpeg(size, **options):
     return resized(encode(two_colour_image(), "JPEG", progressive=True, **options), ">HH", size)
 
 
-UP_TO = "megapixels; such {} can be read up to {}. Save it smaller, or as an ordinary JPEG."
 TOO_MUCH_MEMORY = {
-    "progressive jpeg": (
-        lambda: progressive_jpeg((7744, 5810)),
-        "This picture has 45 " + UP_TO.format("progressive JPEGs", 37),
-    ),
-    "progressive jpeg, not subsampled": (
-        lambda: progressive_jpeg((6000, 4000), subsampling=0),
-        "This picture has 24 " + UP_TO.format("progressive JPEGs", 18),
-    ),
-    "interlaced png": (
-        lambda: interlaced_png((7000, 5000)),
-        "This picture has 35 " + UP_TO.format("interlaced PNGs", 28),
-    ),
-    "lossless webp": (
-        lambda: encode(Image.new("RGB", (6000, 5000), RED), "WEBP", lossless=True, method=0),
-        "This picture has 30 " + UP_TO.format("lossless WebP files", 21),
-    ),
+    "progressive jpeg": (lambda: progressive_jpeg((7744, 5810)), "Such JPEG files can be read up to 37 megapixels."),
     "heic": (
         lambda: resized(encode(two_colour_image(), "HEIF"), ">II", (8064, 6048)),
-        "This picture has 49 " + UP_TO.format("HEIC files", 24),
-    ),
-    "avif": (
-        lambda: resized(encode(two_colour_image(), "AVIF"), ">II", (5000, 4000)),
-        "This picture has 20 " + UP_TO.format("AVIF files", 13),
-    ),
-    "transparent avif": (
-        lambda: resized(encode(Image.new("RGBA", (400, 300), (*RED, 99)), "AVIF"), ">II", (4000, 3000)),
-        "This picture has 12 " + UP_TO.format("AVIF files", 9),
+        "Such HEIC files can be read up to 24 megapixels.",
     ),
 }
 
 
 def test_picture_that_takes_too_much_memory_is_refused_with_the_limit_of_its_kind(app, alice, alice_browser):
+    """The limits of other kinds: test_avatar_pictures.py."""
     for kind, (file, message) in TOO_MUCH_MEMORY.items():
-        data = file()
-        assert len(data) < 5_000_000, kind
-        answer = upload(alice_browser, data)
+        answer = upload(alice_browser, file())
         assert answer.status_code == 422 and message in answer.text, (kind, answer.text)
     assert stored_files(app) == []
-
-
-def test_just_enough_memory_is_not_refused(app):
-    """What is a little below each limit is read, so that the limits in messages are true; see also the costly files."""
-    files = {
-        "progressive jpeg, not subsampled": encode(
-            Image.new("RGB", (4800, 3750), RED), "JPEG", progressive=True, subsampling=0
-        ),
-        "progressive cmyk jpeg": encode(Image.new("CMYK", (4600, 3000), (0, 255, 255, 0)), "JPEG", progressive=True),
-        "interlaced png": interlaced_png((5600, 5000)),
-        "lossless webp": encode(Image.new("RGB", (5250, 4000), RED), "WEBP", lossless=True, method=0),
-        "transparent webp": encode(Image.new("RGBA", (5250, 4000), (*RED, 99)), "WEBP", method=0),
-        "transparent heic": encode(Image.new("RGBA", (4800, 3400), (*RED, 99)), "HEIF"),
-        "transparent avif": encode(Image.new("RGBA", (3500, 2700), (*RED, 99)), "AVIF", speed=10),
-        "avif, not subsampled": encode(Image.new("RGB", (3900, 2760), RED), "AVIF", speed=10, subsampling="4:4:4"),
-    }
-    with app.app_context():
-        for kind, data in files.items():
-            assert avatar_utils.redraw(data), kind
 
 
 def test_decoder_that_uses_up_its_time_is_not_called_damage(app, monkeypatch):
@@ -297,17 +276,17 @@ def test_decoder_that_uses_up_its_time_is_not_called_damage(app, monkeypatch):
         avatar_utils.redraw(contents("jpeg"))
 
 
-@pytest.mark.parametrize("output", [b"", b"<b>\n1\n2", b"HEIC\nx\n2", b"HEIC\n1", b"HEIC\n1\n2\n3", b"\xff\n1\n2"])
+@pytest.mark.parametrize("output", [b"", b"<b>", b"-1", b"9" * 5000, b"\xff", b"7\n"])
 def test_words_of_the_decoder_are_not_trusted(app, monkeypatch, output):
     """Whoever takes it over could write anything."""
     done = subprocess.CompletedProcess([], avatar_decode.OUT_OF_MEMORY, output, b"")
     monkeypatch.setattr(avatar_utils, "_decode", lambda *_: done)
-    with app.app_context(), pytest.raises(InvalidInput, match="takes too much memory to read. Save it smaller"):
+    with app.app_context(), pytest.raises(InvalidInput, match="takes too much memory to read"):
         avatar_utils.redraw(contents("jpeg"))
 
 
 def test_costly_files_stay_within_time_and_memory(app, alice, alice_browser):
-    """The largest picture of each format, then six at a time, while the memory of all processes is sampled."""
+    """The largest picture of each kind is read; then six at a time, while the memory of all processes is sampled."""
     token = alice_browser.token()
     this_process, peak, done = psutil.Process(), 0, threading.Event()
     base = this_process.memory_info().rss
@@ -326,15 +305,15 @@ def test_costly_files_stay_within_time_and_memory(app, alice, alice_browser):
 
     data = {
         "rgb": encode(Image.new("RGB", (7000, 7000), RED), "PNG", compress_level=1),
-        "rgba": encode(Image.new("RGBA", (7000, 7000), (*RED, 255)), "PNG", compress_level=1),
         "palette": encode(Image.new("P", (7000, 7000), 3), "PNG"),
         "jpeg": encode(Image.new("RGB", (7000, 7000), RED), "JPEG"),
         "gif": encode(Image.new("P", (7000, 7000), 3), "GIF"),
         "heic": encode(two_colour_image((5712, 4284)), "HEIF", tile_size=512),  # as phones save 24 megapixels
         "avif": encode(two_colour_image((4032, 3024)), "AVIF", speed=10),
-        "webp": encode(Image.new("RGB", (8000, 6000), RED), "WEBP", method=0),
+        "transparent avif": encode(Image.new("RGBA", (3300, 2800), (*RED, 99)), "AVIF", speed=10),
+        "webp": encode(Image.new("RGB", (3450, 2000), RED), "WEBP", method=0),
+        "lossless webp": encode(two_colour_image((3450, 2000)), "WEBP", lossless=True, method=0),
         "progressive jpeg": encode(Image.new("RGB", (7000, 5200), RED), "JPEG", progressive=True),
-        "lossless webp": encode(two_colour_image((5200, 4000)), "WEBP", lossless=True, method=0),
         "interlaced png": interlaced_png((6000, 4500)),
         **{kind: contents(kind) for kind in COSTLY_FILES},
     }
