@@ -1,5 +1,7 @@
 """Checking and redrawing of uploaded pictures, in a process of their own (avatar_decode.py). Storage: avatars.py."""
 
+import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from flask import current_app
 from flask_babel import gettext as _
 
 from noxchat.exceptions import InvalidInput
-from noxchat.main import avatar_decode
+from noxchat.main import avatar_decode, avatar_formats
 
 TIMEOUT_SECONDS = 10
 QUEUE_TIMEOUT_SECONDS = 12  # longer than one picture takes
@@ -36,35 +38,55 @@ def single_upload(user_id: int):
 
 
 def redraw(data: bytes) -> bytes:
-    """Return a picture as the WebP that is stored: upright, 256 by 256 pixels, without metadata.
+    """Return a picture as the WebP that is stored: upright, 256 by 256 pixels, in sRGB, without metadata.
 
-    data: a JPEG, PNG, WebP, GIF (its first frame) or HEIC file, recognised by its content, of at most AVATAR_PIXELS.
-    Raises InvalidInput about `avatar`.
+    data: a JPEG, PNG, WebP, GIF, HEIC or AVIF file, recognised by its content, of at most AVATAR_PIXELS. Of several
+    pictures it is the first. Raises InvalidInput about `avatar`.
     """
+    name = avatar_formats.recognise(data)
+    if name is None:
+        raise InvalidInput(_("This file is not a picture. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF."), "avatar")
+    if name not in avatar_formats.ACCEPTED:
+        message = _("%(format)s files do not work here. Choose a JPEG, PNG, WebP, GIF, HEIC or AVIF.", format=name)
+        raise InvalidInput(message, "avatar")
     pixels = current_app.config["AVATAR_PIXELS"]
-    command = [sys.executable, "-I", avatar_decode.__file__, str(pixels)]
+    done = _decode(data, name, pixels)
+    if done.returncode == 0 and done.stdout:
+        return done.stdout
+    raise InvalidInput(_refusal(name, done, pixels), "avatar")
+
+
+def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
+    """Run avatar_decode. Raises InvalidInput when its turn does not come, or when it takes too long."""
+    command = [sys.executable, "-I", avatar_decode.__file__, name, str(pixels)]
     environment = {"MALLOC_ARENA_MAX": "1"}  # each arena reserves address space, which is what is limited
     if not _slot.acquire(timeout=QUEUE_TIMEOUT_SECONDS):
         raise InvalidInput(_("Many pictures are being read just now. Try again in a moment."), "avatar")
     try:
-        try:
-            done = subprocess.run(  # noqa: S603
-                command, input=data, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment, cwd="/"
-            )
-        except subprocess.TimeoutExpired:
-            raise InvalidInput(_("This picture takes too long to read. Choose another."), "avatar") from None
+        return subprocess.run(  # noqa: S603
+            command, input=data, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment, cwd="/"
+        )
+    except subprocess.TimeoutExpired:
+        raise InvalidInput(_("This picture takes too long to read. Choose another."), "avatar") from None
     finally:
         _slot.release()
-    if done.returncode == 0 and done.stdout:
-        return done.stdout
-    raise InvalidInput(
-        {
-            avatar_decode.TOO_MANY_PIXELS: _(
-                "This picture has more than %(count)s megapixels. Make it smaller.", count=pixels // 1_000_000
-            ),
-            avatar_decode.OUT_OF_MEMORY: _(
-                "This picture cannot be opened: it is damaged or too large. Save it smaller, as a JPEG, say."
-            ),
-        }.get(done.returncode, _("This file is damaged or not a picture. Choose another.")),
-        "avatar",
-    )
+
+
+def _refusal(name: str, done: subprocess.CompletedProcess, pixels: int) -> str:
+    """Return why a file of an accepted format is refused. done: the process that has tried to decode it."""
+    match done.returncode:
+        case avatar_decode.TOO_MANY_PIXELS:
+            count = pixels // 1_000_000
+            return _("This picture has more than %(count)s megapixels. Make it smaller.", count=count)
+        case avatar_decode.OUT_OF_MEMORY if re.fullmatch(rb"\d{1,3}", done.stdout):
+            return _(
+                "Such %(format)s files can be read up to %(count)s megapixels. "
+                "Save it smaller, or as an ordinary JPEG, not a progressive one.",
+                format=name,
+                count=int(done.stdout),
+            )
+        case avatar_decode.OUT_OF_MEMORY:
+            return _("This picture takes too much memory to read. Make it smaller.")
+        case code if -code in (signal.SIGXCPU, signal.SIGKILL):
+            return _("This picture takes too long to read. Choose another.")
+    return _("This %(format)s file is damaged. Choose another.", format=name)
