@@ -539,13 +539,13 @@ def send_request(opener, request, timeout=30):
 class Server:
     """The real server, started as by bin/run, on a free port."""
 
-    def __init__(self, folder, uri, wait=True, **more):
+    def __init__(self, folder, uri, wait=True, prefix=(), **more):
         self.port = free_port()
         self.base = f"http://{'[::1]' if more.get('HOST') == '::1' else '127.0.0.1'}:{self.port}"
         self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
         self.output = open(folder / f"server-{self.port}.txt", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "noxchat.web.server"],
+            [*prefix, sys.executable, "-m", "noxchat.web.server"],
             env={**os.environ, **self.environment},
             cwd=ROOT,
             stdout=self.output,

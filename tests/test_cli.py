@@ -91,7 +91,7 @@ def test_doctor_reports_no_problems(any_app):
 MISCONFIGURATIONS = {
     "Database": {"SQLALCHEMY_DATABASE_URI": "postgresql://nobody@127.0.0.1:9/nothing"},
     "Mail server": {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": 9},
-    "Limits": {"RATELIMIT_STORAGE_URI": "redis://127.0.0.1:9"},
+    "Limits": {"WORKERS": 3, "SQLALCHEMY_DATABASE_URI": "postgresql://nobody@127.0.0.1:9/nothing"},
     "Base URL": {"BASE_URL": "http://nox.example"},
 }
 

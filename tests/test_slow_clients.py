@@ -13,7 +13,7 @@ import pytest
 
 from noxchat.web import slow_clients
 from noxchat.web.slow_clients import Reader, TooSlow
-from tests.conftest import Visitor, wait_until
+from tests.conftest import Server, Visitor, wait_until
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 HALF_SENT = {
@@ -125,6 +125,28 @@ def test_closed_terminal_ends_the_server_and_its_workers(serve):
     os.killpg(server.process.pid, signal.SIGHUP)
     server.process.wait(30)
     wait_until(lambda: not any(worker.is_running() for worker in workers))
+
+
+def test_many_half_sent_requests_do_not_delay_the_end(serve):
+    server = serve()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(closing(connect(server, HALF_SENT["head"]))) for _number in range(60)]
+        time.sleep(1)
+        began = time.monotonic()
+        server.process.terminate()
+        assert {connection.recv(12).split()[1] for connection in connections} == {b"408"}
+        server.process.wait(30)
+        assert time.monotonic() - began < 15
+
+
+def test_server_that_was_started_by_nohup_ignores_a_closed_terminal(tmp_path, new_database):
+    server = Server(tmp_path, new_database("sqlite"), prefix=["nohup"])
+    try:
+        os.killpg(server.process.pid, signal.SIGHUP)
+        time.sleep(1)
+        assert server.process.poll() is None and server.get("/auth/login").status == 200
+    finally:
+        server.stop()
 
 
 def test_slow_upload_gets_its_answer_when_the_server_ends(serve):

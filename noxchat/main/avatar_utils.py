@@ -64,7 +64,14 @@ def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
         raise InvalidInput(_("Many pictures are being read just now. Try again in a moment."), "avatar")
     try:
         return subprocess.run(  # noqa: S603
-            command, input=data, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment, cwd="/"
+            command,
+            input=data,
+            capture_output=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+            env=environment,
+            cwd="/",
+            start_new_session=True,  # or Ctrl-C would end it, whose upload is still to be answered
         )
     except subprocess.TimeoutExpired:
         raise InvalidInput(_("This picture takes too long to read. Choose another."), "avatar") from None

@@ -23,6 +23,7 @@ from noxchat.web import slow_clients
 
 # How long requests get to finish after TERM; the process ends within 30 s.
 GRACEFUL_SECONDS = 25
+IGNORES_HUP = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started by nohup
 START_SECONDS = 3600  # for which a start waits for another one that is migrating
 
 
@@ -41,7 +42,7 @@ class Worker(ThreadWorker):
     def init_signals(self):
         """Set up the signals, with HUP as TERM: a terminal that is closed sends it to all processes."""
         super().init_signals()
-        signal.signal(signal.SIGHUP, self.handle_exit)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if IGNORES_HUP else self.handle_exit)
 
     def handle_exit(self, sig, frame):
         """Handle TERM."""
@@ -132,7 +133,8 @@ class Server(BaseApplication):
 
     def when_ready(self, arbiter):
         """Tell that the server answers. From now on HUP ends it as TERM does, instead of restarting its workers."""
-        signal.signal(signal.SIGHUP, lambda _number, frame: arbiter.signal(signal.SIGTERM, frame))
+        end = lambda _number, frame: arbiter.signal(signal.SIGTERM, frame)  # noqa: E731
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if IGNORES_HUP else end)
         print(f"\nNoxChat is at {self.app.config['BASE_URL']}  (Ctrl-C ends it)", flush=True)  # noqa: T201
 
 

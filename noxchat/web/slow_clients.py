@@ -30,6 +30,7 @@ class Reader:
     def __init__(self, sock: socket.socket, worker):
         self.sock, self.worker = sock, worker
         self.timeout: float | None = None
+        self.gave_up = False
         self.begin()
 
     def begin(self):
@@ -47,19 +48,18 @@ class Reader:
         since, poll = time.monotonic(), select.poll()  # select() cannot wait for file descriptors above 1023
         poll.register(self.sock, select.POLLIN)
         while not poll.poll(POLL_MILLISECONDS):
-            if self._is_too_slow(time.monotonic() - since):
-                raise TimeoutError if self.reads_body else TooSlow
+            self._check_pace(time.monotonic() - since)
         data = self.sock.recv(size)
         self.received += len(data)
-        if self._is_too_slow(0):
-            raise TimeoutError if self.reads_body else TooSlow
+        self._check_pace(0)
         return data
 
-    def _is_too_slow(self, silent_for: float) -> bool:
+    def _check_pace(self, silent_for: float):
         longest = READ_SECONDS if self.worker.alive else READ_SECONDS_AT_STOP
-        if silent_for > (longest if self.timeout is None else self.timeout):
-            return True
-        return time.monotonic() - self.began > READ_SECONDS + self.received / BYTES_PER_SECOND
+        lasted, allowed = time.monotonic() - self.began, READ_SECONDS + self.received / BYTES_PER_SECOND
+        if silent_for > (longest if self.timeout is None else self.timeout) or lasted > allowed:
+            self.gave_up = True
+            raise TimeoutError if self.reads_body else TooSlow
 
 
 class Connection(TConn):
@@ -75,3 +75,8 @@ class Connection(TConn):
         if not isinstance(unreader.sock, Reader):
             unreader.sock = Reader(self.sock, self.worker)
         unreader.sock.begin()
+
+    def close(self, graceful=False):
+        """Close the connection, without waiting for a client that is too slow to close it first."""
+        reader = self.parser and self.parser.unreader.sock
+        super().close(graceful and not getattr(reader, "gave_up", False))
