@@ -7,6 +7,7 @@ holds no database connection while it waits.
 import json
 import logging
 import queue
+import select as polling
 import socket
 import threading
 import time
@@ -71,10 +72,12 @@ class EventStream:
 
     def is_disconnected(self) -> bool:
         """Tell whether the browser closed the connection, which writing would only notice at the second attempt."""
-        try:
-            return self.connection is not None and self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
+        if self.connection is None:
             return False
+        try:
+            poll = polling.poll()  # reading a socket that has a time limit would wait for so long
+            poll.register(self.connection, polling.POLLIN)
+            return bool(poll.poll(0)) and self.connection.recv(1, socket.MSG_PEEK) == b""
         except (OSError, ValueError):
             return True
 
