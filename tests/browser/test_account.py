@@ -142,3 +142,16 @@ def test_browser_without_cookies_is_told_what_to_do(new_page):
     page.fill("#password", PASSWORD)
     page.click("#login .btn--primary")
     expect(page.locator("h1")).to_have_text("Cookies are needed")
+
+
+@pytest.mark.parametrize("path", ["/auth/register", "/auth/reset"])
+def test_browser_sends_the_domain_that_was_typed(new_page, path):
+    """Chromium would change what is typed into a field of the type email."""
+    page = new_page(viewport={"width": 390, "height": 844})
+    page.goto(path)
+    for field in page.locator("form input[required]").all():
+        field.fill("target123")
+    page.fill("#email", "zoe@straße.example")
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.click(".btn--primary")
+    assert "stra%C3%9Fe.example" in sent.value.post_data or "straße" in sent.value.post_data
