@@ -236,7 +236,7 @@ def check_limits_store() -> CheckResult:
         return CheckResult(True, "counted in this process; logins and renames in the database")
     if problem := current_app.extensions["limiter"].check():
         message = f"the store fails ({problem}), each process counts by itself meanwhile: check RATELIMIT_STORAGE_URI"
-        return CheckResult(False, message, is_warning=True)
+        return CheckResult(False, message)
     return CheckResult(True, "the store answers")
 
 

@@ -106,7 +106,7 @@ def test_doctor_reports_misconfiguration(make_app, name):
 
 def test_doctor_reports_unreachable_rate_limit_storage(make_app):
     code, states, output = run_doctor(make_app(RATELIMIT_STORAGE_URI="redis://127.0.0.1:9"))
-    assert code == 0 and states["Limits"] == "note" and "counts by itself meanwhile" in output
+    assert code == 1 and states["Limits"] == "WRONG" and "counts by itself meanwhile" in output
 
 
 @pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])

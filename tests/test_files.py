@@ -343,13 +343,19 @@ def test_lock_file_that_root_creates_belongs_to_the_owner_of_the_database(shared
     assert as_nobody(lambda: hold_lock(app)) == str(path)
 
 
-@needs_root
-def test_lock_file_that_root_created_in_an_earlier_release_can_still_be_opened(shared_folder, make_app):
-    shared_folder.chmod(0o777)
-    app = make_app(uri=f"sqlite:///{shared_folder}/nox.db")
+def app_of_nobody(folder, make_app):
+    """Return an application whose database belongs to another user, in a folder that all may write."""
+    folder.chmod(0o777)
+    app = make_app(uri=f"sqlite:///{folder}/nox.db")
     with app.app_context():
         db.engine.connect().close()
-    os.chown(shared_folder / "nox.db", 65534, 65534)
+    os.chown(folder / "nox.db", 65534, 65534)
+    return app
+
+
+@needs_root
+def test_lock_file_that_root_created_in_an_earlier_release_can_still_be_opened(shared_folder, make_app):
+    app = app_of_nobody(shared_folder, make_app)
     lock_file(app).touch(0o644)
     assert mode(hold_lock(app)) == 0o644
     assert as_nobody(lambda: hold_lock(app)) == str(lock_file(app))
@@ -357,11 +363,7 @@ def test_lock_file_that_root_created_in_an_earlier_release_can_still_be_opened(s
 
 @needs_root
 def test_lock_file_of_another_user_counts_as_locked(shared_folder, make_app):
-    shared_folder.chmod(0o777)
-    app = make_app(uri=f"sqlite:///{shared_folder}/nox.db")
-    with app.app_context():
-        db.engine.connect().close()
-    os.chown(shared_folder / "nox.db", 65534, 65534)
+    app = app_of_nobody(shared_folder, make_app)
     lock_file(app).touch(0o600)
     assert (
         as_nobody(lambda: hold_lock(app)) == f"{Locked.__name__}: {lock_file(app)} belongs to another user: delete it"
