@@ -205,7 +205,7 @@ class Config:
         self.PORT = env.number("PORT", 8000, minimum=1, maximum=65535)
         self.WORKERS = env.number("WORKERS", 1, minimum=1, maximum=64)
         self.THREADS = env.number("THREADS", 64, minimum=1, maximum=1024)
-        self.STREAMS = env.number("STREAMS", 256, maximum=4096)
+        self.STREAMS = env.number("STREAMS", 1000, maximum=10_000)
         try:
             host = ascii_host(self.HOST)
         except ValueError:

@@ -1,22 +1,22 @@
 """The open event streams (server-sent events), and the thread that tells them what events.py publishes.
 
-Streams are woken inside the process on SQLite, which has only one; on PostgreSQL by NOTIFY, from any process. A stream
-holds no database connection while it waits.
+The thread is woken inside the process on SQLite, which has only one; on PostgreSQL by NOTIFY, from any process. It asks
+the database for all streams at once, so that an idle stream costs neither a thread nor a statement.
 """
 
 import json
 import logging
 import queue
-import select as polling
+import selectors
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import psycopg
 from flask import Flask, current_app
-from sqlalchemy import Row, and_, event, select
+from sqlalchemy import BigInteger, Integer, Row, and_, column, event, func, select, values
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session as DatabaseSession
 
@@ -26,9 +26,11 @@ from noxchat.models import Event, Session
 
 log = logging.getLogger("noxchat.event_stream")
 
-STALE = "stale"  # the event that says: more was missed than is kept, load the page again
-HEARTBEAT_SECONDS = 15  # after which a stream checks that its session still exists and its connection is open
-MAX_UNREAD = 500
+COMMENT = ":\n\n"  # keeps the connection open through proxies
+STALE = "event: stale\ndata:\n\n"  # more was missed than is kept: load the page again
+HEARTBEAT_SECONDS = 15  # between looks at whether the sessions still exist
+MAX_MISSED = 500  # events, of a stream that resumes
+MAX_UNREAD = 500  # pieces of text, of a stream that a thread of the server writes
 
 
 @event.listens_for(DatabaseSession, "after_commit")
@@ -42,58 +44,96 @@ def _forget_recipients(session):
     session.info.pop("event_recipients", None)
 
 
+class Detached(BaseException):
+    """Raised by the body of an answer when its connection is to be kept without a thread.
+
+    stream: to be attached to the connection. (No server and no middleware handles a BaseException as a failure.)
+    """
+
+    def __init__(self, stream: "EventStream"):
+        self.stream = stream
+
+
 class EventStream:
     """An open connection to a browser tab.
 
-    last_id: the latest event that it has seen. tab: which is not told of its own changes. connection: the client's
-    socket, where the server provides it.
+    last_id: the latest event that it has seen. tab: which is not told of its own changes.
+    Text is queued for the thread that writes it, until the stream is attached to a connection.
     """
 
-    def __init__(self, user_id: int, session_id: int, last_id: int, tab: str, connection: socket.socket | None):
+    def __init__(self, user_id: int, session_id: int, last_id: int, tab: str):
         self.user_id, self.session_id, self.last_id, self.tab = user_id, session_id, last_id, tab
-        self.connection = connection
-        self.wake_event = threading.Event()
-        self.unread: deque[Row] = deque()
-        self.pushed_id = last_id
-        self.closed = False
+        self.is_new = True  # nobody looked yet whether it is stale
+        self.is_detached = self.closed = False
+        self.lock = threading.RLock()  # held while text is written, so that a closed connection is never written to
+        self.queue: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.on_write: Callable[[str], None] = self._enqueue
+        self.on_close: Callable[[], object] = lambda: None
 
-    def push(self, new: Row):
-        """Hand an event over, from another thread. A stream that does not read is closed; its client can reconnect."""
-        self.pushed_id = new.id
-        self.unread.append(new)
-        if len(self.unread) > MAX_UNREAD:
-            self.close()
-        self.wake_event.set()
+    def _enqueue(self, text: str):
+        if self.queue.qsize() >= MAX_UNREAD:
+            raise BlockingIOError
+        self.queue.put(text)
+
+    def attach(self, write: Callable[[str], None], on_close: Callable[[], object]):
+        """Write by a function from now on. It raises OSError when the client is away or does not read."""
+        with self.lock:
+            self.on_write, self.on_close = write, on_close
+            while not self.queue.empty():
+                self.write(self.queue.get())
+            if self.closed:
+                on_close()
+
+    def write(self, text: str):
+        """Send text without waiting. A stream that cannot take it is closed; its client can reconnect."""
+        with self.lock:
+            if self.closed:
+                return
+            try:
+                self.on_write(text)
+            except OSError:
+                self.close()
+
+    def send(self, events: Iterable[Row]):
+        """Send this person's events, in the order of their ids, except those that it has seen."""
+        unseen = [new for new in events if new.id > self.last_id]
+        if not unseen:
+            return
+        self.last_id = unseen[-1].id
+        if len(unseen) > MAX_MISSED:
+            self.write(f"id: {self.last_id}\n{STALE}")
+            return
+        self.write("".join(map(self._format, unseen)))
+
+    def _format(self, new: Row) -> str:
+        is_own = new.tab and new.tab == self.tab
+        return f"id: {new.id}\n\n" if is_own else f"id: {new.id}\nevent: {new.kind}\ndata: {new.data}\n\n"
 
     def close(self):
-        """End the stream at its next step."""
-        self.closed = True
-        self.wake_event.set()
-
-    def is_disconnected(self) -> bool:
-        """Tell whether the browser closed the connection, which writing would only notice at the second attempt."""
-        if self.connection is None:
-            return False
-        try:
-            poll = polling.poll()  # reading a socket that has a time limit would wait for so long
-            poll.register(self.connection, polling.POLLIN)
-            return bool(poll.poll(0)) and self.connection.recv(1, socket.MSG_PEEK) == b""
-        except (OSError, ValueError):
-            return True
+        """End the stream."""
+        with self.lock:
+            if not self.closed:
+                self.closed = True
+                self.queue.put("")
+                self.on_close()
 
 
 class EventStreams:
-    """The open streams of this process, and the thread that delivers events to them."""
+    """The open streams of this process, and the thread that delivers events to them.
+
+    detaches: whether the server keeps connections without a thread.
+    """
 
     def __init__(self, app: Flask):
         self.app = app
         self.reset()
 
-    def reset(self):
+    def reset(self, *, detaches: bool = False):
         """Begin without streams. For a forked process, which has no threads, and locks of another process."""
+        self.detaches = detaches
         self.streams: dict[int, set[EventStream]] = {}
         self.lock = threading.Lock()
-        self.notifications: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+        self.notified: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
         self.stopped = False
 
@@ -101,27 +141,21 @@ class EventStreams:
         """Register a stream. Returns False when this process or the person has the most that are allowed."""
         with self.lock:
             own = self.streams.setdefault(stream.user_id, set())
-            if self._is_full(own):
-                for disconnected in [other for other in own if other.is_disconnected()]:
-                    disconnected.close()
-                    own.discard(disconnected)
-            if self.stopped or self._is_full(own):
+            config = self.app.config
+            if self.stopped or len(own) >= config["STREAMS_PER_PERSON"] or self.count() >= config["STREAMS"]:
                 self._discard_if_empty(stream.user_id)
                 return False
             own.add(stream)
-            self._start_thread()
+            if self.thread is None or not self.thread.is_alive():
+                self._start_thread()
+        self.notify([stream.user_id])  # of what it has missed
         return True
 
-    def _is_full(self, own: set[EventStream]) -> bool:
-        config = self.app.config
-        return len(own) >= config["STREAMS_PER_PERSON"] or self.count() >= config["STREAMS"]
-
     def _start_thread(self):
-        if self.thread is None or not self.thread.is_alive():
-            on_postgresql = self.app.config["SQLALCHEMY_DATABASE_URI"].startswith("postgresql")
-            run = self._run_with_notify if on_postgresql else self._run_in_process
-            self.thread = threading.Thread(target=run, name="event-streams", daemon=True)
-            self.thread.start()
+        self.waker, self.wake_up = socket.socketpair()
+        self.wake_up.setblocking(False)
+        self.thread = threading.Thread(target=self._run, name="event-streams", daemon=True)
+        self.thread.start()
 
     def count(self) -> int:
         """Return how many streams are open."""
@@ -129,6 +163,7 @@ class EventStreams:
 
     def discard(self, stream: EventStream):
         """Unregister a stream that has ended."""
+        stream.close()
         with self.lock:
             self.streams.get(stream.user_id, set()).discard(stream)
             self._discard_if_empty(stream.user_id)
@@ -139,116 +174,129 @@ class EventStreams:
 
     def close(self):
         """End all streams and accept no more: the server is about to stop."""
-        with self.lock:
-            self.stopped = True
-            for own in self.streams.values():
-                for stream in own:
-                    stream.close()
-        self.notifications.put(())
+        self.stopped = True
+        for stream in self._select():
+            stream.close()
+        self.notify(())
 
     def notify(self, user_ids: Iterable[int]):
         """Have the thread deliver new events to these people's streams."""
         if self.thread is not None:
-            self.notifications.put(tuple(user_ids))
+            self.notified.put(tuple(user_ids))
+            with suppress(OSError):  # the thread has been woken so often already, or has ended
+                self.wake_up.send(b"x")
 
-    def _run_in_process(self):
+    def lines(self, stream: EventStream) -> Iterator[str]:
+        """Yield a stream's server-sent events (WHATWG HTML, 9.2) for as long as it lasts. Raises Detached."""
+        yield COMMENT
+        if self.detaches:
+            stream.is_detached = True
+            raise Detached(stream)
+        while text := stream.queue.get():
+            yield text
+
+    def _select(self, user_ids: Iterable[int] | None = None) -> list[EventStream]:
+        """Return the open streams of these people; None: of all."""
+        with self.lock:
+            return [each for user_id in user_ids or list(self.streams) for each in self.streams.get(user_id, ())]
+
+    def _run(self):
+        with self.waker, self.wake_up, self.app.app_context():
+            while not self.stopped:
+                try:
+                    with self._listen() as notified:
+                        self._tell(notified)
+                except (psycopg.Error, SQLAlchemyError, ValueError) as error:
+                    log.warning("cannot read events: %s", type(error).__name__)
+                    time.sleep(1)
+
+    def _tell(self, notified: Callable[[float], set[int]]):
+        """Tell the streams everything, until the server stops. Raises SQLAlchemyError, psycopg.Error."""
         while not self.stopped:
-            user_ids = set(self.notifications.get())
-            while not self.notifications.empty():
-                user_ids |= set(self.notifications.get())
-            self._deliver(user_ids)
+            self._check_sessions()
+            next_check = time.monotonic() + HEARTBEAT_SECONDS
+            while not self.stopped and (seconds := next_check - time.monotonic()) > 0:
+                self._deliver(notified(seconds))
 
-    def _run_with_notify(self):
-        """Wait for PostgreSQL's notifications, on a connection of this thread that is reopened whenever it breaks."""
-        with self.app.app_context():
-            arguments, options = db.engine.dialect.create_connect_args(db.engine.url)
+    @contextmanager
+    def _listen(self):
+        """Yield a function that returns which people have new events, after waiting for that for some seconds."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.waker, selectors.EVENT_READ)
+            if db.engine.dialect.name != "postgresql":
+                yield lambda seconds: self._wait(selector, seconds)
+                return
+            with self._connect() as connection:
+                connection.execute(f"LISTEN {CHANNEL}")
+                selector.register(connection, selectors.EVENT_READ)
+                yield lambda seconds: self._wait(selector, seconds).union(
+                    *(json.loads(notification.payload) for notification in connection.notifies(timeout=0))
+                )
+
+    def _connect(self):
+        """Return a connection to PostgreSQL of this thread's own."""
+        arguments, options = db.engine.dialect.create_connect_args(db.engine.url)
         options = {**options, **self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"], "autocommit": True}
         # The connection may be silent for hours: without keepalives a dead one would not be noticed for as long.
         options |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        while not self.stopped:
-            try:
-                with psycopg.connect(*arguments, **options) as connection:
-                    connection.execute(f"LISTEN {CHANNEL}")
-                    self._deliver(set(self.streams))  # whatever happened while nobody listened
-                    while not self.stopped:
-                        user_ids = set()
-                        for notification in connection.notifies(timeout=1, stop_after=1):
-                            user_ids |= set(json.loads(notification.payload))
-                        if user_ids:
-                            self._deliver(user_ids)
-            except (psycopg.Error, ValueError) as error:
-                log.warning("cannot listen for events: %s", type(error).__name__)
-                time.sleep(1)
+        return psycopg.connect(*arguments, **options)
+
+    def _wait(self, selector, seconds: float) -> set[int]:
+        if any(key.fileobj is self.waker for key, _events in selector.select(seconds)):
+            self.waker.recv(4096)
+        user_ids: set[int] = set()
+        while not self.notified.empty():
+            user_ids.update(self.notified.get())
+        return user_ids
+
+    def _check_sessions(self):
+        """End the streams whose session has ended, keep the others open, and deliver what no notification announced."""
+        streams = self._select()
+        newest = select(func.max(Event.id)).where(Event.user_id == Session.user_id).scalar_subquery()
+        statement = select(Session.id, Session.user_id, newest.label("newest"))
+        rows = self._fetch(statement.where(Session.id.in_({each.session_id for each in streams}))) if streams else []
+        newest_ids = {(row.id, row.user_id): row.newest or 0 for row in rows}
+        behind = set()
+        for stream in streams:
+            newest_id = newest_ids.get((stream.session_id, stream.user_id))
+            if newest_id is None:
+                stream.close()
+            elif newest_id > stream.last_id:
+                behind.add(stream.user_id)
+            stream.write(COMMENT)
+        self._deliver(behind)
 
     def _deliver(self, user_ids: set[int]):
-        """Hand these people's new events to their streams: one query, however many streams there are."""
-        with self.lock:
-            streams = [stream for user_id in user_ids for stream in self.streams.get(user_id, ())]
+        """Send these people's new events to their streams: one query, however many streams there are."""
+        streams = self._select(user_ids) if user_ids else []
         if not streams:
             return
-        statement = select(Event).where(
-            Event.user_id.in_({stream.user_id for stream in streams}),
-            Event.id > min(stream.pushed_id for stream in streams),
-        )
-        try:
-            events = self._fetch(statement.order_by(Event.id))
-        except SQLAlchemyError as error:  # the streams fetch them at their next heartbeat
-            log.warning("events cannot be read: %s", type(error).__name__)
-            return
+        self._mark_stale([stream for stream in streams if stream.is_new])
+        last_ids: dict[int, int] = {}
         for stream in streams:
-            for new in events:
-                if new.user_id == stream.user_id and new.id > stream.pushed_id:
-                    stream.push(new)
+            last_ids[stream.user_id] = min(stream.last_id, last_ids.get(stream.user_id, stream.last_id))
+        rows = values(column("user_id", Integer), column("last_id", BigInteger)).data(list(last_ids.items()))
+        seen = rows.cte("seen")
+        unseen = and_(Event.user_id == seen.c.user_id, Event.id > seen.c.last_id)
+        events: dict[int, list[Row]] = {}
+        for new in self._fetch(select(Event.__table__).join(seen, unseen).order_by(Event.id)):
+            events.setdefault(new.user_id, []).append(new)
+        for stream in streams:
+            stream.send(events.get(stream.user_id, ()))
+
+    def _mark_stale(self, streams: list[EventStream]):
+        """Tell streams that were away for so long that events which they have not seen may be deleted already."""
+        seen = {(stream.user_id, stream.last_id) for stream in streams if stream.last_id}
+        kept = select(Event.user_id, Event.id).where(Event.id.in_({last_id for _user_id, last_id in seen}))
+        stale = seen - {(row.user_id, row.id) for row in self._fetch(kept)} if seen else set()
+        for stream in streams:
+            stream.is_new = False
+            if (stream.user_id, stream.last_id) in stale:
+                stream.write(STALE)
 
     def _fetch(self, statement) -> Sequence[Row]:
-        """Return rows, by a connection that is returned at once: streams last, and there are many."""
-        with self.app.app_context(), db.engine.connect() as connection:
+        """Return rows, by a connection that is returned at once."""
+        with db.engine.connect() as connection:
             rows = connection.execute(statement).all()
             connection.commit()
             return rows
-
-    def missed_events(self, stream: EventStream) -> list[Row] | None:
-        """Return the events that a stream has not seen; None when its session has ended."""
-        rows = self._fetch(
-            select(Session.id.label("session"), Event.__table__)
-            .select_from(Session)
-            .outerjoin(Event, and_(Event.user_id == Session.user_id, Event.id > stream.last_id))
-            .where(Session.id == stream.session_id, Session.user_id == stream.user_id)
-            .order_by(Event.id)
-            .limit(MAX_UNREAD)
-        )
-        return [row for row in rows if row.id is not None] if rows else None
-
-    def is_stale(self, stream: EventStream) -> bool:
-        """Tell whether a stream was away for so long that events which it has not seen may be deleted already."""
-        kept = select(Event.id).where(Event.id == stream.last_id, Event.user_id == stream.user_id)
-        return bool(stream.last_id) and not self._fetch(kept)
-
-    def lines(self, stream: EventStream) -> Iterator[str]:
-        """Yield a stream's server-sent events (WHATWG HTML, 9.2) for as long as it lasts."""
-        try:
-            yield f"event: {STALE}\ndata:\n\n" if self.is_stale(stream) else ":\n\n"
-            next_heartbeat = 0.0
-            while not stream.closed:
-                if time.monotonic() >= next_heartbeat:
-                    next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
-                    missed = self.missed_events(stream)
-                    if missed is None:
-                        return
-                    yield from self._format(stream, missed)
-                    yield ":\n\n"
-                stream.wake_event.wait(max(0.0, next_heartbeat - time.monotonic()))
-                stream.wake_event.clear()
-                while stream.unread:
-                    yield from self._format(stream, [stream.unread.popleft()])
-        except SQLAlchemyError as error:
-            log.warning("stream ended: %s", type(error).__name__)  # the browser reconnects with its last id
-
-    def _format(self, stream: EventStream, events: Iterable[Row]) -> Iterator[str]:
-        for new in events:
-            if new.id > stream.last_id:
-                stream.last_id = new.id
-                if new.tab and new.tab == stream.tab:
-                    yield f"id: {new.id}\n\n"
-                else:
-                    yield f"id: {new.id}\nevent: {new.kind}\ndata: {new.data}\n\n"

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from noxchat.web import security
-from tests.conftest import PASSWORD, Visitor, wait_until
+from tests.conftest import PASSWORD, Server, Visitor, copy_database, wait_until
 
 
 def in_threads(count, work):
@@ -170,6 +170,38 @@ def test_simultaneous_wrong_passwords_do_not_exceed_the_limit_of_several_process
     restarted.jar = visitor.jar
     answer = restarted.post("/auth/login", {"identifier": "nobody", "password": "wrong one 12"})
     assert answer.status == 429 and 0 < int(answer.headers["Retry-After"]) <= 900
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"<script>alert(1)</script>\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: 127.0.0.1\n\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nCookie: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: strange\r\n\r\n", 501),
+    ],
+)
+def test_request_that_cannot_be_read_is_refused_as_text(error_server, request_head, status):
+    """HTML would need the security headers, which only the application writes."""
+    with closing(socket.create_connection(("127.0.0.1", error_server.port), 5)) as connection:
+        connection.sendall(request_head)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head = answer.partition(b"\r\n\r\n")[0].decode().splitlines()
+    assert int(head[0].split()[1]) == status
+    assert {"Content-Type: text/plain; charset=latin-1", "X-Content-Type-Options: nosniff"} <= set(head)
+
+
+@pytest.fixture(scope="module")
+def error_server(tmp_path_factory, templates):
+    folder = tmp_path_factory.mktemp("errors")
+    server = Server(folder, copy_database(folder, templates("sqlite", None), None))
+    yield server
+    server.stop()
 
 
 def test_cookie_of_another_application_with_any_bytes_changes_nothing(serve):

@@ -1,6 +1,7 @@
 """Clients that send or read slowly, and the end of the server meanwhile."""
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -10,9 +11,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from gunicorn import config as gunicorn_config
 
-from noxchat.web import slow_clients
-from noxchat.web.slow_clients import Reader, TooSlow
+from noxchat.web import connections
+from noxchat.web.connections import Arrival, Connection, Reader, TooSlow
+from noxchat.web.server import CONNECTIONS, FILES
 from tests.conftest import Server, Visitor, wait_until
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
@@ -28,9 +31,9 @@ HALF_SENT = {
 @pytest.fixture
 def pair(monkeypatch):
     """A reader of one end of a socket, and the other end."""
-    monkeypatch.setattr(slow_clients, "READ_SECONDS", 0.6)
-    monkeypatch.setattr(slow_clients, "READ_SECONDS_AT_STOP", 0.2)
-    monkeypatch.setattr(slow_clients, "POLL_MILLISECONDS", 50)
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.6)
+    monkeypatch.setattr(connections, "READ_SECONDS_AT_STOP", 0.2)
+    monkeypatch.setattr(connections, "POLL_MILLISECONDS", 50)
     near, far = socket.socketpair()
     with near, far:
         yield Reader(near, SimpleNamespace(alive=True)), far
@@ -70,7 +73,7 @@ def test_slow_but_steady_client_is_not_given_up(pair, monkeypatch):
 
 
 def test_silent_client_is_given_up_sooner_when_the_server_ends(pair, monkeypatch):
-    monkeypatch.setattr(slow_clients, "READ_SECONDS", 60)
+    monkeypatch.setattr(connections, "READ_SECONDS", 60)
     reader, _client = pair
     reader.worker.alive = False
     with pytest.raises(TooSlow):
@@ -91,16 +94,133 @@ def connect(server, data):
     return connection
 
 
-def test_pages_are_answered_while_many_requests_are_half_sent(serve):
-    server = serve(THREADS=64)
+@pytest.fixture
+def connection():
+    """A connection as gunicorn has it, and its client."""
+    near, client = socket.socketpair()
+    with near, client:
+        yield Connection(gunicorn_config.Config(), near, ("127.0.0.1", 1), ("127.0.0.1", 2)), client
+
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "arrival", "missing"),
+    [
+        (b"", Arrival.PART, 1),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", Arrival.PART, 1),
+        (b"\r\nGET / HTTP/1.1\r\n", Arrival.PART, 1),
+        (b"\r\n\r\n", Arrival.PART, 1),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Arrival.WHOLE, 0),
+        (b"GET / HTTP/1.1\nHost: a\r\n", Arrival.WHOLE, 0),  # which gunicorn refuses
+        (POST + b"Content-Length: 5\r\n\r\n12", Arrival.PART, 3),
+        (POST + b"content-length:5 \r\n\r\n12345", Arrival.WHOLE, 0),
+        (POST + b"Content-Length: 5\r\n\r\n12345GET / HT", Arrival.WHOLE, 0),
+        (POST + b"Content-Length: five\r\n\r\n", Arrival.WHOLE, 0),
+        (POST + b"Content-Length: 70000\r\n\r\n", Arrival.LONG, 0),
+        (POST + b"Content-Length: " + b"9" * 18 + b"\r\n\r\n", Arrival.LONG, 0),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n", Arrival.LONG, 0),
+        (POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n", Arrival.LONG, 0),
+        (b"GET /?q=" + b"x" * 70_000, Arrival.LONG, 0),
+    ],
+)
+def test_how_much_of_a_request_has_arrived(connection, data, arrival, missing):
+    near, client = connection
+    client.sendall(data)
+    assert near.look() is arrival
+    if arrival is Arrival.PART:
+        assert near.awaited == len(data) + missing
+        client.shutdown(socket.SHUT_WR)
+        assert near.look() is Arrival.WHOLE  # no more will come
+
+
+def test_pages_are_answered_while_very_many_requests_are_half_sent(serve):
+    """A request gets a thread only once it has arrived."""
+    server = serve(THREADS=3)
+    process = psutil.Process(server.process.pid).children()[0]
     with ExitStack() as stack:
-        for number in range(150):
-            stack.enter_context(closing(connect(server, list(HALF_SENT.values())[1 + number % 4])))
+        for number in range(900):
+            half = HALF_SENT["line"] if number % 3 == 0 else HALF_SENT["head"] if number % 3 == 1 else HALF_SENT["body"]
+            stack.enter_context(closing(connect(server, half)))
         visitor = Visitor(server)
         for _page in range(3):
             began = time.monotonic()
             assert visitor.open("/auth/login").status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 1
+        assert process.num_threads() < 20
+
+
+def test_requests_that_are_half_sent_behind_another_hold_no_thread(serve):
+    server = serve(THREADS=3)
+    with ExitStack() as stack:
+        for _number in range(20):
+            whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            pipelined = stack.enter_context(closing(connect(server, whole + HALF_SENT["body"])))
+            assert b" 200 " in pipelined.recv(100)
+        began = time.monotonic()
+        assert Visitor(server).open("/auth/login").status == 200
+        assert time.monotonic() - began < 1
+
+
+def test_long_requests_that_are_half_sent_only_delay_others_of_their_kind(serve):
+    server = serve(THREADS=3)
+    upload = b"POST /settings/avatar HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 1000
+    with ExitStack() as stack:
+        for number in range(20):
+            stack.enter_context(closing(connect(server, [upload, HALF_SENT["chunk"]][number % 2])))
+        began = time.monotonic()
+        assert Visitor(server).open("/auth/login").status == 200
+        assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("size", [100, 60_000, 70_000, 100_000])
+def test_form_that_arrives_in_pieces_is_handled_once_it_is_whole(serve, size):
+    server = serve(THREADS=1)
+    body = b"identifier=" + b"a" * (size - len("identifier="))
+    head = f"POST /auth/login HTTP/1.1\r\nHost: 127.0.0.1\r\n{FORM}Content-Length: {size}\r\n\r\n".encode()
+    with closing(connect(server, head[:40])) as connection:
+        for piece in (head[40:], body[: size // 2], body[size // 2 : -1], body[-1:]):
+            time.sleep(0.2)
+            connection.sendall(piece)
+        assert connection.recv(12).split()[1] == b"400"  # there is no CSRF token
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+
+
+def test_half_sent_requests_make_room_for_others(serve):
+    """A quarter of those that have been silent for longest is given up when there is no room."""
+    server = serve(STREAMS=0)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        with ExitStack() as stack:
+            for _number in range(CONNECTIONS + 20):
+                stack.enter_context(closing(connect(server, HALF_SENT["head"])))
+            began = time.monotonic()
+            assert Visitor(server).open("/auth/login").status == 200
+            assert time.monotonic() - began < 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_streams_are_fewer_where_the_system_allows_few_open_files(tmp_path, new_database):
+    server = Server(tmp_path, new_database("sqlite"), prefix=["prlimit", "--nofile=800:800"], STREAMS=500)
+    try:
+        assert server.get("/auth/login").status == 200
+        assert f"STREAMS is {(800 - FILES) // 2}" in server.output_text()
+    finally:
+        server.stop()
+
+
+def test_half_sent_requests_are_answered_after_a_while(serve):
+    server = serve()
+    with ExitStack() as stack:
+        began = time.monotonic()
+        connections = {name: stack.enter_context(closing(connect(server, data))) for name, data in HALF_SENT.items()}
+        answers = {name: connection.recv(12) for name, connection in connections.items()}
+        assert 15 < time.monotonic() - began < 30
+    assert answers.pop("nothing") == b""
+    assert {answer.split()[1] for answer in answers.values()} == {b"408"}, answers
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -21,13 +21,13 @@ def events():
         current_user.session.id,
         last_event_id(),
         request.args.get("tab", "")[:16],
-        request.environ.get("gunicorn.socket"),
     )
     if not streams.open(stream):
         return Response(status=503, headers={"Retry-After": str(RETRY_SECONDS)})
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = Response(streams.lines(stream), mimetype="text/event-stream", headers=headers)
-    response.call_on_close(lambda: streams.discard(stream))  # also when no line was ever read, as after HEAD
+    # Also when no line was ever read, as after HEAD.
+    response.call_on_close(lambda: stream.is_detached or streams.discard(stream))
     return response
 
 

@@ -5,6 +5,7 @@ gunicorn loads the application once and forks its workers from it.
 
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
@@ -12,19 +13,17 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
-from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import message
-from gunicorn.workers import gthread
-from gunicorn.workers.gthread import ThreadWorker
 
 from config import Config, ConfigError, make_secret_key
-from noxchat.web import slow_clients
+from noxchat.web.worker import IGNORES_HUP, Worker
 
 # How long requests get to finish after TERM; the process ends within 30 s.
 GRACEFUL_SECONDS = 25
-IGNORES_HUP = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started by nohup
 START_SECONDS = 3600  # for which a start waits for another one that is migrating
+CONNECTIONS = 4096  # of each process, besides the event streams, where the system allows so many
+FILES = 384  # open files of each process, besides the connections
 
 
 # Allows a search term of ten thousand characters. gunicorn has a limit of its own, which no setting can raise, but only
@@ -32,51 +31,11 @@ START_SECONDS = 3600  # for which a start waits for another one that is migratin
 message.MAX_REQUEST_LINE = MAX_URL_LENGTH = 100_000
 
 
-class Worker(ThreadWorker):
-    """Gives up on clients that are too slow, and ends the event streams, which would last until the graceful timeout.
-
-    The signal handlers leave that to the worker's loop: a handler may interrupt one that holds a lock, because Ctrl-C
-    reaches a worker twice, from the terminal and from gunicorn's master.
-    """
-
-    def init_signals(self):
-        """Set up the signals, with HUP as TERM: a terminal that is closed sends it to all processes."""
-        super().init_signals()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if IGNORES_HUP else self.handle_exit)
-
-    def handle_exit(self, sig, frame):
-        """Handle TERM."""
-        self.method_queue.defer(self.close_streams)
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig, frame):
-        """Handle Ctrl-C: as TERM, but without waiting for browsers that keep an idle connection."""
-        self.method_queue.defer(self.murder_keepalived, True)
-        self.handle_exit(sig, frame)
-
-    def handle_request(self, req, conn):
-        """Have the application answer a request whose head was read."""
-        conn.parser.unreader.sock.reads_body = True
-        return super().handle_request(req, conn)
-
-    def handle_error(self, req, client, addr, exc):
-        """Answer a request that could not be read."""
-        if isinstance(exc, slow_clients.TooSlow):
-            util.write_error(client, 408, "Request Timeout", "The request did not arrive in time.")
-        else:
-            super().handle_error(req, client, addr, exc)
-
-    def close_streams(self):
-        """End what would not end by itself."""
-        from noxchat import search
-
-        self.app.app.extensions["event_streams"].close()
-        search.stop(self.app.app)
-
-
 class Server(BaseApplication):
-    def __init__(self, app):
-        self.app = app
+    """gunicorn with our settings. connections: how many each process accepts."""
+
+    def __init__(self, app, connections: int):
+        self.app, self.connections = app, connections
         super().__init__()
 
     def load_config(self):
@@ -86,8 +45,8 @@ class Server(BaseApplication):
             "bind": f"{host}:{config['PORT']}",
             "workers": config["WORKERS"],
             "worker_class": Worker,
-            "threads": config["THREADS"] + config["STREAMS"],  # each open stream occupies one
-            "worker_connections": max(1000, 2 * (config["THREADS"] + config["STREAMS"])),
+            "threads": config["THREADS"],
+            "worker_connections": self.connections,
             "timeout": 60,
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": 15,
@@ -110,7 +69,7 @@ class Server(BaseApplication):
     def load(self):
         return self.app
 
-    def post_fork(self, _server, gunicorn_worker):
+    def post_fork(self, _server, _worker):
         """Set up in a worker what a fork does not inherit: connections and threads."""
         from noxchat import passwords, search
         from noxchat.extensions import db
@@ -118,9 +77,7 @@ class Server(BaseApplication):
 
         with self.app.app_context():
             db.engine.dispose(close=False)
-        self.app.extensions["event_streams"].reset()
-        slow_clients.Connection.worker = gunicorn_worker
-        gthread.TConn = slow_clients.Connection
+        self.app.extensions["event_streams"].reset(detaches=True)
         worker.start(self.app)
         search.start(self.app)
         threading.Thread(target=passwords.warm_up, daemon=True).start()
@@ -157,7 +114,25 @@ def main():
     with app.app_context():
         prepare_database(app)
         app.extensions["sqlalchemy"].engine.dispose()
-    Server(app).run()
+    Server(app, raise_open_files_limit(app)).run()
+
+
+def raise_open_files_limit(app) -> int:
+    """Raise the limit of open files, which often is 1024, and return how many connections a process may have.
+
+    Where the system does not allow enough, half of them may be event streams.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = app.config["STREAMS"] + CONNECTIONS + FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    connections = allowed - FILES
+    if app.config["STREAMS"] > connections // 2:
+        app.config["STREAMS"] = connections // 2
+        warning = f"Warning: STREAMS is {connections // 2}: the system allows only {hard} open files (ulimit -Hn)."
+        print(warning, file=sys.stderr, flush=True)  # noqa: T201
+    return connections
 
 
 def check_address(config: Config):

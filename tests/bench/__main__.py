@@ -1,4 +1,4 @@
-"""`bin/bench [benchmark …] [number of people, actions or times]`: run benchmarks and compare them with their limits."""
+"""`bin/bench [benchmark …] [number of people, actions, streams or times]`: run benchmarks, compare with their limits."""
 
 import sys
 
@@ -22,6 +22,7 @@ BENCHMARKS = {
 
 def main(arguments: list[str]) -> int:
     """Run the named benchmarks, or all of them. Returns 0 when all passed."""
+    arguments = [argument for argument in arguments if argument != "--listeners"]  # the number says the same
     named = [name for name in arguments if not name.isdigit()] or list(BENCHMARKS)
     selected = [name for given in named for name in (SEARCH_BENCHMARKS if given == "search" else [given])]
     numbers = [int(number) for number in arguments if number.isdigit()]
