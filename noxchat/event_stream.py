@@ -20,7 +20,8 @@ from sqlalchemy import BigInteger, Integer, Row, and_, column, event, func, sele
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session as DatabaseSession
 
-from noxchat.events import CHANNEL
+from noxchat.database import try_write
+from noxchat.events import CHANNEL, delete_old
 from noxchat.extensions import db
 from noxchat.models import Event, Session
 
@@ -29,6 +30,7 @@ log = logging.getLogger("noxchat.event_stream")
 COMMENT = ":\n\n"  # keeps the connection open through proxies
 STALE = "event: stale\ndata:\n\n"  # more was missed than is kept: load the page again
 HEARTBEAT_SECONDS = 15  # between looks at whether the sessions still exist
+DELETION_SECONDS = 3600  # between deletions of old events
 MAX_MISSED = 500  # events, of a stream that resumes
 MAX_UNREAD = 500  # pieces of text, of a stream that a thread of the server writes
 
@@ -212,8 +214,12 @@ class EventStreams:
 
     def _tell(self, notified: Callable[[float], set[int]]):
         """Tell the streams everything, until the server stops. Raises SQLAlchemyError, psycopg.Error."""
+        next_deletion = 0.0
         while not self.stopped:
             self._check_sessions()
+            if time.monotonic() >= next_deletion:
+                self._delete_old_events()
+                next_deletion = time.monotonic() + DELETION_SECONDS
             next_check = time.monotonic() + HEARTBEAT_SECONDS
             while not self.stopped and (seconds := next_check - time.monotonic()) > 0:
                 self._deliver(notified(seconds))
@@ -265,6 +271,18 @@ class EventStreams:
                 behind.add(stream.user_id)
             stream.write(COMMENT)
         self._deliver(behind)
+
+    def _delete_old_events(self):
+        """Delete the events that are no longer kept, in steps between which others can write."""
+        left = True
+
+        def delete_some():
+            nonlocal left
+            left = delete_old(db.session)
+
+        while left and not self.stopped and try_write(db.session, delete_some, seconds=1):
+            pass
+        db.session.remove()
 
     def _deliver(self, user_ids: set[int]):
         """Send these people's new events to their streams: one query, however many streams there are."""

@@ -12,11 +12,11 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ARRAY, Integer, bindparam, delete, func, insert, select, text
+from sqlalchemy import ARRAY, Integer, String, bindparam, delete, select, text
 
-from noxchat.database import now
+from noxchat.database import UTCDateTime, execute_dml, now
 from noxchat.extensions import db
-from noxchat.models import Event, User
+from noxchat.models import Event
 
 KEPT_FOR = timedelta(days=1)
 CHANNEL = "noxchat_events"  # of PostgreSQL's NOTIFY
@@ -24,9 +24,34 @@ IDS_PER_NOTIFY = 500  # PostgreSQL limits a payload to 8000 bytes
 LOCK_CLASS = 0x6E6F78  # the first key of the advisory locks, to keep them apart from other uses
 # Recipients share this many locks, since PostgreSQL's lock table is small and a person may have thousands of friends.
 LOCKS = 1024
-ACQUIRE_LOCKS = text("SELECT pg_advisory_xact_lock(:class, slot) FROM unnest(:slots) AS slot").bindparams(
-    bindparam("class", LOCK_CLASS), bindparam("slots", type_=ARRAY(Integer))
+DELETED_AT_ONCE = 5000
+# All in one statement. The users' rows are locked as the foreign key will lock them: only the deletion of an account
+# conflicts with that. Each step reads all of the previous one: first the rows in the order of their ids, then the
+# advisory locks in theirs, so that two transactions never wait for each other; ids are drawn after that.
+PUBLISH = text("""
+    WITH existing AS MATERIALIZED (SELECT id FROM users WHERE id = ANY(:user_ids) ORDER BY id FOR KEY SHARE),
+    slots AS MATERIALIZED (SELECT DISTINCT id % :locks AS slot FROM existing ORDER BY slot),
+    locked AS MATERIALIZED (SELECT count(pg_advisory_xact_lock(:class, slot)::text) FROM slots),
+    inserted AS (
+        INSERT INTO events (user_id, kind, data, tab, created_at)
+        SELECT new.user_id, new.kind, new.data, :tab, :created_at
+        FROM locked, unnest(:user_ids, :kinds, :texts) AS new (user_id, kind, data)
+        WHERE new.user_id IN (SELECT id FROM existing)
+    )
+    SELECT pg_notify(:channel, payload) FROM unnest(:payloads) AS payload
+""").bindparams(
+    *(bindparam(name, type_=ARRAY(String)) for name in ("kinds", "texts", "payloads")),
+    bindparam("user_ids", type_=ARRAY(Integer)),
+    bindparam("class", LOCK_CLASS),
+    bindparam("channel", CHANNEL),
+    bindparam("created_at", type_=UTCDateTime),
 )
+PUBLISH_ON_SQLITE = text("""
+    INSERT INTO events (user_id, kind, data, tab, created_at)
+    SELECT users.id, json_extract(value, '$[1]'), json_extract(value, '$[2]'), :tab, :created_at
+    FROM json_each(:events) JOIN users ON users.id = json_extract(value, '$[0]')
+    ORDER BY key
+""").bindparams(bindparam("created_at", type_=UTCDateTime))
 
 
 def publish(kind: str, recipients: Sequence[tuple[int, str]], tab: str = ""):
@@ -42,37 +67,22 @@ def publish(kind: str, recipients: Sequence[tuple[int, str]], tab: str = ""):
 
 def publish_all(events: Sequence[tuple[int, str, str]], tab: str = ""):
     """Publish events of several kinds as `publish` does. events: each with user id, kind and data."""
-    user_ids = _lock_recipients({user_id for user_id, _kind, _data in events})
-    if not user_ids:
+    if not events:
         return
-    db.session.execute(delete(Event).where(Event.user_id.in_(user_ids), Event.created_at < now() - KEPT_FOR))
-    rows = [
-        {"user_id": user_id, "kind": kind, "data": data, "tab": tab, "created_at": now()}
-        for user_id, kind, data in events
-        if user_id in user_ids
-    ]
-    db.session.execute(insert(Event), rows)
-    _announce(sorted(user_ids))
-
-
-def _lock_recipients(user_ids: set[int]) -> set[int]:
-    """Acquire the locks of recipients, and return those whose accounts exist."""
-    if not user_ids:
-        return set()
-    # The same lock as the foreign key will take; only the deletion of an account conflicts with it.
-    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(read=True, key_share=True)
-    existing = set(db.session.scalars(rows))
-    if existing and db.engine.dialect.name == "postgresql":
-        # In one statement and in ascending order, so that two transactions never wait for each other.
-        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({user_id % LOCKS for user_id in existing})})
-    return existing
-
-
-def _announce(user_ids: list[int]):
-    """Have event_stream.py wake the streams of these people after the commit."""
+    recipients = sorted({user_id for user_id, _kind, _data in events})
+    values = {"tab": tab, "created_at": now()}
     if db.engine.dialect.name == "postgresql":
-        for start in range(0, len(user_ids), IDS_PER_NOTIFY):
-            payload = json.dumps(user_ids[start : start + IDS_PER_NOTIFY])
-            db.session.execute(select(func.pg_notify(CHANNEL, payload)))
+        user_ids, kinds, texts = map(list, zip(*events, strict=True))
+        parts = [recipients[start : start + IDS_PER_NOTIFY] for start in range(0, len(recipients), IDS_PER_NOTIFY)]
+        columns = {"user_ids": user_ids, "kinds": kinds, "texts": texts, "payloads": list(map(json.dumps, parts))}
+        db.session.execute(PUBLISH, {**values, **columns, "locks": LOCKS})
     else:
-        db.session.info.setdefault("event_recipients", set()).update(user_ids)
+        db.session.execute(PUBLISH_ON_SQLITE, {**values, "events": json.dumps(events)})
+        db.session.info.setdefault("event_recipients", set()).update(recipients)  # for event_stream.py
+
+
+def delete_old(session) -> bool:
+    """Delete some events that are no longer kept. Returns whether there may be more."""
+    old = select(Event.id).where(Event.created_at < now() - KEPT_FOR).order_by(Event.id).limit(DELETED_AT_ONCE)
+    statement = delete(Event).where(Event.id.in_(old.with_for_update(skip_locked=True)))
+    return execute_dml(session, statement) == DELETED_AT_ONCE

@@ -5,20 +5,31 @@ that was. The rows of both people are locked first, in the order of their ids, s
 follow each other; deleting an account locks everybody affected in the same order.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 
 from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
-from sqlalchemy import and_, delete, func, insert, or_, select, union_all
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, union_all
 
 from noxchat import blocks, events, throttle
 from noxchat.database import now
 from noxchat.exceptions import Conflict, NotFound
 from noxchat.extensions import db
-from noxchat.models import User, friend_requests, friends, request_cooldowns
-from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, NONE, OUTGOING, Relationship, get_relationship
+from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns
+from noxchat.profiles import with_profile
+from noxchat.relationships import (
+    BLOCKED,
+    FRIENDS,
+    INCOMING,
+    NONE,
+    OUTGOING,
+    VIEWER,
+    Relationship,
+    get_relationship,
+)
 
 EVENT = "friendship"  # its data is the Public ID of the person with whom something changed
 
@@ -36,114 +47,150 @@ class FriendshipChange(Enum):
     UNCHANGED = "unchanged"
 
 
-def lock_users(*user_ids: int) -> int:
-    """Lock users' rows in the order of their ids until the transaction ends. Returns how many of them exist."""
-    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(key_share=True)
-    return len(db.session.scalars(rows).all())
+STATE_AFTER = {
+    FriendshipChange.SENT: OUTGOING,
+    FriendshipChange.ACCEPTED: FRIENDS,
+    FriendshipChange.DECLINED: NONE,
+    FriendshipChange.CANCELLED: NONE,
+    FriendshipChange.REMOVED: NONE,
+    FriendshipChange.BLOCKED: BLOCKED,
+    FriendshipChange.UNBLOCKED: NONE,
+}
 
 
-def lock_pair(viewer: User, person: User) -> Relationship:
-    """Lock two people and return their relationship, from the viewer's side.
+@dataclass(frozen=True)
+class Pair:
+    """The viewer and another person, whose rows are locked, and how they are related, from the viewer's side."""
 
-    Raises Conflict when they are the same person, and NotFound when one does not exist or blocks the viewer.
+    viewer: User
+    person: User
+    relationship: Relationship
+
+    @property
+    def state(self) -> str:
+        return self.relationship.state
+
+    def state_after(self, change: FriendshipChange) -> str:
+        """Return the state once a change is committed."""
+        return STATE_AFTER.get(change, self.state)
+
+
+TARGET = select(PublicId.user_id).where(PublicId.key == bindparam("key")).scalar_subquery()
+LOCK_PAIR = (
+    with_profile()
+    .add_columns(TARGET)
+    .where(or_(User.id == VIEWER, User.id == TARGET))
+    .order_by(User.id)
+    .with_for_update(key_share=True, of=User)
+)
+
+
+def lock_pair(viewer: User, public_id: str) -> Pair:
+    """Lock the viewer and the person with this Public ID, until the transaction ends.
+
+    Raises Conflict when that is the viewer, and NotFound when there is nobody, or somebody who blocks the viewer.
     """
-    if viewer.id == person.id:
+    rows = db.session.execute(LOCK_PAIR, {"viewer": viewer.id, "key": public_id.lower()}).all()
+    if any(target == viewer.id for _user, target in rows):
         raise Conflict(_("This is you."))
-    if lock_users(viewer.id, person.id) < 2:
+    if len(rows) < 2:
         raise NotFound
-    return get_relationship(viewer, person)
+    person = next(user for user, _target in rows if user.id != viewer.id)
+    # Only now, since another transaction may have changed it before these locks were acquired.
+    return Pair(viewer, person, get_relationship(viewer, person))
 
 
-def send(viewer: User, person: User, tab: str = "") -> FriendshipChange:
+def send(pair: Pair, tab: str = "") -> FriendshipChange:
     """Send a friend request; accept theirs if there is one.
 
     tab: the browser tab that is not told by an event. Raises Conflict when the viewer blocks them, was declined lately
-    or has too many open requests; RateLimited; NotFound.
+    or has too many open requests; RateLimited.
     """
-    relationship = lock_pair(viewer, person)
-    if relationship.state == INCOMING:
-        return _befriend(viewer, person, tab)
-    if relationship.state in (FRIENDS, OUTGOING):
+    cooldown_until = pair.relationship.cooldown_until
+    if pair.state == INCOMING:
+        return _befriend(pair, tab)
+    if pair.state in (FRIENDS, OUTGOING):
         return FriendshipChange.UNCHANGED
-    if relationship.state == BLOCKED:
-        raise Conflict(_("You blocked %(name)s. Unblock first, then ask.", name=person.username))
-    if relationship.cooldown_until and relationship.cooldown_until > now():
-        raise Conflict(_("You asked %(name)s not long ago. Give it some time.", name=person.username))
-    _check_open_requests(viewer)
-    throttle.count_friend_request(viewer)
-    _delete_cooldowns(viewer, person)
-    db.session.execute(insert(friend_requests).values(sender_id=viewer.id, receiver_id=person.id, created_at=now()))
-    _notify_both(viewer, person, tab)
+    if pair.state == BLOCKED:
+        raise Conflict(_("You blocked %(name)s. Unblock first, then ask.", name=pair.person.username))
+    if cooldown_until and cooldown_until > now():
+        raise Conflict(_("You asked %(name)s not long ago. Give it some time.", name=pair.person.username))
+    _check_open_requests(pair.relationship.open_requests)
+    throttle.count_friend_request(pair.viewer)
+    _delete_cooldowns(pair)
+    request = {"sender_id": pair.viewer.id, "receiver_id": pair.person.id, "created_at": now()}
+    db.session.execute(insert(friend_requests), request)
+    _notify_both(pair, tab)
     return FriendshipChange.SENT
 
 
-def accept(viewer: User, person: User, tab: str = "") -> FriendshipChange:
-    """Accept somebody's request. Raises NotFound."""
-    if lock_pair(viewer, person).state != INCOMING:
+def accept(pair: Pair, tab: str = "") -> FriendshipChange:
+    """Accept somebody's request."""
+    if pair.state != INCOMING:
         return FriendshipChange.UNCHANGED
-    return _befriend(viewer, person, tab)
+    return _befriend(pair, tab)
 
 
-def decline(viewer: User, person: User, tab: str = "") -> FriendshipChange:
-    """Decline somebody's request. They are not told, and cannot send another for PAUSE_DAYS. Raises NotFound."""
-    if lock_pair(viewer, person).state != INCOMING:
+def decline(pair: Pair, tab: str = "") -> FriendshipChange:
+    """Decline somebody's request. They are not told, and cannot send another for PAUSE_DAYS."""
+    if pair.state != INCOMING:
         return FriendshipChange.UNCHANGED
+    viewer, person = pair.viewer, pair.person
     _delete_request(person, viewer)
-    _delete_cooldowns(person, viewer, both_directions=False)
+    if pair.relationship.other_cooldown_until:
+        _delete_cooldown(person, viewer)
     until = now() + timedelta(days=current_app.config["PAUSE_DAYS"])
     db.session.execute(insert(request_cooldowns).values(sender_id=person.id, receiver_id=viewer.id, until=until))
-    _notify(viewer, person, tab)
+    _notify(pair, tab)
     return FriendshipChange.DECLINED
 
 
-def cancel(viewer: User, person: User, tab: str = "") -> FriendshipChange:
-    """Take back one's own request. Raises NotFound."""
-    if lock_pair(viewer, person).state != OUTGOING:
+def cancel(pair: Pair, tab: str = "") -> FriendshipChange:
+    """Take back one's own request."""
+    if pair.state != OUTGOING:
         return FriendshipChange.UNCHANGED
-    _delete_request(viewer, person)
-    _notify_both(viewer, person, tab)
+    _delete_request(pair.viewer, pair.person)
+    _notify_both(pair, tab)
     return FriendshipChange.CANCELLED
 
 
-def remove(viewer: User, person: User, tab: str = "") -> FriendshipChange:
-    """End a friendship. Raises NotFound."""
-    if lock_pair(viewer, person).state != FRIENDS:
+def remove(pair: Pair, tab: str = "") -> FriendshipChange:
+    """End a friendship."""
+    if pair.state != FRIENDS:
         return FriendshipChange.UNCHANGED
-    _delete_friendship(viewer, person)
-    _notify_both(viewer, person, tab)
+    _delete_friendship(pair)
+    _notify_both(pair, tab)
     return FriendshipChange.REMOVED
 
 
-def block(viewer: User, person: User, tab: str = "") -> FriendshipChange:
-    """Block somebody; friendship and requests end. Raises NotFound and RateLimited."""
-    relationship = lock_pair(viewer, person)
-    if relationship.state == BLOCKED:
+def block(pair: Pair, tab: str = "") -> FriendshipChange:
+    """Block somebody; friendship and requests end. Raises RateLimited."""
+    if pair.state == BLOCKED:
         return FriendshipChange.UNCHANGED
-    throttle.count_block(viewer)
-    blocks.add(viewer, person)
-    _delete_friendship(viewer, person)
-    _delete_request(viewer, person)
-    _delete_request(person, viewer)
-    if relationship.state == NONE:
-        _notify(viewer, person, tab)  # nothing that the other sees has changed
-    else:
-        _notify_both(viewer, person, tab)
+    throttle.count_block(pair.viewer)
+    blocks.add(pair.viewer, pair.person)
+    if pair.state == NONE:
+        _notify(pair, tab)  # nothing that the other sees has changed
+        return FriendshipChange.BLOCKED
+    _delete_friendship(pair)
+    _delete_request(pair.viewer, pair.person)
+    _delete_request(pair.person, pair.viewer)
+    _notify_both(pair, tab)
     return FriendshipChange.BLOCKED
 
 
-def unblock(viewer: User, person: User, tab: str = "") -> FriendshipChange:
-    """Unblock somebody. Raises NotFound."""
-    if lock_pair(viewer, person).state != BLOCKED:
+def unblock(pair: Pair, tab: str = "") -> FriendshipChange:
+    """Unblock somebody."""
+    if pair.state != BLOCKED:
         return FriendshipChange.UNCHANGED
-    blocks.remove(viewer, person)
-    _notify(viewer, person, tab)
+    blocks.remove(pair.viewer, pair.person)
+    _notify(pair, tab)
     return FriendshipChange.UNBLOCKED
 
 
-def _check_open_requests(viewer: User):
+def _check_open_requests(number: int):
     limit = current_app.config["OPEN_REQUESTS"]
-    mine = select(func.count()).select_from(friend_requests).where(friend_requests.c.sender_id == viewer.id)
-    if db.session.scalar(mine) >= limit:
+    if number >= limit:
         raise Conflict(
             ngettext(
                 "You have one request open. Cancel it before you send another.",
@@ -153,12 +200,13 @@ def _check_open_requests(viewer: User):
         )
 
 
-def _befriend(viewer: User, person: User, tab: str) -> FriendshipChange:
+def _befriend(pair: Pair, tab: str) -> FriendshipChange:
+    viewer, person = pair.viewer, pair.person
     _delete_request(person, viewer)
-    _delete_cooldowns(viewer, person)
-    pairs = ((viewer.id, person.id), (person.id, viewer.id))
-    db.session.execute(insert(friends), [{"user_id": one, "friend_id": other, "since": now()} for one, other in pairs])
-    _notify_both(viewer, person, tab)
+    _delete_cooldowns(pair)
+    both = ((viewer.id, person.id), (person.id, viewer.id))
+    db.session.execute(insert(friends), [{"user_id": one, "friend_id": other, "since": now()} for one, other in both])
+    _notify_both(pair, tab)
     return FriendshipChange.ACCEPTED
 
 
@@ -167,25 +215,33 @@ def _delete_request(sender: User, receiver: User):
     db.session.execute(delete(friend_requests).where(pair))
 
 
-def _delete_cooldowns(sender: User, receiver: User, *, both_directions: bool = True):
+def _delete_cooldowns(pair: Pair):
+    if pair.relationship.cooldown_until:
+        _delete_cooldown(pair.viewer, pair.person)
+    if pair.relationship.other_cooldown_until:
+        _delete_cooldown(pair.person, pair.viewer)
+
+
+def _delete_cooldown(sender: User, receiver: User):
     cooldown = request_cooldowns.c
     pair = and_(cooldown.sender_id == sender.id, cooldown.receiver_id == receiver.id)
-    opposite = and_(cooldown.sender_id == receiver.id, cooldown.receiver_id == sender.id)
-    db.session.execute(delete(request_cooldowns).where(or_(pair, opposite) if both_directions else pair))
+    db.session.execute(delete(request_cooldowns).where(pair))
 
 
-def _delete_friendship(one: User, other: User):
+def _delete_friendship(pair: Pair):
     # The opposite row is deleted by its foreign key: see models/friendships.py.
-    db.session.execute(delete(friends).where(friends.c.user_id == one.id, friends.c.friend_id == other.id))
+    one, other = pair.viewer.id, pair.person.id
+    db.session.execute(delete(friends).where(friends.c.user_id == one, friends.c.friend_id == other))
 
 
-def _notify(viewer: User, person: User, tab: str):
-    """Tell the viewer's other pages that something changed with a person."""
-    events.publish(EVENT, [(viewer.id, person.profile.public_id)], tab)
+def _notify(pair: Pair, tab: str):
+    """Tell the viewer's other pages that something changed with the person."""
+    events.publish(EVENT, [(pair.viewer.id, pair.person.profile.public_id)], tab)
 
 
-def _notify_both(viewer: User, person: User, tab: str):
+def _notify_both(pair: Pair, tab: str):
     """Tell two people's pages that something changed between them."""
+    viewer, person = pair.viewer, pair.person
     events.publish(EVENT, [(viewer.id, person.profile.public_id), (person.id, viewer.profile.public_id)], tab)
 
 
@@ -204,6 +260,12 @@ def lock_for_deletion(user: User):
             return
         # A new one came before the lock. Locking them now would break the order; rolling back releases the locks.
         attempt.rollback()
+
+
+def lock_users(*user_ids: int):
+    """Lock users' rows in the order of their ids until the transaction ends."""
+    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(key_share=True)
+    db.session.execute(rows)
 
 
 def deletion_events(user: User) -> list[tuple[int, str, str]]:

@@ -54,27 +54,36 @@ class Relationship:
     """How a person is related to the viewer.
 
     state: SELF, NONE, OUTGOING, INCOMING, FRIENDS or BLOCKED. cooldown_until: until when the viewer may not send a
-    request, or None.
+    request, or None. other_cooldown_until: the same for the person. open_requests: of the viewer, to anybody.
     """
 
     state: str
     cooldown_until: datetime | None
+    other_cooldown_until: datetime | None
+    open_requests: int
 
 
-COOLDOWN = (
-    select(request_cooldowns.c.until)
-    .where(request_cooldowns.c.sender_id == VIEWER, request_cooldowns.c.receiver_id == OTHER)
-    .scalar_subquery()
+def _cooldown(sender, receiver):
+    cooldowns = request_cooldowns.c
+    until = select(cooldowns.until).where(cooldowns.sender_id == sender, cooldowns.receiver_id == receiver)
+    return until.scalar_subquery()
+
+
+RELATIONSHIP = select(
+    blocks.is_blocked(OTHER, VIEWER),
+    _state(OTHER),
+    _cooldown(VIEWER, OTHER),
+    _cooldown(OTHER, VIEWER),
+    select(func.count()).where(friend_requests.c.sender_id == VIEWER).scalar_subquery(),
 )
-RELATIONSHIP = select(_state(OTHER), COOLDOWN, blocks.is_blocked(OTHER, VIEWER))
 
 
 def get_relationship(viewer: User, person: User) -> Relationship:
     """Return how a person is related to the viewer, in one statement. Raises NotFound when the person blocks them."""
-    state, cooldown_until, hidden = db.session.execute(RELATIONSHIP, {"viewer": viewer.id, "other": person.id}).one()
-    if hidden:
+    is_hidden, *row = db.session.execute(RELATIONSHIP, {"viewer": viewer.id, "other": person.id}).one()
+    if is_hidden:
         raise NotFound
-    return Relationship(state, cooldown_until)
+    return Relationship(*row)
 
 
 FIND = (

@@ -118,6 +118,11 @@ def revoke(user: User, session_id: int) -> bool:
     return execute_dml(db.session, delete(Session).where(Session.id == session_id, Session.user_id == user.id)) == 1
 
 
+def revoke_all(user: User):
+    """End all sessions of this person."""
+    db.session.execute(delete(Session).where(Session.user_id == user.id))
+
+
 def revoke_others(user: User) -> int:
     """End all sessions of this person except the current one. Returns how many."""
     current = user.session.id if user.session else 0

@@ -21,9 +21,9 @@ from flask_babel import ngettext
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
-from sqlalchemy import ARRAY, Integer, bindparam, delete, insert, select, text, update
+from sqlalchemy import ARRAY, Integer, String, bindparam, delete, func, insert, select, text, update
 
-from noxchat.database import now
+from noxchat.database import UTCDateTime, now
 from noxchat.exceptions import RateLimited
 from noxchat.extensions import db
 from noxchat.models import Attempt, User
@@ -281,9 +281,25 @@ def allow_address_taken_email(user: User) -> bool:
     return True
 
 
+ATTEMPTS = select(func.count()).where(
+    Attempt.key == bindparam("limited", type_=String), Attempt.expires_at > bindparam("moment", type_=UTCDateTime)
+)
+COUNT_ATTEMPT = (
+    insert(Attempt.__table__)
+    .from_select(
+        ["key", "expires_at"],
+        select(bindparam("limited", type_=String), bindparam("expires", type_=UTCDateTime)).where(
+            ATTEMPTS.scalar_subquery() < bindparam("maximum", type_=Integer)
+        ),
+    )
+    .returning(Attempt.__table__.c.id)
+)
+
+
 def _count_with_transaction(limit: Limit):
-    check_limits([limit])
-    db.session.add(Attempt(key=limit.stored_key, expires_at=now() + limit.period))
+    values = {"limited": limit.stored_key, "moment": now(), "expires": now() + limit.period, "maximum": limit.maximum}
+    if db.session.scalar(COUNT_ATTEMPT, values) is None:
+        check_limits([limit])
 
 
 def count_registration(address: str):

@@ -32,7 +32,7 @@ from sqlalchemy import delete
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
-from noxchat import NoxChat, accounts, create_app, profiles, sessions, throttle
+from noxchat import NoxChat, accounts, create_app, friendships, profiles, sessions, throttle
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import blocks, friend_requests, friends, request_cooldowns
@@ -459,6 +459,11 @@ def befriend(app, one, other):
         rows = [{"user_id": one.id, "friend_id": other.id}, {"user_id": other.id, "friend_id": one.id}]
         db.session.execute(friends.insert(), rows)
         db.session.commit()
+
+
+def act(rule, viewer, person):
+    """Call a rule of friendships.py, in the transaction at hand."""
+    return rule(friendships.lock_pair(viewer, person.profile.public_id))
 
 
 def forget_relationships(app):

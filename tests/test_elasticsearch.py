@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import delete, select, text, update
 
 from config import ROOT
-from noxchat import accounts, friendships, profiles, relationships
+from noxchat import accounts, friendships, profiles, relationships, search
 from noxchat.database import Locked, begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User
@@ -35,7 +35,16 @@ from noxchat.search.elasticsearch_engine import (
     make_document,
 )
 from noxchat.search.indexer import Indexer, IndexUnusable, lock
-from tests.conftest import Browser, index_everything, index_prefix, make_person, run_in_threads, settings, wait_until
+from tests.conftest import (
+    Browser,
+    act,
+    index_everything,
+    index_prefix,
+    make_person,
+    run_in_threads,
+    settings,
+    wait_until,
+)
 from tests.elasticsearch.faults import ANSWERS, FAULTS, PASS, FaultProxy, answer
 
 SECONDS = 2.0  # for each answer, and until a change is searchable
@@ -451,6 +460,7 @@ def test_temporarily_rejected_document_is_retried(app, proxy, monkeypatch):
 
 
 def test_lock_is_exclusive_and_ends_with_its_connection(any_app):
+    search.stop(any_app, wait=True)  # the indexer, which may hold it
     with any_app.app_context():
         with lock(User) as connection, pytest.raises(Locked), lock(User):
             pass
@@ -739,7 +749,7 @@ def add_annas(app, count):
 def block_all(app, people):
     with writing(app):
         for person in people:
-            friendships.block(app.viewer, person) if person.id % 2 else friendships.block(person, app.viewer)
+            act(friendships.block, app.viewer, person) if person.id % 2 else act(friendships.block, person, app.viewer)
 
 
 def search_all(app, before_page=lambda _number: None):

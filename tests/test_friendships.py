@@ -13,7 +13,7 @@ from noxchat.extensions import db
 from noxchat.friendships import FriendshipChange
 from noxchat.models import Event, User, blocks, friend_requests, friends, request_cooldowns
 from noxchat.search import Query
-from tests.conftest import befriend, make_person, run_in_threads
+from tests.conftest import act, befriend, make_person, run_in_threads
 
 EMPTY_QUERY = Query(())
 
@@ -22,7 +22,7 @@ def call(rule, one, other):
     """Call a rule in a transaction of its own, as a route does."""
     begin_write(db.session)
     try:
-        change = rule(one, other)
+        change = act(rule, one, other)
         db.session.commit()
     except Exception:
         db.session.rollback()

@@ -16,7 +16,7 @@ from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, User
 from noxchat.relationships import IS_FINDABLE
 from noxchat.search import EXACT, NAME_PREFIX, SUBSTRING, WORD_PREFIX, Query, fold, make_search_text, outbox
-from tests.conftest import index_everything, index_prefix, make_person
+from tests.conftest import act, index_everything, index_prefix, make_person
 
 ENGINES = ["sqlite", "postgresql", "sqlite, Elasticsearch", "postgresql, Elasticsearch"]
 
@@ -192,12 +192,12 @@ def test_blocker_and_blocked_do_not_find_each_other(viewer):
     nika = profiles.find_by_public_id("nika")
     for blocker, blocked in ((nika, viewer), (viewer, nika)):
         begin_write(db.session)
-        friendships.block(blocker, blocked)
+        act(friendships.block, blocker, blocked)
         db.session.commit()
         assert found_names(viewer, "nika") == ["Nikanor", "Somebody", "Anika_S"]
         assert "Viewer" not in found_names(nika, "viewer")
         begin_write(db.session)
-        friendships.unblock(blocker, blocked)
+        act(friendships.unblock, blocker, blocked)
         db.session.commit()
     assert found_names(viewer, "nika")[0] == "Nika" and found_names(nika, "viewer") == ["Viewer"]
 
@@ -207,7 +207,7 @@ def test_condition_of_caller_decides_who_may_be_found(viewer):
     only_blocked = User.id.in_(select(blocks.blocks.c.blocked_id))
     begin_write(db.session)
     for public_id in ("nikanika", "monique"):
-        friendships.block(viewer, profiles.find_by_public_id(public_id))
+        act(friendships.block, viewer, profiles.find_by_public_id(public_id))
     db.session.commit()
     find_all(viewer, "nika")
     hits = User.search(Query.parse("ni"), None, 21, only_blocked) + User.search(

@@ -162,7 +162,7 @@ def reset_password(token):
     if not tokens.redeem_reset_token(user, password_hash):
         db.session.rollback()
         return show_invalid_link()
-    sessions.revoke_others(user)
+    sessions.revoke_all(user)
     db.session.commit()
     log.info("reset ok: user %s", user.id)
     text = _("Your password is changed. Log in with the new one.")

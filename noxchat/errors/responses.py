@@ -2,9 +2,9 @@
 
 from flask import current_app, g, make_response, render_template, request, url_for
 from flask_babel import gettext as _
-from jinja_partials import render_partial
 
 from noxchat.web import htmx
+from noxchat.web.htmx import render_partial
 from noxchat.web.login import skip_user_loading
 from noxchat.web.templating import max_picture_megabytes
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from flask import abort, request, url_for
+from flask import request, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
 
@@ -13,7 +13,7 @@ from noxchat.exceptions import Conflict
 from noxchat.extensions import db
 from noxchat.friends import blueprint
 from noxchat.friends.fragments import button_fragments
-from noxchat.friendships import FriendshipChange
+from noxchat.friendships import FriendshipChange, Pair
 from noxchat.models import User
 from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, OUTGOING
 from noxchat.web.htmx import changed, safe_path, tab_id, wants_fragment
@@ -44,32 +44,38 @@ def notice(change: FriendshipChange, state: str | None, name: str) -> tuple[str,
     return unchanged.get(state, _("Nothing is open between you and %(name)s any more.", name=name)), "info"
 
 
-def perform(public_id: str, rule: Callable[[User, User, str], FriendshipChange]):
+def perform(public_id: str, rule: Callable[[Pair, str], FriendshipChange]):
     """Call one of the rules of friendships.py, and answer with the button as it is now."""
     begin_write(db.session)
-    person, _state = relationships.find_visible(current_user, public_id)
-    if person is None:
-        abort(404)
-    name, user_id, refusal, change = person.username, person.id, None, FriendshipChange.UNCHANGED
     try:
-        change = rule(current_user, person, tab_id())
+        pair = friendships.lock_pair(current_user, public_id)
+        change = rule(pair, tab_id())
         db.session.commit()
     except Conflict as error:
-        refusal = str(error)
-        rollback_and_reload_user()
-    log.info("friendship %s: user %s and user %s", "refused" if refusal else change.value, current_user.id, user_id)
+        return refuse(public_id, str(error))
+    log.info("friendship %s: user %s and user %s", change.value, current_user.id, pair.person.id)
+    state = pair.state_after(change)
+    text, kind = notice(change, state, pair.person.username)
+    return answer(public_id, pair.person, state, text, kind)
+
+
+def refuse(public_id: str, text: str):
+    """Answer that a rule refused, with the button as it is."""
+    rollback_and_reload_user()
     person, state = relationships.find_visible(current_user, public_id)
-    back = return_path(person)
+    log.info("friendship refused: user %s and user %s", current_user.id, person and person.id)
+    return answer(public_id, person, state, text, "error", 409)
+
+
+def answer(public_id: str, person: User | None, state: str | None, text: str, kind: str, status: int = 200):
+    """Answer an action: for htmx with button, counters and notice, for a plain form with the page to go back to."""
+    if "next" in request.form or person is None:
+        back = safe_path(request.form.get("next"))
+    else:
+        back = url_for("main.profile", public_id=person.profile.public_id)
     fragments = button_fragments(public_id, person, state, back, focus=True) if wants_fragment() else ()
-    text, kind = (refusal, "error") if refusal else notice(change, state, name)
-    return changed(*fragments, back=back, ok=text, kind=kind, status=409 if refusal else 200)
-
-
-def return_path(person: User | None) -> str:
-    """Return the path to go back to after a plain form: `next`, or the person's profile."""
-    if "next" not in request.form and person:
-        return url_for("main.profile", public_id=person.profile.public_id)
-    return safe_path(request.form.get("next"))
+    db.session.commit()  # what was read for the answer: psycopg forgets its prepared statements at a rollback
+    return changed(*fragments, back=back, ok=text, kind=kind, status=status)
 
 
 @blueprint.route("/u/<public_id>/request", methods=["POST"])

@@ -2,10 +2,10 @@
 
 from flask import request
 from flask_login import current_user
-from jinja_partials import render_partial
 
 from noxchat.counters import get_counters
 from noxchat.models import User
+from noxchat.web.htmx import render_partial
 from noxchat.web.people import LIST_STATES
 
 

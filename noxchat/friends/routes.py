@@ -2,7 +2,6 @@
 
 from flask import abort, redirect, request, url_for
 from flask_login import current_user
-from jinja_partials import render_partial
 
 from noxchat import relationships
 from noxchat.friends import blueprint
@@ -10,7 +9,7 @@ from noxchat.friends.fragments import button_fragments, render_counters
 from noxchat.models import User
 from noxchat.relationships import INCOMING, OUTGOING, person_row
 from noxchat.search import Query
-from noxchat.web.htmx import changed, safe_path, wants_fragment
+from noxchat.web.htmx import changed, render_partial, safe_path, wants_fragment
 from noxchat.web.people import LIST_STATES, search_term, show_people
 
 

@@ -5,7 +5,6 @@ import logging
 from flask import abort, redirect, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
-from jinja_partials import render_partial
 
 from noxchat import accounts, avatars, profiles, relationships, throttle
 from noxchat.database import begin_write
@@ -13,7 +12,7 @@ from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
 from noxchat.main import blueprint
 from noxchat.main.forms import ProfileForm
-from noxchat.web.htmx import changed, current_path, redirect_to, show
+from noxchat.web.htmx import changed, current_path, redirect_to, render_partial, show
 from noxchat.web.login import rollback_and_reload_user
 
 log = logging.getLogger("noxchat.profiles")

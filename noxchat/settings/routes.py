@@ -5,7 +5,6 @@ import logging
 from flask import request, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
-from jinja_partials import render_partial
 
 from noxchat import accounts, passwords, relationships, sessions
 from noxchat.database import begin_write
@@ -13,7 +12,7 @@ from noxchat.extensions import db
 from noxchat.settings import blueprint
 from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
 from noxchat.web import preferences
-from noxchat.web.htmx import changed, redirect_to, refresh_page, safe_path, show
+from noxchat.web.htmx import changed, redirect_to, refresh_page, render_partial, safe_path, show
 from noxchat.web.login import log_out, replace_session_token
 from noxchat.web.people import show_people
 from noxchat.web.security import public

@@ -6,13 +6,12 @@ from flask import abort, url_for
 from flask_babel import gettext as _
 from flask_babel import ngettext
 from flask_login import current_user
-from jinja_partials import render_partial
 
 from noxchat import sessions
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.settings import blueprint
-from noxchat.web.htmx import changed, redirect_to, show
+from noxchat.web.htmx import changed, redirect_to, render_partial, show
 from noxchat.web.login import log_out
 
 log = logging.getLogger("noxchat.auth")

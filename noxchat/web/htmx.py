@@ -1,12 +1,19 @@
 """Whole page or fragment: the only module that knows the HX- headers (htmx 4, https://htmx.org/reference)."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
-from flask import flash, make_response, redirect, render_template, request
-from jinja_partials import render_partial
+from flask import current_app, flash, make_response, redirect, render_template, request
+from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 PATH_PUNCTUATION = "_-.~/?=&%+:@,*!'()"  # what a path on this site may contain besides letters and digits
+
+
+def render_partial(partial: str, **context) -> Markup:
+    """Return a partial as HTML, rendered with these names only, exactly as templates render it."""
+    render: Any = current_app.jinja_env.globals["render_partial"]
+    return render(partial, **context)
 
 
 def wants_fragment() -> bool:

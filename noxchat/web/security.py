@@ -73,7 +73,9 @@ def check_request():
     if view is None or getattr(view, "is_machine_endpoint", False) or request.endpoint == "static":
         g.skip_session = True
         return None
-    if not getattr(view, "is_public", False) and not current_user.is_authenticated:
+    # Also of public pages, which are in the language and theme of the account.
+    is_logged_in = current_user.is_authenticated
+    if not is_logged_in and not getattr(view, "is_public", False):
         page = htmx.page_path()
         return htmx.login_required(url_for("auth.login", next=None if page == "/" else page))
     if request.method not in SAFE_METHODS:

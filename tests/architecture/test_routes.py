@@ -1,6 +1,7 @@
 """What holds for every route: access, CSRF protection, methods, headers, number of SQL statements."""
 
 import re
+from contextlib import contextmanager
 from html import unescape
 from threading import get_ident
 
@@ -196,16 +197,10 @@ def test_static_files_are_immutable_and_set_no_cookie(anonymous):
 SEARCHES = ("/friends?q=fr", "/search?q=friend", "/search?q=r", "/search?q=nobody", "/u/bobby")
 
 
-def test_pages_execute_at_most_four_statements_and_commit(any_app):
-    """Pages with lists of 26 people, their next pages, and all others. What is left over of reading is committed."""
-    alice = make_person(any_app, "Alice", public_id="alice")
-    make_person(any_app, "Bob", public_id="bobby")
-    make_friends(any_app, alice, 25)
-    browser, statements, ends = Browser(any_app, alice), [], []
-    browser.get("/")
-    with any_app.app_context():
-        engine = db.engine
-    this_thread = get_ident()  # the mail worker and the indexer have statements of their own
+@contextmanager
+def recorded(app):
+    """Record the statements that this thread executes, and how its transactions end."""
+    statements, ends, this_thread = [], [], get_ident()  # the mail worker and the indexer have statements of their own
 
     def record_statement(_connection, _cursor, statement, *_more):
         if get_ident() == this_thread and not statement.startswith("BEGIN"):
@@ -214,6 +209,8 @@ def test_pages_execute_at_most_four_statements_and_commit(any_app):
     def record_end(how):
         return lambda _connection: ends.append(how) if get_ident() == this_thread else None
 
+    with app.app_context():
+        engine = db.engine
     listeners = [
         (engine, "before_cursor_execute", record_statement),
         (engine, "commit", record_end("commit")),
@@ -221,26 +218,68 @@ def test_pages_execute_at_most_four_statements_and_commit(any_app):
     ]
     for listener in listeners:
         event.listen(*listener)
+    try:
+        yield statements, ends
+    finally:
+        for listener in listeners:
+            event.remove(*listener)
+
+
+def test_pages_execute_at_most_four_statements_and_commit(any_app):
+    """Pages with lists of 26 people, their next pages, and all others. What is left over of reading is committed."""
+    alice = make_person(any_app, "Alice", public_id="alice")
+    make_person(any_app, "Bob", public_id="bobby")
+    make_friends(any_app, alice, 25)
+    browser = Browser(any_app, alice)
+    browser.get("/")
     pages = {ROUTES[endpoint].path: expected_status(endpoint) for endpoint in PAGES if not ROUTES[endpoint].guests_only}
     next_pages = 0
-    for start, status in [*pages.items(), *((path, 200) for path in SEARCHES)]:
-        for htmx in (False, True):
-            path = start
-            while path:
-                statements.clear()
-                ends.clear()
-                response = browser.get(path, htmx=htmx)
-                assert response.status_code == status, path
-                # A search may need a second statement. With Elasticsearch, one without hits only loads the session.
-                most = 5 if path.startswith("/search?") else 4
-                assert (1 if ELASTICSEARCH_SETTINGS else 2) <= len(statements) <= most, (path, statements)
-                assert set(ends) == {"commit"}, (path, ends)
-                next_link = re.search(r"<a [^>]*data-next[^>]*>", response.text)
-                path = next_link and unescape(re.search(r'href="([^"]+)"', next_link[0])[1])
-                next_pages += bool(path)
-    for listener in listeners:
-        event.remove(*listener)
+    with recorded(any_app) as (statements, ends):
+        for start, status in [*pages.items(), *((path, 200) for path in SEARCHES)]:
+            for htmx in (False, True):
+                path = start
+                while path:
+                    statements.clear()
+                    ends.clear()
+                    response = browser.get(path, htmx=htmx)
+                    assert response.status_code == status, path
+                    # A search may need a second statement. With Elasticsearch, one without hits only loads the session.
+                    most = 5 if path.startswith("/search?") else 4
+                    least = 1 if htmx or ELASTICSEARCH_SETTINGS else 2  # a page has the numbers of the navigation
+                    assert least <= len(statements) <= most, (path, statements)
+                    assert set(ends) == {"commit"}, (path, ends)
+                    next_link = re.search(r"<a [^>]*data-next[^>]*>", response.text)
+                    path = next_link and unescape(re.search(r'href="([^"]+)"', next_link[0])[1])
+                    next_pages += bool(path)
     assert next_pages == 6  # of /friends, /friends?q=fr and /search?q=friend
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_friendship_actions_execute_few_statements(any_app, htmx):
+    """A plain form at most six; htmx one more, for the counters."""
+    people = [make_person(any_app, name, public_id=f"{name}-1".lower()) for name in ("Alice", "Bob")]
+    alice, bob = (Browser(any_app, person) for person in people)
+    actions = [
+        (alice, "bob-1", "request"),
+        (alice, "bob-1", "request/cancel"),
+        (alice, "bob-1", "request"),
+        (bob, "alice-1", "request/decline"),
+        (bob, "alice-1", "request"),
+        (alice, "bob-1", "request/accept"),
+        (alice, "bob-1", "unfriend"),
+        (alice, "bob-1", "block"),
+        (alice, "bob-1", "unblock"),
+    ]
+    tokens = {browser: browser.token() for browser in (alice, bob)}
+    with recorded(any_app) as (statements, ends):
+        for browser, public_id, action in actions:
+            statements.clear()
+            ends.clear()
+            response = browser.post(f"/u/{public_id}/{action}", {"next": "/"}, htmx=htmx, token=tokens[browser])
+            assert response.status_code == (200 if htmx else 303), action
+            most = 6 + htmx + (browser is bob and action == "request")  # which deletes the cooldown of Alice
+            assert len(statements) <= most, (action, statements)
+            assert set(ends) == {"commit"}, action
 
 
 def test_private_pages_are_not_cached(alice_browser):

@@ -8,7 +8,7 @@ from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import blocks, friends
 from tests.architecture.routes import ABOUT_BOB, LISTS, POSTS, ROUTES, VIEWERS
-from tests.conftest import Browser, forget_relationships, make_person
+from tests.conftest import Browser, act, forget_relationships, make_person
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_requests_between_others_are_invisible_and_unchangeable(viewer_browser, 
     browser = viewer_browser("stranger")
     with any_app.test_request_context():
         begin_write(db.session)
-        friendships.send(profiles.find_by_public_id("clara"), profiles.find_by_public_id("bobby"))
+        act(friendships.send, profiles.find_by_public_id("clara"), profiles.find_by_public_id("bobby"))
         db.session.commit()
     for path in ("/", "/friends/incoming", "/friends/outgoing"):
         assert "data-user=" not in browser.get(path).text

@@ -12,7 +12,6 @@ import pytest
 from bs4 import BeautifulSoup
 from flask import current_app, g
 from flask_babel import force_locale
-from jinja_partials import render_partial
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from noxchat import changelog, moon_phase, profiles
@@ -24,6 +23,7 @@ from noxchat.models import Profile, Session, User
 from noxchat.relationships import PersonRow
 from noxchat.search import Query
 from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
+from noxchat.web.htmx import render_partial
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(2026, 11, 23, 21, 38, tzinfo=UTC)

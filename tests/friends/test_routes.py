@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 from noxchat import friendships, keyset, relationships
 from noxchat.database import begin_write
 from noxchat.extensions import db
-from tests.conftest import Browser, befriend, forget_relationships, make_friends, make_person
+from tests.conftest import Browser, act, befriend, forget_relationships, make_friends, make_person
 
 
 def make_alice_and_bob(app):
@@ -32,7 +32,7 @@ def alice_and_bob_on_each_database(any_app):
 def run_action(app, action, one, other):
     with app.test_request_context():
         begin_write(db.session)
-        action(one, other)
+        act(action, one, other)
         db.session.commit()
 
 

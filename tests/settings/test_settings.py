@@ -1,5 +1,7 @@
 """Preferences (theme and language) and account deletion."""
 
+import re
+
 import pytest
 
 from tests.conftest import PASSWORD, Browser, befriend, make_person
@@ -20,6 +22,9 @@ def test_preferences_are_kept_for_anonymous_and_registered_users(any_app, htmx):
     current.post("/settings/look", {"theme": "day"}, htmx=htmx)
     current.post("/settings/look", {"language": "ru"}, htmx=htmx)
     assert '<html lang="ru" data-theme="day">' in second.get("/").text
+    for shown in (second.get("/settings/look", htmx=htmx).text, second.get("/settings").text):
+        assert re.search(r'<input[^>]* checked[^>]* value="day"', shown)  # the account's, not the browser's
+        assert '<option selected value="ru">' in shown
 
 
 @pytest.mark.parametrize("fields", [{}, {"theme": "pink"}, {"language": "xx"}, {"theme": "night", "language": "../en"}])
