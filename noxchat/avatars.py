@@ -44,7 +44,7 @@ def update(user: User, old_public_id: str, picture: bytes | None = None):
     old_public_id: before the edit. picture: WebP; None keeps the present one.
     Raises InvalidInput about `avatar` when a file cannot be written.
     """
-    profile, old_name = user.profile, user.profile.avatar
+    profile, old_name = user.profile, user.avatar
     is_moved = profile.public_id.lower() != old_public_id.lower()
     if picture:
         profile.avatar = _write(profile.public_id, picture)
@@ -58,14 +58,14 @@ def update(user: User, old_public_id: str, picture: bytes | None = None):
 
 def remove(user: User):
     """Delete a person's avatar, if there is one."""
-    if user.profile.avatar:
-        _changes().removed.append(folder(user.profile.public_id) / user.profile.avatar)
+    if user.avatar:
+        _changes().removed.append(folder(user.public_id) / user.avatar)
     user.profile.avatar = None
 
 
 def after_account_deletion(user: User):
     """Delete all pictures of an account that was deleted."""
-    _changes().removed.append(folder(user.profile.public_id))
+    _changes().removed.append(folder(user.public_id))
 
 
 def _write(public_id: str, picture: bytes) -> str:

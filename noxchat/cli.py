@@ -68,7 +68,7 @@ def create_user(username, email, password):
     if user is None:
         raise click.ClickException("This address belongs to another account.")
     db.session.commit()
-    click.echo(f"Created @{user.profile.public_id} for {username}." + ("" if password else f" Password: {chosen}"))
+    click.echo(f"Created @{user.public_id} for {username}." + ("" if password else f" Password: {chosen}"))
 
 
 def find(identifier: str) -> User:
@@ -101,7 +101,7 @@ def delete_user(account, yes):
     """Delete ACCOUNT (e-mail or Public ID) and everything that belongs to it."""
     user = find(account)
     if not yes:
-        click.confirm(f"Delete {user.username} (@{user.profile.public_id}, {user.email}) for good?", abort=True)
+        click.confirm(f"Delete {user.username} (@{user.public_id}, {user.email}) for good?", abort=True)
     begin_write(db.session)
     accounts.delete_account(user)
     db.session.commit()

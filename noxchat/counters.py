@@ -7,8 +7,6 @@ from sqlalchemy import Integer, bindparam, func, select
 from noxchat.extensions import db
 from noxchat.models import Event, User, friend_requests, friends
 
-VIEWER = bindparam("viewer", type_=Integer)
-
 
 @dataclass(frozen=True)
 class Counters:
@@ -20,16 +18,21 @@ class Counters:
     last_event_id: int
 
 
-def _count(column):
-    return select(func.count()).where(column == VIEWER).scalar_subquery()
+def counter_columns(viewer):
+    """Return the expressions for the fields of Counters. viewer: a column or parameter with the person's id."""
+
+    def count(column):
+        return select(func.count()).where(column == viewer).scalar_subquery()
+
+    return (
+        count(friends.c.user_id),
+        count(friend_requests.c.receiver_id),
+        count(friend_requests.c.sender_id),
+        func.coalesce(select(func.max(Event.id)).where(Event.user_id == viewer).scalar_subquery(), 0),
+    )
 
 
-COUNTERS = select(
-    _count(friends.c.user_id),
-    _count(friend_requests.c.receiver_id),
-    _count(friend_requests.c.sender_id),
-    func.coalesce(select(func.max(Event.id)).where(Event.user_id == VIEWER).scalar_subquery(), 0),
-)
+COUNTERS = select(*counter_columns(bindparam("viewer", type_=Integer)))
 
 
 def get_counters(viewer: User) -> Counters:

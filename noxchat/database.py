@@ -74,6 +74,15 @@ def violates_constraint(error: IntegrityError, name: str) -> bool:
     return name in str(error.orig)
 
 
+def begin_read(session):
+    """Begin a transaction that only reads.
+
+    On PostgreSQL each statement reads for itself anyway (READ COMMITTED), so this saves the BEGIN and the COMMIT.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+
+
 def begin_write(session):
     """Commit the transaction at hand and begin one that may write.
 

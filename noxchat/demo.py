@@ -84,7 +84,7 @@ def fill(count: int = 60) -> Login | None:
     _create_relations(people, chance)
     for person in people:
         if chance.random() < 0.8:
-            avatars.update(person, person.profile.public_id, draw(chance))
+            avatars.update(person, person.public_id, draw(chance))
     db.session.commit()
     with open(os.open(_password_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(password)

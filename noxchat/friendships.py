@@ -236,13 +236,13 @@ def _delete_friendship(pair: Pair):
 
 def _notify(pair: Pair, tab: str):
     """Tell the viewer's other pages that something changed with the person."""
-    events.publish(EVENT, [(pair.viewer.id, pair.person.profile.public_id)], tab)
+    events.publish(EVENT, [(pair.viewer.id, pair.person.public_id)], tab)
 
 
 def _notify_both(pair: Pair, tab: str):
     """Tell two people's pages that something changed between them."""
     viewer, person = pair.viewer, pair.person
-    events.publish(EVENT, [(viewer.id, person.profile.public_id), (person.id, viewer.profile.public_id)], tab)
+    events.publish(EVENT, [(viewer.id, person.public_id), (person.id, viewer.public_id)], tab)
 
 
 def lock_for_deletion(user: User):
@@ -270,7 +270,7 @@ def lock_users(*user_ids: int):
 
 def deletion_events(user: User) -> list[tuple[int, str, str]]:
     """Return the events that tell people of the deletion of an account, as for events.publish_all."""
-    return [(user_id, EVENT, user.profile.public_id) for user_id in _affected(user.id)]
+    return [(user_id, EVENT, user.public_id) for user_id in _affected(user.id)]
 
 
 def _affected(user_id: int) -> set[int]:

@@ -19,14 +19,14 @@ class Page:
 
 
 def make_page(rows: Iterable, cursor: str | None, position: Callable[..., Iterable]) -> Page:
-    """Return a page of the first value of each row.
+    """Return a page of rows.
 
     rows: up to PAGE_SIZE + 1, the last of which only shows that there is another page. cursor: where the page began,
     or None. position: returns a row's position in the order, as strings and integers.
     """
     rows = list(rows)
     next_cursor = encode_cursor(*position(rows[PAGE_SIZE - 1])) if len(rows) > PAGE_SIZE else None
-    return Page([row[0] for row in rows[:PAGE_SIZE]], next_cursor, cursor is None)
+    return Page(rows[:PAGE_SIZE], next_cursor, cursor is None)
 
 
 def encode_cursor(*position) -> str:

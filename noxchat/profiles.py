@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Protocol
 
 from flask_babel import gettext as _
 from sqlalchemy import select
@@ -32,6 +34,22 @@ def public_id_taken() -> InvalidInput:
 def with_profile():
     """Return a select of users with their profiles, in one statement."""
     return select(User).join(User.profile).options(contains_eager(User.profile))
+
+
+class Person(Protocol):
+    """Somebody as they are shown in a list: a User with their profile, or a row of `select_people`."""
+
+    id: int
+    username: str
+    public_id: str
+    avatar: str | None
+    last_seen_at: datetime | None
+
+
+def select_people(*more):
+    """Return a select of people as lists show them, which costs half as much as loading users. more: columns."""
+    person = (User.id, User.username, Profile.public_id, Profile.avatar, User.last_seen_at)
+    return select(*person, *more).join(User.profile)
 
 
 def find_by_public_id(public_id: str) -> User | None:
@@ -83,19 +101,25 @@ class Avatar:
     hue: int
 
 
-def avatar_of(user: User) -> Avatar:
+def avatar_of(person: Person) -> Avatar:
     """Return somebody's avatar."""
-    words = [word for word in WORD_SEPARATORS.split(user.username) if word]
-    letters = words[0][0] + words[1][0] if len(words) > 1 else user.username[:2]
-    profile = user.profile
-    return Avatar(profile.public_id, profile.avatar, letters.upper()[:2], hue(profile.public_id_key))
+    return Avatar(person.public_id, person.avatar, initials(person.username), hue(person.public_id))
 
 
-def hue(public_id_key: str) -> int:
-    """Return the colour of a Public ID, 0 to HUES - 1: always the same."""
-    return sum(ord(char) * (index + 1) for index, char in enumerate(public_id_key)) % HUES
+@lru_cache(maxsize=10_000)
+def initials(username: str) -> str:
+    """Return the one or two letters that stand for somebody without a picture."""
+    words = [word for word in WORD_SEPARATORS.split(username) if word]
+    letters = words[0][0] + words[1][0] if len(words) > 1 else username[:2]
+    return letters.upper()[:2]
 
 
-def is_online(user: User) -> bool:
+@lru_cache(maxsize=10_000)
+def hue(public_id: str) -> int:
+    """Return the colour of a Public ID, 0 to HUES - 1: always the same, whatever its case."""
+    return sum(ord(char) * (index + 1) for index, char in enumerate(public_id.lower())) % HUES
+
+
+def is_online(user: Person) -> bool:
     """Tell whether somebody was active in the last minutes."""
     return user.last_seen_at is not None and user.last_seen_at > now() - ONLINE_FOR

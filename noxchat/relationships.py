@@ -14,7 +14,7 @@ from noxchat.database import UTCDateTime
 from noxchat.exceptions import NotFound
 from noxchat.extensions import db
 from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns
-from noxchat.profiles import is_online, with_profile
+from noxchat.profiles import Person, is_online, select_people, with_profile
 from noxchat.search import EXACT, SUBSTRING, Hit, Query, contains_all
 
 # How a person is related to the viewer; also the states of the friend button.
@@ -106,13 +106,13 @@ def find_visible(viewer: User, public_id: str) -> tuple[User, str] | tuple[None,
 class PersonRow:
     """A person in a list. state: of the friend button. online: only true for friends. note: shown below the name."""
 
-    person: User
+    person: Person
     state: str
     online: bool = False
     note: str = ""
 
 
-def person_row(person: User, state: str, note: str = "") -> PersonRow:
+def person_row(person: Person, state: str, note: str = "") -> PersonRow:
     """Return the row for a person."""
     return PersonRow(person, state, state == FRIENDS and is_online(person), note)
 
@@ -121,11 +121,11 @@ IS_FINDABLE = User.id.not_in(blocks.hidden_from(VIEWER, include_self=True))
 # With a parameter for each row of a page, since a list of any length costs a third of a millisecond each time.
 FOUND_IDS = [f"id{number}" for number in range(keyset.PAGE_SIZE)]
 IS_FOUND = User.id.in_([bindparam(name, type_=Integer) for name in FOUND_IDS])
-LOAD_FOUND = with_profile().add_columns(STATE).where(IS_FOUND)
+LOAD_FOUND = select_people(STATE.label("state")).where(IS_FOUND)
 
 
 def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
-    """Return a page of pairs of User and state, best match first.
+    """Return a page of pairs of Person and state, best match first.
 
     Whichever search engine finds them, the database decides who may be seen.
     """
@@ -135,10 +135,11 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
     page = keyset.make_page(hits, cursor if after else None, lambda hit: hit[1:])
     if not page.items:
         return page
-    ids = [*page.items, *[0] * keyset.PAGE_SIZE][: keyset.PAGE_SIZE]
-    found = db.session.execute(LOAD_FOUND, {"viewer": viewer.id, **dict(zip(FOUND_IDS, ids, strict=True))})
-    people = {person.id: (person, state) for person, state in found}
-    return replace(page, items=[people[row_id] for row_id in page.items if row_id in people])
+    ids = [hit.id for hit in page.items]
+    padded = [*ids, *[0] * keyset.PAGE_SIZE][: keyset.PAGE_SIZE]
+    found = db.session.execute(LOAD_FOUND, {"viewer": viewer.id, **dict(zip(FOUND_IDS, padded, strict=True))})
+    people = {person.id: (person, person.state) for person in found}
+    return replace(page, items=[people[row_id] for row_id in ids if row_id in people])
 
 
 @cache
@@ -146,7 +147,7 @@ def _friends(words: int, resumed: bool):
     # Without MATERIALIZED, PostgreSQL walks the names of all people in search of friends.
     mine = select(friends.c.friend_id).where(friends.c.user_id == VIEWER).cte("mine")
     mine = mine.prefix_with("MATERIALIZED", dialect="postgresql")
-    rows = with_profile().add_columns(User.search_text).join(mine, mine.c.friend_id == User.id).where(IS_LISTED)
+    rows = select_people(User.search_text).join(mine, mine.c.friend_id == User.id).where(IS_LISTED)
     if words:
         rows = rows.where(contains_all(User.search_text, words))
     if resumed:
@@ -155,7 +156,7 @@ def _friends(words: int, resumed: bool):
 
 
 def list_friends(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
-    """Return a page of friends by name, as User.
+    """Return a page of friends by name, as Person.
 
     query: what their names must match; an empty one matches all.
     """
@@ -164,11 +165,11 @@ def list_friends(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
         return keyset.Page([], None)
     values = {"viewer": viewer.id, **query.patterns, **({"after": after[0]} if after else {})}
     rows = db.session.execute(_friends(len(query.words), after is not None), values)
-    return keyset.make_page(rows, cursor if after else None, lambda row: row[1:])
+    return keyset.make_page(rows, cursor if after else None, lambda row: [row.search_text])
 
 
 def list_requests(viewer: User, direction: str, query: Query, cursor: str | None) -> keyset.Page:
-    """Return a page of people with a friend request to or from the viewer, newest first, as User.
+    """Return a page of people with a friend request to or from the viewer, newest first, as Person.
 
     direction: INCOMING or OUTGOING. query: as for list_friends.
     """
@@ -179,7 +180,7 @@ def list_requests(viewer: User, direction: str, query: Query, cursor: str | None
 
 
 def list_blocked(viewer: User, cursor: str | None) -> keyset.Page:
-    """Return a page of people whom the viewer blocks, newest first, as User."""
+    """Return a page of people whom the viewer blocks, newest first, as Person."""
     return _newest_first(blocks.blocks, "blocker_id", "blocked_id", "since", viewer, Query(()), cursor)
 
 
@@ -196,7 +197,7 @@ def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool
         before = tuple_(bindparam("time", type_=UTCDateTime), bindparam("other_id", type_=Integer))
         listed = listed.where(tuple_(at, other_id) < before)
     page = listed.order_by(at.desc(), other_id.desc()).limit(LIMIT).subquery()
-    rows = with_profile().add_columns(page.c.time).join(page, page.c.other_id == User.id)
+    rows = select_people(page.c.time).join(page, page.c.other_id == User.id)
     return rows.order_by(page.c.time.desc(), page.c.other_id.desc())
 
 
@@ -204,7 +205,7 @@ def _newest_first(table, mine, theirs, time, viewer: User, query: Query, cursor:
     after = _time_and_id(keyset.decode_cursor(cursor, str, int))
     values = {"viewer": viewer.id, **query.patterns, **(after or {})}
     rows = db.session.execute(_by_time(table, mine, theirs, time, len(query.words), bool(after)), values)
-    return keyset.make_page(rows, cursor if after else None, lambda row: (row[1].isoformat(), row[0].id))
+    return keyset.make_page(rows, cursor if after else None, lambda row: (row.time.isoformat(), row.id))
 
 
 def _time_and_id(position) -> dict | None:
@@ -233,14 +234,14 @@ def _home_lists(max_requests: int, max_friends: int):
         .limit(max_friends)
     )
     both = union_all(select(requests.subquery()), select(recent_friends.subquery())).subquery()
-    rows = with_profile().add_columns(both.c.kind).join(both, both.c.id == User.id).where(IS_LISTED)
+    rows = select_people(both.c.kind).join(both, both.c.id == User.id).where(IS_LISTED)
     return rows.order_by(both.c.time.desc(), User.id)
 
 
-def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[User], list[User]]:
+def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[Person], list[Person]]:
     """Return who sent the newest incoming requests, and the friends who were active last, in one statement."""
     found = db.session.execute(_home_lists(max_requests, max_friends), {"viewer": viewer.id}).all()
-    return [user for user, kind in found if kind == INCOMING], [user for user, kind in found if kind == FRIENDS]
+    return [row for row in found if row.kind == INCOMING], [row for row in found if row.kind == FRIENDS]
 
 
 @cache
@@ -264,22 +265,22 @@ def _suggestions():
         .limit(MAX_SUGGESTIONS)
         .subquery()
     )
-    rows = with_profile().add_columns(found.c.shared).join(found, found.c.id == User.id)
+    rows = select_people(found.c.shared).join(found, found.c.id == User.id)
     return rows.order_by(found.c.shared.desc(), User.id)
 
 
-def suggest_people(viewer: User) -> list[tuple[User, int]]:
+def suggest_people(viewer: User) -> list[tuple[Person, int]]:
     """Return friends of friends with the number of friends in common, most of them first."""
-    return [tuple(row) for row in db.session.execute(_suggestions(), {"viewer": viewer.id})]
+    return [(row, row.shared) for row in db.session.execute(_suggestions(), {"viewer": viewer.id})]
 
 
-def next_friend_by_name(viewer: User, person: User) -> User | None:
+def next_friend_by_name(viewer: User, person: User) -> Person | None:
     """Return the friend who follows a person in the list of friends, or None at its end."""
     name = select(User.search_text).where(User.id == person.id).scalar_subquery()
-    return db.session.scalar(
-        with_profile()
+    return db.session.execute(
+        select_people()
         .join(friends, friends.c.friend_id == User.id)
         .where(friends.c.user_id == viewer.id, User.search_text > name)
         .order_by(User.search_text)
         .limit(1)
-    )
+    ).first()

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import contains_eager
 
+from noxchat.counters import Counters, counter_columns
 from noxchat.database import execute_dml, now
 from noxchat.extensions import db
 from noxchat.models import Session, User
@@ -43,17 +44,18 @@ SESSIONS = (
     .options(contains_eager(User.profile))
 )
 BY_TOKEN = SESSIONS.where(Session.token_hash == bindparam("hash"), Session.last_used_at > bindparam("since"))
+WITH_COUNTERS = BY_TOKEN.add_columns(*counter_columns(Session.user_id))
 BY_PREVIOUS_TOKEN = SESSIONS.where(
     Session.previous_token_hash == bindparam("hash"), Session.replaced_at > bindparam("since")
 )
 
 
-def load(token: str, lifetime: timedelta) -> User | None:
+def load(token: str, lifetime: timedelta, *, with_counters: bool = False) -> User | None:
     """Return the user whose session has this token, with profile and session, in one statement; None if there is none.
 
-    lifetime: after which an unused session expires.
+    lifetime: after which an unused session expires. with_counters: whether to set `counters`, too.
     """
-    return _load(BY_TOKEN, token, lifetime)
+    return _load(WITH_COUNTERS if with_counters else BY_TOKEN, token, lifetime)
 
 
 def load_by_previous_token(token: str) -> User | None:
@@ -68,8 +70,9 @@ def _load(statement, token: str, period: timedelta) -> User | None:
     row = db.session.execute(statement, {"hash": _hash(token), "since": now() - period}).first()
     if row is None:
         return None
-    user, session = row
+    user, session, *numbers = row
     user.session, user.session_token = session, token
+    user.counters = Counters(*numbers) if numbers else None
     return user
 
 

@@ -463,7 +463,7 @@ def befriend(app, one, other):
 
 def act(rule, viewer, person):
     """Call a rule of friendships.py, in the transaction at hand."""
-    return rule(friendships.lock_pair(viewer, person.profile.public_id))
+    return rule(friendships.lock_pair(viewer, person.public_id))
 
 
 def forget_relationships(app):

@@ -72,7 +72,7 @@ def answer(public_id: str, person: User | None, state: str | None, text: str, ki
     if "next" in request.form or person is None:
         back = safe_path(request.form.get("next"))
     else:
-        back = url_for("main.profile", public_id=person.profile.public_id)
+        back = url_for("main.profile", public_id=person.public_id)
     fragments = button_fragments(public_id, person, state, back, focus=True) if wants_fragment() else ()
     db.session.commit()  # what was read for the answer: psycopg forgets its prepared statements at a rollback
     return changed(*fragments, back=back, ok=text, kind=kind, status=status)

@@ -47,7 +47,7 @@ def button(public_id):
     if person is None:
         abort(404)
     if not wants_fragment():
-        return redirect(url_for("main.profile", public_id=person.profile.public_id))
+        return redirect(url_for("main.profile", public_id=person.public_id))
     fragments = button_fragments(public_id, person, state, safe_path(request.args.get("next")), focus=False)
     return changed(*fragments, back="/")
 

@@ -25,14 +25,14 @@ def profile(public_id):
     if person is None or state is None:
         abort(404)
     if person.profile.public_id_key != public_id.lower():
-        return redirect(url_for("main.profile", public_id=person.profile.public_id), 302)
+        return redirect(url_for("main.profile", public_id=person.public_id), 302)
     return show(
         "main/profile.html",
         "partials/people/profile.html",
         person=person,
         state=state,
         online=relationships.person_row(person, state).online,
-        hue=profiles.hue(person.profile.public_id_key),
+        hue=profiles.hue(person.public_id),
         back=current_path(),
     )
 
@@ -49,7 +49,7 @@ def edit_profile():
         rollback_and_reload_user()
         return show_form(form.with_error(error))
     log.info("profile changed: user %s", current_user.id)
-    return redirect_to(url_for("main.profile", public_id=current_user.profile.public_id), _("Your profile is saved."))
+    return redirect_to(url_for("main.profile", public_id=current_user.public_id), _("Your profile is saved."))
 
 
 def show_form(form: ProfileForm):
@@ -62,7 +62,7 @@ def save_profile(username: str, public_id: str, bio: str, avatar: bytes | None):
     """Save a profile, and a new picture if there is one. Raises InvalidInput and RateLimited."""
     begin_write(db.session)
     user = accounts.lock_account(current_user)
-    old_public_id = user.profile.public_id
+    old_public_id = user.public_id
     if (user.username, old_public_id) != (username, public_id):
         throttle.count_rename(user)
     profiles.edit(user, username=username, public_id=public_id, bio=bio)
@@ -75,7 +75,7 @@ def remove_avatar():
     """Go back to the initials that are drawn by default."""
     begin_write(db.session)
     user = accounts.lock_account(current_user)
-    had_avatar = user.profile.avatar is not None
+    had_avatar = user.avatar is not None
     avatars.remove(user)
     db.session.commit()
     return changed(

@@ -1,6 +1,7 @@
 """Accounts and profiles."""
 
 from datetime import datetime
+from typing import Any
 
 from flask_login import UserMixin
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, String, Text, UniqueConstraint, select
@@ -49,10 +50,20 @@ class User(SearchableMixin, UserMixin, db.Model):
         back_populates="user", lazy="raise", cascade="all, delete-orphan", passive_deletes=True
     )
 
-    # The session that this request belongs to, and its token while that is known: set by sessions.py, and no columns.
+    # The session that this request belongs to, its token while that is known, and the numbers of the navigation if they
+    # were loaded with it: set by sessions.py, and no columns.
     __allow_unmapped__ = True
     session: Session | None = None
     session_token: str | None = None
+    counters: Any = None
+
+    @property
+    def public_id(self) -> str:
+        return self.profile.public_id
+
+    @property
+    def avatar(self) -> str | None:
+        return self.profile.avatar
 
     @classmethod
     def exact_match_ids(cls, word):

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from datetime import UTC
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, lru_cache
 from pathlib import Path
 
 from babel.messages.mofile import write_mo
@@ -57,22 +57,28 @@ def script_texts() -> dict[str, str]:
     }
 
 
+# Babel's patterns for the moment.js formats that templates use.
+PATTERNS = {"MMMM YYYY": "LLLL y", "D MMM YYYY": "d MMM y", "dddd, D MMMM": "EEEE, d MMMM"}
+
+
 class Moment(moment):
     """A time as a <time> element: readable UTC without JavaScript, in the reader's time zone with it.
 
     Flask-Moment's own markup has an inline style, which the CSP forbids, and shows nothing without JavaScript.
     """
 
-    # Babel's patterns for the moment.js formats that templates use.
-    PATTERNS = {"MMMM YYYY": "LLLL y", "D MMM YYYY": "d MMM y", "dddd, D MMMM": "EEEE, d MMMM"}
-
     def _render(self, func, format=None, refresh=False, **_unused):  # noqa: A002
         utc = self.timestamp.replace(tzinfo=UTC) if self.timestamp.tzinfo is None else self.timestamp
-        data_format = Markup(' data-format="{}"').format(format) if format else ""
-        iso = utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        pattern = self.PATTERNS.get(format)
-        text = format_datetime(utc, pattern) if pattern else format_datetime(utc, "d MMM y, HH:mm") + " UTC"
-        return Markup(
-            '<time class="flask-moment" datetime="{0}" data-timestamp="{0}" data-function="{1}"{2} data-refresh="{3}">'
-            "{4}</time>"
-        ).format(iso, func, data_format, int(refresh) * 60000, text)
+        return _render_time(get_locale(), utc.replace(microsecond=0), func, format, int(refresh) * 60000)
+
+
+@lru_cache(maxsize=10_000)
+def _render_time(_locale, utc: datetime, function: str, moment_format: str | None, refresh: int) -> Markup:
+    pattern = PATTERNS.get(moment_format or "")
+    text = format_datetime(utc, pattern) if pattern else format_datetime(utc, "d MMM y, HH:mm") + " UTC"
+    values = {"datetime": utc.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "function": function, "text": text}
+    data_format = Markup(' data-format="{}"').format(moment_format) if moment_format else ""
+    return Markup(
+        '<time class="flask-moment" datetime="{datetime}" data-timestamp="{datetime}" data-function="{function}"'
+        '{data_format} data-refresh="{refresh}">{text}</time>'
+    ).format(**values, data_format=data_format, refresh=refresh)

@@ -7,11 +7,13 @@ from flask import Flask, after_this_request, current_app, g, request, session
 from flask_login import login_user, logout_user, user_loaded_from_cookie
 
 from noxchat import passwords, sessions, throttle, tokens
-from noxchat.database import begin_write, try_write
+from noxchat.database import begin_read, begin_write, try_write
 from noxchat.extensions import db, login
 from noxchat.models import User
 from noxchat.web import cookies
+from noxchat.web.htmx import wants_fragment
 from noxchat.web.preferences import apply_preferences
+from noxchat.web.security import SAFE_METHODS
 
 log = logging.getLogger("noxchat.auth")
 
@@ -32,7 +34,11 @@ def init_app(app: Flask):
 
 def load_user(token: str) -> User | None:
     """Return the user whose session has this token."""
-    user = sessions.load(token, current_app.config["REMEMBER_COOKIE_DURATION"]) or _load_by_previous_token(token)
+    if request.method in SAFE_METHODS:
+        begin_read(db.session)
+    is_page = request.method == "GET" and not wants_fragment()
+    lifetime = current_app.config["REMEMBER_COOKIE_DURATION"]
+    user = sessions.load(token, lifetime, with_counters=is_page) or _load_by_previous_token(token)
     if user is not None:
         apply_preferences(user)
         cookies.rewrite_old()

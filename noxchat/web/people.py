@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from flask import request, url_for
-from markupsafe import escape
+from markupsafe import Markup, escape
 from werkzeug.wrappers import Response
 
 from noxchat.keyset import Page
@@ -56,12 +56,12 @@ class FriendButtons:
     def __init__(self, macro):
         self.macro = macro
         self.rendered = {}
-        self.placeholder = SimpleNamespace(username=self.NAME, profile=SimpleNamespace(public_id=self.ID))
+        self.placeholder = SimpleNamespace(username=self.NAME, public_id=self.ID)
 
     def __call__(self, person, state, list_name, back, focus):
         if "~" in back:  # a search term may contain anything
             return self.macro(person, state, list_name, back, focus)
         if state not in self.rendered:
-            self.rendered[state] = self.macro(self.placeholder, state, list_name, back, focus)
-        button = self.rendered[state].replace(self.ID, person.profile.public_id)
-        return button.replace(self.NAME, escape(person.username))
+            self.rendered[state] = str(self.macro(self.placeholder, state, list_name, back, focus))
+        button = self.rendered[state].replace(self.ID, person.public_id)
+        return Markup(button.replace(self.NAME, str(escape(person.username))))  # noqa: S704  both are HTML

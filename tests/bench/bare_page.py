@@ -1,7 +1,8 @@
 """The bare Flask page with which `bin/bench pages` compares ours.
 
 Like ours, it loads the user from the table of sessions by Flask-Login, lists twenty people with a link each, loaded by
-the ORM, and has as many bytes. Run as a separate process: python -m tests.bench.bare_page DATABASE_URI PORT BYTES
+the ORM, and has as many bytes. Run as a separate process: python -m tests.bench.bare_page
+DATABASE_URI PORT BYTES COOKIE_NAME
 """
 
 import os
@@ -27,11 +28,12 @@ PAGE = """<!doctype html>
 <!-- {{ padding }} --></body></html>"""
 
 
-def create_app(uri: str, size: int) -> Flask:
-    """Return the application. size: how many bytes its page has."""
+def create_app(uri: str, size: int, cookie_name: str) -> Flask:
+    """Return the application. size: how many bytes its page has. cookie_name: of the session."""
     app = Flask(__name__)
     config = Config({"SQLALCHEMY_DATABASE_URI": uri, "SECRET_KEY": os.environ["SECRET_KEY"]}, debug=True)
     app.config.update(SECRET_KEY=config.SECRET_KEY, SQLALCHEMY_DATABASE_URI=config.SQLALCHEMY_DATABASE_URI)
+    app.config["SESSION_COOKIE_NAME"] = cookie_name
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(config.SQLALCHEMY_DATABASE_URI, 10)
     db.init_app(app)
     with app.app_context():
@@ -83,4 +85,4 @@ class Server(BaseApplication):
 
 
 if __name__ == "__main__":
-    Server(create_app(sys.argv[1], int(sys.argv[3])), sys.argv[2]).run()
+    Server(create_app(sys.argv[1], int(sys.argv[3]), sys.argv[4]), sys.argv[2]).run()

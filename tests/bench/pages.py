@@ -24,7 +24,7 @@ from tests.conftest import Server, free_port, wait_until
 
 CONNECTIONS = 8
 BATCH = 240
-ROUNDS = 9
+ROUNDS = int(os.environ.get("ROUNDS", 9))
 MAX_RATIO = 1.5
 PAGES = {"home": "/", "friends": "/friends", "search": "/search?q=anna", "profile": "/u/zebulon_q"}
 # Printed, but without a limit: it is the second word of many names and the first of none, so that the search needs its
@@ -84,10 +84,11 @@ def main(count: int = 100_000) -> bool:
     server = Server(database.folder, database.uri)
     try:
         cookie = session_cookie(database.app(), 1)
+        cookie_name = cookie.partition("=")[0]
         size = send_requests(server.port, "/friends", cookie, CONNECTIONS)
         bare_port = free_port()
         bare_server = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.bare_page", database.uri, str(bare_port), str(size)],
+            [sys.executable, "-m", "tests.bench.bare_page", database.uri, str(bare_port), str(size), cookie_name],
             cwd=ROOT,
             env={**os.environ, **server.environment},
         )

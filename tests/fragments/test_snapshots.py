@@ -12,6 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from flask import current_app, g
 from flask_babel import force_locale
+from markupsafe import Markup
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from noxchat import changelog, moon_phase, profiles
@@ -24,6 +25,7 @@ from noxchat.relationships import PersonRow
 from noxchat.search import Query
 from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
 from noxchat.web.htmx import render_partial
+from noxchat.web.templating import csrf_token
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(2026, 11, 23, 21, 38, tzinfo=UTC)
@@ -61,7 +63,7 @@ def drawings():
     """Return the names of all icons and moons by what is in their <svg>."""
     icons = current_app.jinja_env.get_template("partials/ui/icons.html").module
     drawn = {name: icons.icon(name) for name in [*icons.PATHS, "brand"]}
-    drawn |= {f"{name} moon": icons.moon(name) for name in icons.LIT}
+    drawn |= {f"{name} moon": icons.moon_icon(name) for name in icons.LIT}
     return {BeautifulSoup(svg, "html.parser").svg.decode_contents(): name for name, svg in drawn.items()}
 
 
@@ -221,7 +223,20 @@ STATES = {
         "out of band": lambda: counter("outgoing", 0, oob=True),
     },
     "nav/counters": {"": lambda: {"counters": Counters(24, 3, 2, 77)}},
-    "nav/logout": {"button": lambda: {"wide": False}, "row": lambda: {"wide": True}},
+    "nav/logout": {
+        "button": lambda: {"wide": False, "token": csrf_token()},
+        "row": lambda: {"wide": True, "token": csrf_token()},
+    },
+    "nav/main": {
+        section: lambda section=section: {
+            "section": section,
+            "public_id": "mila",
+            "picture": Markup("<i>picture</i>"),
+            "incoming": Markup("<i>3</i>"),
+            "token": csrf_token(),
+        }
+        for section in ("friends", "settings")
+    },
     "nav/picture": {
         "in place": lambda: {"person": person(1, "Mila"), "oob": False},
         "out of band": lambda: {"person": person(1, "Mila", **MILA), "oob": True},
@@ -299,6 +314,8 @@ STATES = {
     },
     "settings/sessions": {"two": lambda: {"rows": session_rows()}, "one": lambda: {"rows": session_rows()[:1]}},
     "ui/preference_switch": {"": lambda: {"next": "/auth/login"}},
+    "ui/scripts": {"": dict},
+    "ui/styles": {"": dict},
     "ui/toast": {"ok": lambda: {"text": "<Saved>", "kind": "ok"}, "error": lambda: {"text": "No.", "kind": "error"}},
 }
 MACROS = {"friends/button_attributes", "people/avatar", "ui/icons", "ui/notices"}  # rendered by other partials
