@@ -200,7 +200,7 @@ class Engine:
 class Postgres(Engine):
     """PostgreSQL with a trigram index (https://www.postgresql.org/docs/current/pgtrgm.html); slow without."""
 
-    STEPS = ((EXACT, NAME_PREFIX), (WORD_PREFIX, SUBSTRING))
+    STEPS = ((EXACT, NAME_PREFIX), (WORD_PREFIX, WORD_PREFIX), (SUBSTRING, SUBSTRING))
     name = "PostgreSQL with pg_trgm"
     position = "strpos"
 

@@ -16,6 +16,7 @@ What this module makes of a name is stored: a change of it needs a migration tha
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import repeat
@@ -185,8 +186,10 @@ class Query:
 
     def highlight(self, text: str) -> list[tuple[str, bool]]:
         """Return a text in segments, each with whether it matches a word of the query."""
-        folded, origins = fold(text), list(range(len(text)))
-        if not text.isascii():  # a character may be folded to several
+        origins: Sequence[int]
+        if text.isascii():
+            folded, origins = fold(text), range(len(text))
+        else:  # a character may be folded to several
             chars = [fold_char(char) for char in text]
             folded, origins = "".join(chars), [index for index, char in enumerate(chars) for _ in char]
         matches = []
