@@ -42,17 +42,19 @@ def options(connection) -> dict:
     }
 
 
-with db.engine.connect() as connection:
+def set_foreign_keys(connection, value: str):
+    """Enforce SQLite's foreign keys or not. That has no effect within a transaction, as SQLAlchemy would begin one."""
     if connection.dialect.name == "sqlite":
-        # A batch migration drops the table and creates it again, which must not delete the rows that refer to it.
-        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-        connection.commit()
+        connection.connection.driver_connection.execute(f"PRAGMA foreign_keys = {value}")
+
+
+with db.engine.connect() as connection:
+    # A batch migration drops the table and creates it again, which must not delete the rows that refer to it.
+    set_foreign_keys(connection, "OFF")
     with without_statement_timeout(connection):
         connection.commit()
         context.configure(**options(connection))
         with context.begin_transaction():
             context.run_migrations()
     connection.commit()
-    if connection.dialect.name == "sqlite":
-        connection.commit()
-        connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+    set_foreign_keys(connection, "ON")

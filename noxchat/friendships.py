@@ -13,6 +13,7 @@ from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, union_all
+from sqlalchemy.orm import undefer
 
 from noxchat import blocks, events, throttle
 from noxchat.database import now
@@ -81,7 +82,9 @@ LOCK_PAIR = (
     .add_columns(TARGET)
     .where(or_(User.id == VIEWER, User.id == TARGET))
     .order_by(User.id)
+    .options(undefer(User.search_text))
     .with_for_update(key_share=True, of=User)
+    .execution_options(populate_existing=True)
 )
 
 
@@ -204,8 +207,11 @@ def _befriend(pair: Pair, tab: str) -> FriendshipChange:
     viewer, person = pair.viewer, pair.person
     _delete_request(person, viewer)
     _delete_cooldowns(pair)
-    both = ((viewer.id, person.id), (person.id, viewer.id))
-    db.session.execute(insert(friends), [{"user_id": one, "friend_id": other, "since": now()} for one, other in both])
+    rows = [
+        {"user_id": one.id, "friend_id": other.id, "search_text": other.search_text, "since": now()}
+        for one, other in ((viewer, person), (person, viewer))
+    ]
+    db.session.execute(insert(friends), rows)
     _notify_both(pair, tab)
     return FriendshipChange.ACCEPTED
 

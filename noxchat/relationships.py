@@ -144,15 +144,17 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
 
 @cache
 def _friends(words: int, resumed: bool):
-    # Without MATERIALIZED, PostgreSQL walks the names of all people in search of friends.
-    mine = select(friends.c.friend_id).where(friends.c.user_id == VIEWER).cte("mine")
-    mine = mine.prefix_with("MATERIALIZED", dialect="postgresql")
-    rows = select_people(User.search_text).join(mine, mine.c.friend_id == User.id).where(IS_LISTED)
+    # First a page of the list by its index, then the people on it; otherwise all of them are joined to show twenty.
+    friend = friends.c
+    listed = select(friend.friend_id, friend.search_text).where(
+        friend.user_id == VIEWER, friend.friend_id.not_in(blocks.hidden_from(VIEWER))
+    )
     if words:
-        rows = rows.where(contains_all(User.search_text, words))
+        listed = listed.where(contains_all(friend.search_text, words))
     if resumed:
-        rows = rows.where(User.search_text > bindparam("after", type_=Text))
-    return rows.order_by(User.search_text).limit(LIMIT)
+        listed = listed.where(friend.search_text > bindparam("after", type_=Text))
+    page = listed.order_by(friend.search_text).limit(LIMIT).subquery()
+    return select_people(page.c.search_text).join(page, page.c.friend_id == User.id).order_by(page.c.search_text)
 
 
 def list_friends(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
@@ -187,7 +189,7 @@ def list_blocked(viewer: User, cursor: str | None) -> keyset.Page:
 @cache
 def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool):
     at, other_id = table.c[time], table.c[theirs]
-    # First a page of the list by its index, then the people on it; otherwise all of them are joined to show twenty.
+    # As above, by another index.
     listed = select(other_id.label("other_id"), at.label("time")).where(table.c[mine] == VIEWER)
     if table is not blocks.blocks:
         listed = listed.where(other_id.not_in(blocks.hidden_from(VIEWER)))
@@ -280,7 +282,7 @@ def next_friend_by_name(viewer: User, person: User) -> Person | None:
     return db.session.execute(
         select_people()
         .join(friends, friends.c.friend_id == User.id)
-        .where(friends.c.user_id == viewer.id, User.search_text > name)
-        .order_by(User.search_text)
+        .where(friends.c.user_id == viewer.id, friends.c.search_text > name)
+        .order_by(friends.c.search_text)
         .limit(1)
     ).first()

@@ -4,7 +4,7 @@ import random
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 
 from noxchat import accounts, counters, friendships, keyset, profiles, relationships, throttle
 from noxchat.database import begin_write, now
@@ -52,6 +52,8 @@ def assert_invariants():
     assert not (block_pairs | {pair[::-1] for pair in block_pairs}) & (
         friend_pairs | request_pairs | {pair[::-1] for pair in request_pairs}
     )
+    texts = select(friends.c.search_text, User.search_text).join(User, User.id == friends.c.friend_id)
+    assert all(copied == text for copied, text in db.session.execute(texts))
     for user in db.session.scalars(select(User)):
         count = counters.get_counters(user)
         assert count.friends == sum(one == user.id for one, _other in friend_pairs)
@@ -499,3 +501,35 @@ def test_home_lists_newest_requests_and_recently_active_friends(any_app):
         senders, active_friends = relationships.home_lists(alice, 3, 12)
         assert [person.username for person in senders] == [person.username for person in made["Asker"][:-4:-1]]
         assert len(active_friends) == 12 and active_friends[0].id == made["Friend"][7].id
+
+
+def test_friend_who_is_renamed_moves_in_the_list(any_app, trio):
+    alice, bob, clara = trio
+    befriend(any_app, alice, bob)
+    befriend(any_app, alice, clara)
+    for name, public_id, order in (
+        ("Zoe", "bob_", ["Clara", "Zoe"]),
+        ("Zoe", "zoe_1", ["Clara", "Zoe"]),
+        ("Bob", "bob_", ["Bob", "Clara"]),
+    ):
+        begin_write(db.session)
+        profiles.edit(accounts.lock_account(bob), username=name, public_id=public_id, bio="")
+        db.session.commit()
+        assert [person.username for person in relationships.list_friends(alice, EMPTY_QUERY, None).items] == order
+        found = relationships.list_friends(alice, Query.parse(public_id), None).items
+        assert [person.public_id for person in found] == [public_id]
+        assert relationships.next_friend_by_name(alice, clara if name == "Zoe" else bob).username == order[1]
+        assert_invariants()
+
+
+def test_friends_are_listed_by_an_index(make_app):
+    """A page of ten thousand friends costs what a page of ten does."""
+    app = make_app("postgresql")
+    alice = make_person(app, "Alice")
+    with app.app_context():
+        statement = relationships._friends(0, resumed=False).compile(db.engine, compile_kwargs={"literal_binds": False})
+        db.session.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = db.session.connection().exec_driver_sql(
+            f"EXPLAIN {statement}", {**statement.params, "viewer": alice.id, "param_1": 21}
+        )
+        assert any("ix_friends_search_text" in line for (line,) in plan)

@@ -4,14 +4,14 @@ import flask_migrate
 import pytest
 from sqlalchemy import text
 
-from noxchat import accounts, profiles
+from noxchat import accounts, profiles, relationships
 from noxchat.database import begin_write
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
 from noxchat.mail import worker
 from noxchat.models import User
 from noxchat.names import email_key, skeleton
-from noxchat.search import make_search_text, outbox
+from noxchat.search import Query, make_search_text, outbox
 from tests.conftest import DATABASES
 
 RELEASE_1_2 = "5b0c7e91d3fa"
@@ -181,3 +181,29 @@ def test_upgrade_from_1_5_compares_names_anew_and_keeps_all(old_app):
     assert {
         name: key for name, key, _text in rows("SELECT username, username_key, '' FROM users WHERE id >= 10")
     } == keys
+
+
+RELEASE_1_6 = "e4a17c90d2b6"
+
+
+def test_upgrade_from_1_6_keeps_friendships_and_sorts_them_by_name(old_app):
+    flask_migrate.upgrade(revision=RELEASE_1_6)
+    for table in ("public_ids (key, user_id)", "profiles (public_id_key, user_id, public_id, bio)"):
+        more = ", public_id, bio" if table.startswith("profiles") else ""
+        values = "username, id" + (", username, ''" if more else "")
+        db.session.execute(text(f"INSERT INTO {table} SELECT {values} FROM users"))
+    since = "2026-11-25 12:00:00.000000"
+    db.session.execute(
+        text(f"INSERT INTO friends (user_id, friend_id, since) VALUES (1, 2, '{since}'), (2, 1, '{since}')")
+    )
+    db.session.commit()
+    before = rows("SELECT user_id, friend_id, since FROM friends ORDER BY user_id")
+    flask_migrate.upgrade()
+    assert rows("SELECT user_id, friend_id, since FROM friends ORDER BY user_id") == before
+    copies = "SELECT f.search_text = u.search_text FROM friends f JOIN users u ON u.id = f.friend_id"
+    assert {row[0] for row in rows(copies)} in ({"True"}, {"1"})
+    bob = accounts.find_by_email("bob@x")
+    assert [person.username for person in relationships.list_friends(bob, Query(()), None).items] == ["alice"]
+    db.session.commit()
+    flask_migrate.downgrade(revision=RELEASE_1_6)
+    assert rows("SELECT user_id, friend_id, since FROM friends ORDER BY user_id") == before

@@ -1,16 +1,40 @@
 """Friendships, friend requests, and blocks."""
 
-from sqlalchemy import CheckConstraint, Column, Computed, ForeignKey, ForeignKeyConstraint, Index, Integer, Table
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Computed,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Table,
+    select,
+)
 
 from noxchat.database import UTCDateTime, now
 from noxchat.extensions import db
+from noxchat.models.people import User
+from noxchat.search import TEXT_BY_CODE_POINTS
+
+
+def _search_text_of_friend(context):
+    friend_id = context.get_current_parameters()["friend_id"]
+    return context.root_connection.scalar(select(User.search_text).where(User.id == friend_id))
+
 
 friends = Table(
     "friends",
     db.metadata,
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
-    Column("friend_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("friend_id", Integer, primary_key=True, index=True),
     Column("since", UTCDateTime, nullable=False, default=now),
+    # The friend's, kept up to date by the foreign key, so that a page of friends by name is a range of an index.
+    Column("search_text", TEXT_BY_CODE_POINTS, nullable=False, default=_search_text_of_friend),
+    ForeignKeyConstraint(
+        ["friend_id", "search_text"], ["users.id", "users.search_text"], onupdate="CASCADE", ondelete="CASCADE"
+    ),
+    Index("ix_friends_search_text", "user_id", "search_text", "friend_id"),
     CheckConstraint("user_id <> friend_id", "not_oneself"),
     # A friendship is two rows. At the end of each transaction the opposite row must exist; deleting one deletes both.
     ForeignKeyConstraint(

@@ -29,8 +29,9 @@ class User(SearchableMixin, UserMixin, db.Model):
         CheckConstraint("length(username) BETWEEN {} AND {}".format(*USERNAME_LENGTH), "username_length"),
         CheckConstraint(f"length(email) BETWEEN 3 AND {EMAIL_LENGTH}", "email_length"),
         CheckConstraint("theme IN ('auto', 'day', 'night')", "theme"),
-        # In the order of names, and covering what a search reads of people it does not return.
-        Index("ix_users_search_text", "search_text", "id"),
+        # In the order of names, and covering what a search reads of people it does not return. Unique for the table of
+        # friends, which refers to both columns.
+        Index("ix_users_search_text", "search_text", "id", unique=True),
         {"sqlite_autoincrement": True},
     )
 

@@ -18,7 +18,7 @@ from noxchat.search.engines import (
     is_search_index,
     trigram_index_name,
 )
-from noxchat.search.mixin import SearchableMixin, models
+from noxchat.search.mixin import TEXT_BY_CODE_POINTS, SearchableMixin, models
 from noxchat.search.normalization import EXACT, NAME_PREFIX, SUBSTRING, WORD_PREFIX, Hit, Query, fold, make_search_text
 
 

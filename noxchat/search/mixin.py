@@ -13,6 +13,7 @@ from noxchat.search.engines import Search, create_trigram_index, database_engine
 from noxchat.search.normalization import Hit, Query, make_search_text
 
 BATCH_SIZE = 5000  # rows
+TEXT_BY_CODE_POINTS = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class SearchableMixin:
@@ -32,8 +33,7 @@ class SearchableMixin:
     @declared_attr
     def search_text(cls) -> Mapped[str]:  # noqa: N805
         """The folded text. Sorted by code points everywhere, so that all engines have the same order."""
-        by_code_points = Text().with_variant(Text(collation="C"), "postgresql")
-        return mapped_column(by_code_points, server_default="", deferred=True)
+        return mapped_column(TEXT_BY_CODE_POINTS, server_default="", deferred=True)
 
     @classmethod
     def exact_match_ids(cls, word):

@@ -11,7 +11,7 @@ from sqlalchemy import event, select
 from noxchat import names
 from noxchat.extensions import db
 from tests.architecture.routes import PAGES, POSTS, PRIVATE, ROUTES
-from tests.conftest import ELASTICSEARCH_SETTINGS, Browser, make_friends, make_person
+from tests.conftest import Browser, make_friends, make_person
 
 
 def rules(app):
@@ -245,8 +245,7 @@ def test_pages_execute_at_most_three_statements_and_commit(any_app):
                     assert response.status_code == status, path
                     # A search may need a second statement. With Elasticsearch, one without hits only loads the session.
                     most = 5 if path.startswith("/search?") else 3
-                    least = 1 if htmx or ELASTICSEARCH_SETTINGS else 2  # a page has the numbers of the navigation
-                    assert least <= len(statements) <= most, (path, statements)
+                    assert 1 <= len(statements) <= most, (path, statements)
                     assert set(ends) == {"commit"}, (path, ends)
                     next_link = re.search(r"<a [^>]*data-next[^>]*>", response.text)
                     path = next_link and unescape(re.search(r'href="([^"]+)"', next_link[0])[1])

@@ -62,7 +62,7 @@ COLUMNS = {
     "users": "id username username_key email email_key password_hash theme created_at last_seen_at search_text",
     "public_ids": "key user_id",
     "profiles": "user_id public_id public_id_key bio",
-    "friends": "user_id friend_id since",
+    "friends": "user_id friend_id since search_text",
     "friend_requests": "sender_id receiver_id created_at",
 }
 
@@ -98,8 +98,9 @@ def rows(count: int, hub: int, requests: int):
             for n, _name, public_id, _text in people(count)
         ),
     )
+    texts = [""] + [text for _number, _name, _id, text in people(count)]
     both_directions = ((pair, pair[::-1]) for pair in friendships(count, hub))
-    yield "friends", ((*pair, JOINED_AT) for pair in itertools.chain.from_iterable(both_directions))
+    yield "friends", ((*pair, JOINED_AT, texts[pair[1]]) for pair in itertools.chain.from_iterable(both_directions))
     yield "friend_requests", ((count - n, 1, JOINED_AT + timedelta(seconds=n)) for n in range(requests))
 
 
