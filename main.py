@@ -4,3 +4,4 @@ from config import Config
 from noxchat import create_app
 
 app = create_app(Config())
+app.extensions["migrate"].load()  # `flask db`

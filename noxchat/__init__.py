@@ -4,7 +4,20 @@ from pathlib import Path
 
 from flask import Flask, request
 
-from noxchat import auth, cli, errors, event_stream, extensions, friends, main, models, search, settings, throttle
+from noxchat import (
+    auth,
+    cli,
+    errors,
+    event_stream,
+    extensions,
+    friends,
+    main,
+    models,
+    schema,
+    search,
+    settings,
+    throttle,
+)
 from noxchat.database import configure_engine, engine_options
 from noxchat.extensions import db
 from noxchat.files import make_private_folder
@@ -71,6 +84,6 @@ def init_database(app: Flask):
     uri, seconds = app.config["SQLALCHEMY_DATABASE_URI"], app.config["DATABASE_SECONDS"]
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(uri, seconds)
     db.init_app(app)
-    extensions.migrate.init_app(app, db, directory=str(ROOT / "migrations"))
+    schema.init_app(app, ROOT / "migrations")
     with app.app_context():
         configure_engine(db.engine)

@@ -2,7 +2,6 @@
 
 import fcntl
 import logging
-import math
 import os
 import sqlite3
 import threading
@@ -14,12 +13,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
-import psycopg
-from psycopg.abc import RV, PQGen
-from psycopg.pq import TransactionStatus
 from sqlalchemy import CursorResult, DateTime, Delete, MetaData, Update, event, func, select
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
@@ -154,76 +150,24 @@ def engine_options(uri: str, seconds: int) -> dict:
     return {**shared, "pool_size": 10, "max_overflow": 20, "pool_timeout": 4, "connect_args": connect_args}
 
 
-class DeadlineConnection(psycopg.Connection):
-    """A connection that gives up on a server that no longer answers: stopped, frozen, or cut off.
-
-    The server's statement_timeout cannot help there, and libpq waits for ever.
-    """
-
-    seconds = 8.0
-
-    def wait(self, gen, *args, **kwargs):
-        return super().wait(self._until(time.monotonic() + self.seconds, gen), *args, **kwargs)
-
-    def _until(self, deadline: float, gen: PQGen[RV]) -> PQGen[RV]:
-        """Pass psycopg's wait protocol through, until the deadline passes with nothing to read."""
-        ready: Any = None  # a generator has to be started with None
-        while True:
-            try:
-                wanted = gen.send(ready)
-            except StopIteration as end:
-                return end.value
-            ready = yield wanted
-            if not ready and time.monotonic() > deadline:
-                gen.close()
-                self.close()  # it is in the middle of an answer, so nobody can use it again
-                raise psycopg.OperationalError("the database server does not answer")
-
-
 @contextmanager
 def without_statement_timeout(connection):
     """Lift the time limits of a connection in a with statement, for migrations and for building indexes."""
     if connection.dialect.name != "postgresql":
         yield
         return
-    driver_connection = connection.connection.driver_connection
-    timeout = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
-    driver_connection.seconds = math.inf
-    connection.exec_driver_sql("SET statement_timeout = 0")
-    try:
+    from noxchat import postgresql
+
+    with postgresql.without_statement_timeout(connection):
         yield
-    finally:
-        driver_connection.seconds = DeadlineConnection.seconds
-        usable = not connection.closed and not driver_connection.closed
-        if usable and driver_connection.info.transaction_status != TransactionStatus.INERROR:
-            connection.exec_driver_sql(f"SET statement_timeout = '{timeout}'")
-
-
-PING_AFTER_SECONDS = 0.2  # for which a connection was idle; no database server restarts faster
 
 
 def configure_engine(engine: Engine):
     """Set up every connection that the engine opens."""
     if engine.dialect.name == "postgresql":
+        from noxchat import postgresql
 
-        @event.listens_for(engine, "do_connect")
-        def connect(_dialect, _record, arguments, options):
-            return DeadlineConnection.connect(*arguments, **options)
-
-        # So that no request fails after a restart of the database server. SQLAlchemy's pool_pre_ping asks each time.
-        @event.listens_for(engine, "checkin")
-        def remember(_connection, record):
-            record.info["used_at"] = time.monotonic()
-
-        @event.listens_for(engine, "checkout")
-        def ping(connection, record, _proxy):
-            moment = time.monotonic()
-            if moment - record.info.get("used_at", moment) > PING_AFTER_SECONDS:
-                try:
-                    engine.dialect.do_ping(connection)
-                except psycopg.OperationalError as error:
-                    raise InvalidatePoolError from error
-
+        postgresql.configure_engine(engine)
         return
 
     @event.listens_for(engine, "do_connect")

@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 
 from flask import current_app
-from PIL import Image, ImageDraw
 from sqlalchemy import Table, exists, insert, select
 
 from noxchat import accounts, avatars, passwords
@@ -147,6 +146,8 @@ def _insert(table: Table, columns: tuple[str, str, str], pairs: Collection[tuple
 
 def draw(chance: random.Random, side: int = 256) -> bytes:
     """Return a randomly drawn night sky with moon, stars and hills, as WebP. side: in pixels."""
+    from PIL import Image, ImageDraw  # takes 5 MB, so only when it is needed
+
     hue = chance.random()
 
     def colour(light: float, shift: float = 0.0) -> tuple[int, ...]:

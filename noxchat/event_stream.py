@@ -4,7 +4,6 @@ The thread is woken inside the process on SQLite, which has only one; on Postgre
 the database for all streams at once, so that an idle stream costs neither a thread nor a statement.
 """
 
-import json
 import logging
 import queue
 import selectors
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import psycopg
 from flask import Flask, current_app
 from sqlalchemy import BigInteger, Integer, Row, and_, column, event, func, select, values
 from sqlalchemy.exc import SQLAlchemyError
@@ -208,12 +206,12 @@ class EventStreams:
                 try:
                     with self._listen() as notified:
                         self._tell(notified)
-                except (psycopg.Error, SQLAlchemyError, ValueError) as error:
+                except (SQLAlchemyError, ValueError) as error:
                     log.warning("cannot read events: %s", type(error).__name__)
                     time.sleep(1)
 
     def _tell(self, notified: Callable[[float], set[int]]):
-        """Tell the streams everything, until the server stops. Raises SQLAlchemyError, psycopg.Error."""
+        """Tell the streams everything, until the server stops. Raises SQLAlchemyError."""
         next_deletion = 0.0
         while not self.stopped:
             self._check_sessions()
@@ -232,20 +230,11 @@ class EventStreams:
             if db.engine.dialect.name != "postgresql":
                 yield lambda seconds: self._wait(selector, seconds)
                 return
-            with self._connect() as connection:
-                connection.execute(f"LISTEN {CHANNEL}")
-                selector.register(connection, selectors.EVENT_READ)
-                yield lambda seconds: self._wait(selector, seconds).union(
-                    *(json.loads(notification.payload) for notification in connection.notifies(timeout=0))
-                )
+            from noxchat import postgresql
 
-    def _connect(self):
-        """Return a connection to PostgreSQL of this thread's own."""
-        arguments, options = db.engine.dialect.create_connect_args(db.engine.url)
-        options = {**options, **self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"], "autocommit": True}
-        # The connection may be silent for hours: without keepalives a dead one would not be noticed for as long.
-        options |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        return psycopg.connect(*arguments, **options)
+            connect_args = self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"]
+            with postgresql.listen(db.engine, connect_args, CHANNEL, selector) as received:
+                yield lambda seconds: self._wait(selector, seconds).union(*received())
 
     def _wait(self, selector, seconds: float) -> set[int]:
         if any(key.fileobj is self.waker for key, _events in selector.select(seconds)):

@@ -10,13 +10,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from flask import current_app
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from noxchat import search
+from noxchat import schema, search
 from noxchat.database import Locked, is_read_only
 from noxchat.extensions import db
 from noxchat.files import GROUP_AND_OTHERS
@@ -44,13 +42,12 @@ class CheckResult:
 def check_database() -> CheckResult:
     """Check that the database answers and its migrations are current."""
     try:
-        current = set(MigrationContext.configure(db.session.connection()).get_current_heads())
+        is_current = schema.is_current()
         db.session.commit()  # an open snapshot would not see the tables that a migration is about to create
     except SQLAlchemyError as error:
         db.session.rollback()
         return CheckResult(False, f"does not answer ({type(error).__name__}): is it running, is the address right?")
-    newest = set(ScriptDirectory(str(Path(current_app.root_path).parent / "migrations")).get_heads())
-    if current != newest:
+    if not is_current:
         return CheckResult(False, "has the tables of another version: run flask --app main db upgrade")
     return CheckResult(True, f"{db.engine.dialect.name}, answers, tables are current")
 

@@ -2,9 +2,9 @@
 
 import re
 import secrets
+from functools import cache
 
 import idna
-from confusable_homoglyphs.confusables import confusables_data
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from flask_babel import gettext as _
 from flask_babel import ngettext
@@ -117,6 +117,8 @@ def _prototype(char: str) -> str:
         return char
     if (digit := to_ascii_digit(char)) != char:
         return digit
+    from confusable_homoglyphs.confusables import confusables_data  # takes 8 MB, so only when it is needed
+
     # Lower case first: р is p; but т looks like t only as the capital Т.
     for form in (char, char.upper()):
         for homoglyph in confusables_data.get(form, ()):
@@ -125,11 +127,21 @@ def _prototype(char: str) -> str:
     return char
 
 
-RESERVED_SKELETONS = {skeleton(word) for word in RESERVED}
+@cache
+def reserved_skeletons() -> set[str]:
+    """Return the skeletons of reserved words."""
+    return {skeleton(word) for word in RESERVED}
+
+
 # Words that change nothing: The Admins, Nox Team, Служба поддержки.
 FILLERS = "nox noxchat the customer service desk bot s служба тех".split()
-_operator, _filler = ("|".join(sorted(map(skeleton, words), key=len, reverse=True)) for words in (OPERATORS, FILLERS))
-OPERATOR_NAMES = re.compile(f"({_filler})*({_operator})({_filler}|{_operator})*")
+
+
+@cache
+def operator_names() -> re.Pattern:
+    """Return the pattern of the skeletons of names that mean the operator."""
+    operator, filler = ("|".join(sorted(map(skeleton, words), key=len, reverse=True)) for words in (OPERATORS, FILLERS))
+    return re.compile(f"({filler})*({operator})({filler}|{operator})*")
 
 
 def imitates_operator(name: str) -> bool:
@@ -139,7 +151,7 @@ def imitates_operator(name: str) -> bool:
     """
     edges = "".join(char for char in name if not is_alnum(char) or category(char) == "Nd")
     texts = ("".join(filter(is_alnum, text)) for text in (name, name.strip(edges)))
-    return any(OPERATOR_NAMES.fullmatch(skeleton(text)) for text in texts)
+    return any(operator_names().fullmatch(skeleton(text)) for text in texts)
 
 
 def _without_signs(public_id: str) -> str:
@@ -177,7 +189,7 @@ def clean_username(text: str) -> str:
     key = skeleton(name)
     if not any(map(is_alnum, key)):  # in the name itself, tatweel and apostrophes are letters
         raise InvalidInput(_("A name holds at least one letter or digit."))
-    if key in RESERVED_SKELETONS or imitates_operator(name):
+    if key in reserved_skeletons() or imitates_operator(name):
         raise InvalidInput(_("This name is reserved. Choose another."))
     if len(key) > 255:
         raise InvalidInput(_("This name is too long when written out. Choose another."))

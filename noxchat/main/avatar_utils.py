@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from threading import BoundedSemaphore, Lock
 
 from flask import current_app
 from flask_babel import gettext as _
 
 from noxchat.exceptions import InvalidInput
-from noxchat.main import avatar_decode, avatar_formats
+from noxchat.main import avatar_formats
 
+DECODER = Path(__file__).with_name("avatar_decode.py")
 TIMEOUT_SECONDS = 10
 QUEUE_TIMEOUT_SECONDS = 12  # longer than one picture takes
 
@@ -58,7 +60,7 @@ def redraw(data: bytes) -> bytes:
 
 def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
     """Run avatar_decode. Raises InvalidInput when its turn does not come, or when it takes too long."""
-    command = [sys.executable, "-I", avatar_decode.__file__, name, str(pixels)]
+    command = [sys.executable, "-I", str(DECODER), name, str(pixels)]
     environment = {"MALLOC_ARENA_MAX": "1"}  # each arena reserves address space, which is what is limited
     if not _slot.acquire(timeout=QUEUE_TIMEOUT_SECONDS):
         raise InvalidInput(_("Many pictures are being read just now. Try again in a moment."), "avatar")
@@ -81,6 +83,8 @@ def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
 
 def _refusal(name: str, done: subprocess.CompletedProcess, pixels: int) -> str:
     """Return why a file of an accepted format is refused. done: the process that has tried to decode it."""
+    from noxchat.main import avatar_decode  # with Pillow, which this process does not need otherwise
+
     match done.returncode:
         case avatar_decode.TOO_MANY_PIXELS:
             count = pixels // 1_000_000

@@ -156,7 +156,6 @@ def prepare_database(app):
 
     Processes that start at once do it one after the other.
     """
-    from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
     from noxchat.database import Locked, exclusive_lock
@@ -169,20 +168,18 @@ def prepare_database(app):
             migrate_and_fill(app)
     except DBAPIError as error:
         sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database cannot be used. {error.orig}")
-    except (Locked, CommandError) as error:
+    except Locked as error:
         sys.exit(f"NoxChat cannot start. {error}")
 
 
 def migrate_and_fill(app):
-    """Bring the tables up to date, and fill an empty database with demo data. Raises DBAPIError, CommandError."""
-    import flask_migrate
-
+    """Bring the tables up to date, and fill an empty database with demo data. Raises DBAPIError."""
     from noxchat import demo, health
 
     if (encoding := health.check_encoding()).ok is False:
         sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database has the {encoding.message}.")
     if health.check_database().ok is not True:
-        flask_migrate.upgrade()
+        migrate()
     for check in (health.check_collation(), writable := health.check_writable()):
         if check.ok is False:
             print(f"Warning: the database: {check.message}", file=sys.stderr, flush=True)  # noqa: T201
@@ -190,6 +187,17 @@ def migrate_and_fill(app):
     login = (demo.fill() or demo.login()) if app.config["DEMO"] and writable.ok else None
     if login:
         print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201
+
+
+def migrate():
+    """Bring the tables up to date. Exits with a sentence when a newer version has changed them. Raises DBAPIError."""
+    import flask_migrate
+    from alembic.util import CommandError
+
+    try:
+        flask_migrate.upgrade()
+    except CommandError as error:
+        sys.exit(f"NoxChat cannot start. {error}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")
 # are all that are not named here.
 BASE = {
     *("noxchat.characters", "noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.files"),
-    *("noxchat.installation", "noxchat.mail", "noxchat.mail.smtp"),
+    *("noxchat.installation", "noxchat.mail", "noxchat.mail.smtp", "noxchat.postgresql"),
 }
 ENTRY_POINTS = {"noxchat", "noxchat.cli", "noxchat.web.server"}
 MAY_IMPORT = {
