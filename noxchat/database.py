@@ -71,10 +71,11 @@ def violates_constraint(error: IntegrityError, name: str) -> bool:
 
 
 def begin_read(session):
-    """Begin a transaction that only reads.
+    """Commit the transaction at hand and begin one that only reads.
 
     On PostgreSQL each statement reads for itself anyway (READ COMMITTED), so this saves the BEGIN and the COMMIT.
     """
+    session.commit()
     if session.get_bind().dialect.name == "postgresql":
         session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
 

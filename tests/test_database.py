@@ -18,6 +18,8 @@ def test_reading_on_postgresql_begins_no_transaction(make_app):
         assert connection.info.transaction_status == 0  # idle
         db.session.commit()
         assert not db.session.connection().connection.driver_connection.autocommit
+        begin_read(db.session)  # in the middle of a transaction
+        assert db.session.connection().connection.driver_connection.autocommit
 
 
 def test_write_after_reading_is_a_transaction(any_app):
