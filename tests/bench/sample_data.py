@@ -49,9 +49,11 @@ def people(count: int):
 
 
 def friendships(count: int, hub: int):
-    """Yield pairs of friends, the smaller number first: person 1 has `hub` friends, the others have a few."""
+    """Yield pairs of friends, the smaller number first: person 1 has `hub` friends, 3 has 30, the others have a few."""
     for other in range(2, hub + 2):
         yield 1, other
+    for other in range(hub + 100, hub + 130):
+        yield 3, other
     rng = random.Random(7)
     for number in range(2, count - 30, 3):
         for other in {number + rng.randint(1, 30) for _ in range(4)}:

@@ -4,10 +4,11 @@ import statistics
 import time
 
 from flask import current_app
+from sqlalchemy import func, select
 
 from noxchat import accounts, keyset, relationships, sessions
 from noxchat.extensions import db
-from noxchat.models import User
+from noxchat.models import User, friends
 from noxchat.search import Query
 from noxchat.search.engines import database_engine
 from tests.bench.databases import BenchDatabase, say
@@ -108,6 +109,19 @@ def measure_lists() -> bool:
     return passed
 
 
+def measure_friends() -> bool:
+    """Measure the first page of friends of people with thirty and with thousands. Returns whether they cost the same."""
+    took = {}
+    for user_id in (3, 1):
+        viewer = db.session.get(User, user_id)
+        number = db.session.scalar(select(func.count()).select_from(friends).where(friends.c.user_id == user_id))
+        took[number] = median_milliseconds(lambda viewer=viewer: relationships.list_friends(viewer, Query(()), None))
+    (few, first), (many, last) = took.items()
+    ratio = last / first
+    print(f"  {f'page of {few} friends compared with {many:,}':40} {first:29.2f} {last:8.2f}  ×{ratio:.2f}")
+    return ratio <= 1.5
+
+
 def measure_login():
     """Measure the queries of logging in, without hashing the password, and of loading a session."""
     config = current_app.config
@@ -151,6 +165,7 @@ def measure(kind: str, count: int) -> bool:
                     f"  page 1 compared with page {number:4} {term!r:24} {first:8.2f} {last:8.2f}  ×{last / first:.2f}"
                 )
             passed &= measure_lists()
+            passed &= measure_friends()
             measure_login()
             if kind == "postgresql":
                 db.session.commit()
