@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import threading
 import time
 from contextlib import ExitStack, closing
@@ -117,7 +118,10 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
         (POST + b"Content-Length: 5\r\n\r\n12", Arrival.PART, 3),
         (POST + b"content-length:5 \r\n\r\n12345", Arrival.WHOLE, 0),
         (POST + b"Content-Length: 5\r\n\r\n12345GET / HT", Arrival.WHOLE, 0),
-        (POST + b"Content-Length: five\r\n\r\n", Arrival.WHOLE, 0),
+        (POST + b"Content-Length: 0000005\r\n\r\n12", Arrival.PART, 3),
+        (POST + b"Content-Length: five\r\n\r\n", Arrival.LONG, 0),
+        (POST + b"Content-Length: " + b"0" * 20 + b"5\r\n\r\n12", Arrival.LONG, 0),
+        (POST + b"Content-Length: " + b"9" * 25 + b"\r\n\r\n12", Arrival.LONG, 0),
         (POST + b"Content-Length: 70000\r\n\r\n", Arrival.LONG, 0),
         (POST + b"Content-Length: " + b"9" * 18 + b"\r\n\r\n", Arrival.LONG, 0),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n", Arrival.LONG, 0),
@@ -132,7 +136,7 @@ def test_how_much_of_a_request_has_arrived(connection, data, arrival, missing):
     if arrival is Arrival.PART:
         assert near.awaited == len(data) + missing
         client.shutdown(socket.SHUT_WR)
-        assert near.look() is Arrival.WHOLE  # no more will come
+        assert near.look() is (Arrival.LONG if data else Arrival.ENDED)  # no more will come
 
 
 def test_pages_are_answered_while_very_many_requests_are_half_sent(serve):
@@ -161,6 +165,89 @@ def test_requests_that_are_half_sent_behind_another_hold_no_thread(serve):
         began = time.monotonic()
         assert Visitor(server).open("/auth/login").status == 200
         assert time.monotonic() - began < 1
+
+
+CLOSING = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
+def reset(connection):
+    """Close a connection as a client that has crashed does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def test_clients_that_do_not_close_their_connections_delay_nobody(serve):
+    """The server waits for them after its last answer, so that they can read it."""
+    server = serve(THREADS=3)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(closing(connect(server, CLOSING))) for _number in range(40)]
+        began = time.monotonic()
+        assert server.get("/healthz").status == 200
+        assert time.monotonic() - began < 1
+        assert all(b" 200 " in connection.recv(1000) for connection in connections)
+        assert {connection.recv(1000) for connection in connections} == {b""}
+        began = time.monotonic()
+        server.process.terminate()
+        server.process.wait(30)
+        assert time.monotonic() - began < 10
+
+
+def test_client_that_is_gone_when_its_time_is_over_ends_no_worker(serve):
+    server = serve(THREADS=3)
+    worker = psutil.Process(server.process.pid).children()[0]
+    for half in (HALF_SENT["head"], HALF_SENT["body"]):
+        for _number in range(30):
+            reset(connect(server, half))
+    silent = [connect(server, HALF_SENT["head"]) for _number in range(30)]
+    time.sleep(19)
+    for number, connection in enumerate(silent):
+        time.sleep(0.1)
+        reset(connection) if number % 2 else connection.close()
+    assert server.get("/healthz").status == 200 and worker.is_running()
+    assert "a connection failed" not in server.output_text()
+
+
+def test_urgent_data_and_strange_lengths_hold_no_thread_of_pages(serve):
+    server = serve(THREADS=3)
+    with ExitStack() as stack:
+        for _number in range(6):
+            urgent = stack.enter_context(closing(connect(server, b"GET / HTTP/1.1\r\nHost: a")))
+            time.sleep(0.05)
+            urgent.send(b"!", socket.MSG_OOB)
+            time.sleep(0.05)
+            urgent.sendall(b"b\r\n")
+            for length in ("0" * 20 + "99", "9" * 25):
+                head = f"POST /auth/login HTTP/1.1\r\nHost: 127.0.0.1\r\n{FORM}Content-Length: {length}\r\n\r\n"
+                stack.enter_context(closing(connect(server, head.encode())))
+        began = time.monotonic()
+        assert Visitor(server).open("/auth/login").status == 200
+        assert time.monotonic() - began < 1
+
+
+def test_clients_that_ask_a_lot_and_read_nothing_hold_no_thread(serve):
+    server = serve(THREADS=3)
+    with ExitStack() as stack:
+        for _number in range(6):
+            connection = stack.enter_context(closing(socket.socket()))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect(("127.0.0.1", server.port))
+            connection.setblocking(False)
+            connection.send(b"GET /auth/login HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1200)
+        time.sleep(6)
+        began = time.monotonic()
+        assert Visitor(server).open("/auth/login").status == 200
+        assert time.monotonic() - began < 2
+
+
+def test_form_that_arrives_slowly_but_steadily_is_handled(serve):
+    server = serve(THREADS=3)
+    size = 60_000
+    head = f"POST /auth/login HTTP/1.1\r\nHost: 127.0.0.1\r\n{FORM}Content-Length: {size}\r\n\r\n".encode()
+    with closing(connect(server, head)) as connection:
+        for _part in range(100):  # 25 s, longer than READ_SECONDS
+            connection.sendall(b"x" * (size // 100))
+            time.sleep(0.25)
+        assert connection.recv(12).split()[1] == b"400"  # there is no CSRF token
 
 
 def test_long_requests_that_are_half_sent_only_delay_others_of_their_kind(serve):

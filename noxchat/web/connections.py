@@ -6,6 +6,7 @@ import socket
 import time
 from contextlib import suppress
 from enum import Enum, auto
+from typing import Any
 
 from gunicorn.workers.gthread import TConn
 
@@ -17,11 +18,13 @@ READ_SECONDS_AT_STOP = 5  # once the server is to end
 BYTES_PER_SECOND = 1000  # of a longer request as a whole, after READ_SECONDS
 POLL_MILLISECONDS = 500  # between looks at whether the server is to end
 WRITE_SECONDS = 60  # for each part of an answer; a whole page is one
+SEND_BUFFER = 200_000  # bytes; a page is a fraction, so that a thread need not wait until a client has read it
+LINGER_SECONDS = 2  # for which the client of a closed connection may still read
 
 # An empty line ends the head of a request; gunicorn refuses a line feed without carriage return at once.
 END_OF_HEAD = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 CONTENT_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r", re.IGNORECASE)
-UNKNOWN_LENGTH = re.compile(rb"\n(transfer-encoding|expect):", re.IGNORECASE)
+UNKNOWN_LENGTH = re.compile(rb"\n(transfer-encoding:|expect:|content-length:(?![ \t]*\d{1,18}[ \t]*\r))", re.IGNORECASE)
 
 
 class TooSlow(Exception):
@@ -31,9 +34,11 @@ class TooSlow(Exception):
 class Arrival(Enum):
     """How much of a request has arrived."""
 
+    ENDED = auto()  # the client has closed the connection
+    BLOCKED = auto()  # the client has not read earlier answers yet
     PART = auto()
     WHOLE = auto()
-    LONG = auto()  # of one that is too long to be awaited, some
+    LONG = auto()  # of one that is too long to be awaited, some; or something that only reading can tell
 
 
 class Reader:
@@ -81,15 +86,17 @@ class Reader:
 class Connection(TConn):
     """A connection of gunicorn's that can tell whether a request has arrived, and carry an event stream.
 
-    worker: is set on a subclass. deadline: until when the request that is awaited has to arrive (time.monotonic).
-    awaited: how many bytes are awaited in the socket. stream: the event stream that has taken the connection over.
+    worker: is set on a subclass. began, deadline: when the request that is awaited began, and until when it has to
+    arrive (time.monotonic). awaited: how many bytes are awaited in the socket. stream: the event stream that has taken
+    the connection over.
     """
 
-    worker = None
+    worker: Any = None
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.deadline: float | None = None
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.began = self.deadline = 0.0
         self.awaited = 0
         self.stream: EventStream | None = None
         self.is_chunked = False
@@ -112,14 +119,19 @@ class Connection(TConn):
         """Tell how much of a request has arrived, without reading it, and set how many bytes are awaited."""
         read = self.parser.unreader.buf.getvalue() if self.parser else b""
         self.sock.setblocking(False)
+        if not self.can_write():
+            return Arrival.BLOCKED
         try:
             peeked = self.sock.recv(MAX_AWAITED, socket.MSG_PEEK)
-            if len(peeked) < self.awaited:
-                return Arrival.WHOLE  # the client has closed its side: no more will come
         except BlockingIOError:
-            peeked = b""
+            peeked, self.awaited = b"", 0
         except OSError:
-            return Arrival.WHOLE  # the thread will find out what is wrong
+            return Arrival.ENDED
+        else:
+            if not peeked and not read:
+                return Arrival.ENDED
+            if not peeked or len(peeked) < self.awaited:
+                return Arrival.LONG  # no more will come; or there is urgent data, which hides what is behind it
         data = read + peeked
         if len(data) >= MAX_AWAITED:
             return Arrival.LONG
@@ -140,6 +152,20 @@ class Connection(TConn):
         length = CONTENT_LENGTH.search(data, 0, head.end())
         return max(0, head.end() + int(length[1]) - len(data)) if length else 0
 
+    def can_write(self) -> bool:
+        """Tell whether there is room for an answer: the client has read most of the earlier ones."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def arrived(self) -> int:
+        """Return how many bytes of a request that is awaited have arrived."""
+        read = len(self.parser.unreader.buf.getvalue()) if self.parser else 0
+        try:
+            return read + len(self.sock.recv(MAX_AWAITED, socket.MSG_PEEK))
+        except OSError:
+            return read
+
     def set_awaited(self, size: int):
         """Have the socket count as readable once it holds so many bytes, or the client has closed its side."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
@@ -159,6 +185,9 @@ class Connection(TConn):
                 self.sock.send(b"0\r\n\r\n")
 
     def close(self, graceful=False):
-        """Close the connection, without waiting for a client that is too slow to close it first."""
+        """Close the connection. graceful: after its client, which could not read the answer otherwise."""
         reader = self.parser and self.parser.unreader.sock
-        super().close(graceful and not getattr(reader, "gave_up", False))
+        if graceful and not getattr(reader, "gave_up", False):
+            self.worker.linger(self)
+        else:
+            super().close()

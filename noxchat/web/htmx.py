@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import current_app, flash, make_response, redirect, render_template, request
+from flask import current_app, flash, make_response, redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
@@ -62,8 +62,10 @@ def redirect_to(url: str, ok: str = "", kind: str = "ok") -> Response:
     return response
 
 
-def login_required(login_url: str) -> Response:
+def login_required() -> Response:
     """Answer somebody who is not logged in: 302 to the login page, or 401 with HX-Redirect for htmx."""
+    page = page_path()
+    login_url = url_for("auth.login", next=None if page == "/" else page)
     if not wants_fragment():
         return redirect(login_url, 302)
     response = make_response("", 401)

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from flask import Flask, after_this_request, current_app, g, request, session
+from flask import Flask, abort, after_this_request, current_app, g, request, session
 from flask_login import login_user, logout_user, user_loaded_from_cookie
 
 from noxchat import passwords, sessions, throttle, tokens
@@ -11,7 +11,7 @@ from noxchat.database import begin_read, begin_write, try_write
 from noxchat.extensions import db, login
 from noxchat.models import User
 from noxchat.web import cookies
-from noxchat.web.htmx import wants_fragment
+from noxchat.web.htmx import login_required, wants_fragment
 from noxchat.web.preferences import apply_preferences
 from noxchat.web.security import SAFE_METHODS
 
@@ -168,8 +168,12 @@ def log_out():
 
 
 def rollback_and_reload_user():
-    """Roll back what a rule refused, and load the user again: the page that shows the error shows them unchanged."""
+    """Roll back what a rule refused, and load the user again: the page that shows the error shows them unchanged.
+
+    Asks to log in when the session has ended in the meantime.
+    """
     token = session.get("_user_id")
     db.session.rollback()
-    if token:
-        load_user(token)
+    if token and load_user(token) is None:
+        g._login_user = login.anonymous_user()
+        abort(login_required())

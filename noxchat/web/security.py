@@ -7,7 +7,7 @@ import logging
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote_to_bytes
 
-from flask import Flask, abort, current_app, g, request, url_for
+from flask import Flask, abort, current_app, g, request
 from flask_login import current_user
 from flask_wtf.csrf import CSRFError
 
@@ -76,8 +76,7 @@ def check_request():
     # Also of public pages, which are in the language and theme of the account.
     is_logged_in = current_user.is_authenticated
     if not is_logged_in and not getattr(view, "is_public", False):
-        page = htmx.page_path()
-        return htmx.login_required(url_for("auth.login", next=None if page == "/" else page))
+        return htmx.login_required()
     if request.method not in SAFE_METHODS:
         _check_post()
     return None

@@ -6,8 +6,10 @@ their own. The socket of an event stream stays open without a thread, and event_
 
 import selectors
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from gunicorn import util
@@ -33,7 +35,16 @@ class Worker(ThreadWorker):
         """Prepare after the fork, and work until the end."""
         gthread.TConn = type("WorkerConnection", (Connection,), {"worker": self})
         self.long_requests = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="long-requests")
+        self.lingering: dict[Connection, float] = {}  # until when
         super().init_process()
+
+    def wait_for_and_dispatch_events(self, timeout: float):
+        """Wait for something to happen to a connection, and handle it. An error of one connection ends no other."""
+        for key, _events in self.poller.select(timeout):
+            try:
+                key.data(key.fileobj)
+            except OSError:
+                self.log.exception("a connection failed")
 
     def init_signals(self):
         """Set up the signals, with HUP as TERM: a terminal that is closed sends it to all processes."""
@@ -63,35 +74,51 @@ class Worker(ThreadWorker):
         search.stop(self.app.app)
         soon = time.monotonic() + connections.READ_SECONDS_AT_STOP
         for conn in self.pending_conns:
-            conn.deadline = min(conn.deadline, soon) if conn.has_begun else 0
+            conn.deadline = min(conn.deadline, soon) if conn.has_begun else 0.0
 
     def enqueue_req(self, conn: Connection):
         """Have a thread handle a request, once enough of it has arrived."""
         arrival = conn.look()
-        if arrival is Arrival.PART:
-            self.await_request(conn)
+        if arrival is Arrival.ENDED:
+            self.nr_conns -= 1
+            conn.close()
             return
-        if conn.deadline is not None:
+        if arrival in (Arrival.PART, Arrival.BLOCKED):
+            self.await_request(conn, arrival)
+            return
+        if conn.deadline:
             conn.set_awaited(1)
-        conn.deadline, conn.awaited, conn.data_ready = None, 0, True
+        conn.deadline, conn.awaited, conn.data_ready = 0.0, 0, True
         executor = self.long_requests if arrival is Arrival.LONG else self.tpool
         future = executor.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
-    def await_request(self, conn: Connection):
-        """Wait until more of a request has arrived, or for too long."""
-        seconds = connections.READ_SECONDS if self.alive else connections.READ_SECONDS_AT_STOP
-        conn.deadline = conn.deadline or time.monotonic() + seconds
-        conn.set_awaited(conn.awaited)
+    def await_request(self, conn: Connection, arrival: Arrival):
+        """Wait until more of a request has arrived, or earlier answers were read, or for too long."""
+        if not conn.deadline:
+            conn.began = time.monotonic()
+            conn.deadline = conn.began + (connections.READ_SECONDS if self.alive else connections.READ_SECONDS_AT_STOP)
+        if arrival is Arrival.PART:
+            conn.set_awaited(conn.awaited)
+        events = selectors.EVENT_READ if arrival is Arrival.PART else selectors.EVENT_WRITE
         self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+        self.poller.register(conn.sock, events, partial(self.on_pending_socket_readable, conn))
+
+    def is_late(self, conn: Connection) -> bool:
+        """Tell whether a request has had its time, which is longer for one that arrives slowly but steadily."""
+        if self.alive and conn.deadline < time.monotonic():
+            pace = conn.arrived() / connections.BYTES_PER_SECOND
+            conn.deadline = max(conn.deadline, conn.began + connections.READ_SECONDS + pace)
+        return conn.deadline < time.monotonic()
 
     def murder_pending(self):
         """Answer and close the connections whose requests did not arrive in time.
 
         When there is no room for others, a quarter of them has had the time: those that have been silent for longest.
         """
-        late = [conn for conn in self.pending_conns if conn.deadline < time.monotonic()]
+        for conn in [conn for conn, deadline in self.lingering.items() if deadline < time.monotonic()]:
+            self.end_linger(conn)
+        late = [conn for conn in self.pending_conns if self.is_late(conn)]
         if self.nr_conns >= self.worker_connections:
             late = late or list(self.pending_conns)[: len(self.pending_conns) // 4 + 1]
         for conn in late:
@@ -99,8 +126,39 @@ class Worker(ThreadWorker):
             self.poller.unregister(conn.sock)
             self.nr_conns -= 1
             if conn.has_begun:
-                write_timeout(conn.sock)
+                with suppress(OSError):  # reset, or not read
+                    write_timeout(conn.sock)
             conn.close()
+
+    def linger(self, conn: Connection):
+        """Close a connection once its client has: if that has sent more, closing at once would discard the answer."""
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            conn.close()
+            return
+        self.nr_conns += 1
+        self.lingering[conn] = time.monotonic() + connections.LINGER_SECONDS
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_lingering_readable, conn))
+
+    def on_lingering_readable(self, conn: Connection, sock: socket.socket):
+        """Discard what a client still sends, or close the connection after it."""
+        try:
+            is_over = not sock.recv(65_536)
+        except BlockingIOError:
+            is_over = False
+        except OSError:
+            is_over = True
+        if is_over:
+            self.end_linger(conn)
+
+    def end_linger(self, conn: Connection):
+        """Close a connection whose client had time to do so."""
+        del self.lingering[conn]
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def handle_request(self, req, conn: Connection) -> bool:
         """Have the application answer a request whose head was read. Returns whether the connection is kept."""

@@ -4,10 +4,12 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
+from sqlalchemy import delete
 
 from noxchat import friendships, keyset, relationships
 from noxchat.database import begin_write
 from noxchat.extensions import db
+from noxchat.models import Session
 from tests.conftest import Browser, act, befriend, forget_relationships, make_friends, make_person
 
 
@@ -125,6 +127,23 @@ def test_action_by_plain_form_redirects_with_a_notice(alice_and_bob):
         assert counters(page) == numbers, action
         assert alice_browser.post(f"/u/bobby/{path}").location == "/u/bobby", action
         alice_browser.get("/friends")  # shows the notice of the second time
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_session_that_ends_while_an_action_is_refused_asks_to_log_in(any_app, monkeypatch, htmx):
+    anna = make_person(any_app, "Anna", public_id="anna")
+    browser, lock_pair = Browser(any_app, anna), friendships.lock_pair
+    token = browser.token()
+
+    def lock_after_logging_out_everywhere(*arguments):
+        db.session.execute(delete(Session))
+        db.session.commit()
+        return lock_pair(*arguments)
+
+    monkeypatch.setattr(friendships, "lock_pair", lock_after_logging_out_everywhere)
+    answer = browser.post("/u/anna/request", {}, htmx=htmx, token=token)
+    assert answer.status_code == (401 if htmx else 302)
+    assert (answer.headers["HX-Redirect"] if htmx else answer.location).startswith("/auth/login")
 
 
 @pytest.mark.parametrize("htmx", [False, True])
