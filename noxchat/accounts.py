@@ -1,7 +1,7 @@
 """Accounts: register, authenticate, change, delete."""
 
 from flask_babel import gettext as _
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 
 from noxchat import avatars, events, friendships, profiles, throttle
@@ -34,8 +34,7 @@ def create(username: str, email: str, password_hash: str, *, language: str | Non
         password_hash=password_hash,
         language=language,
     )
-    if db.session.scalar(select(exists().where(User.username_key == user.username_key))):
-        raise profiles.username_taken()
+    profiles.check_username(username)
     if find_by_email(email):
         return None
     try:
@@ -43,7 +42,7 @@ def create(username: str, email: str, password_hash: str, *, language: str | Non
             db.session.add(user)
     except IntegrityError as error:
         if violates_constraint(error, "username_key"):
-            raise profiles.username_taken() from error
+            raise profiles.username_taken(username) from error
         if violates_constraint(error, "email_key"):
             return None
         raise

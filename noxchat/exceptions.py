@@ -16,12 +16,12 @@ class Conflict(RuleError):
 class InvalidInput(RuleError):
     """A value cannot be accepted (422).
 
-    field: the name of the form field that it is about, or None.
+    field: the name of the form field that it is about, or None. suggestions: values that could be accepted.
     """
 
-    def __init__(self, message, field=None):
+    def __init__(self, message, field=None, suggestions=()):
         super().__init__(message)
-        self.field = field
+        self.field, self.suggestions = field, suggestions
 
 
 class RateLimited(RuleError):

@@ -1,6 +1,9 @@
 """Profiles: find, edit, presence, and how a person is drawn."""
 
 import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -14,21 +17,49 @@ from sqlalchemy.orm import contains_eager
 from noxchat.database import now, violates_constraint
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.models import Profile, PublicId, User
-from noxchat.names import skeleton
+from noxchat.models import USERNAME_LENGTH, Profile, PublicId, User
+from noxchat.names import clean_public_id, clean_username, skeleton
 
 ONLINE_FOR = timedelta(minutes=5)  # after the last request
 HUES = 8
+MAX_SUGGESTIONS = 3
 
 
-def username_taken() -> InvalidInput:
-    """Return the error about a username that is taken."""
-    return InvalidInput(_("This name is taken, or looks like one that is. Choose another."), "username")
+def username_taken(username: str) -> InvalidInput:
+    """Return the error about a username that is taken, with others that are free."""
+    text = _("This name is taken, or looks like one that is. Choose another.")
+    return InvalidInput(text, "username", _free_variants(username, clean_username, User.username_key, skeleton))
 
 
-def public_id_taken() -> InvalidInput:
-    """Return the error about a Public ID that is taken or reserved."""
-    return InvalidInput(_("This Public ID is already in use. Choose another."), "public_id")
+def public_id_taken(public_id: str) -> InvalidInput:
+    """Return the error about a Public ID that is taken or reserved, with others that are free."""
+    text = _("This Public ID is already in use. Choose another.")
+    return InvalidInput(text, "public_id", _free_variants(public_id, clean_public_id, PublicId.key, str.lower))
+
+
+def _free_variants(value: str, clean: Callable[[str], str], column, to_key: Callable[[str], str]) -> list[str]:
+    """Return up to MAX_SUGGESTIONS values like one that is taken: cleaned, and with a key that no row has."""
+    ends = [*"23456789", *(str(10 + secrets.randbelow(990)) for _again in range(4))]
+    variants: dict[str, str] = {}
+    for end in ends:
+        with suppress(InvalidInput):
+            variant = clean(value[: USERNAME_LENGTH[1] - len(end)] + end)
+            variants[to_key(variant)] = variant
+    taken = set(db.session.scalars(select(column).where(column.in_(variants))))
+    return [variant for key, variant in variants.items() if key not in taken][:MAX_SUGGESTIONS]
+
+
+def check_username(username: str, user: User | None = None):
+    """Raise InvalidInput about `username` if it is taken by another person than the user."""
+    others = select(User.id).where(User.username_key == skeleton(username), User.id != (user.id if user else 0))
+    if db.session.scalar(others) is not None:
+        raise username_taken(username)
+
+
+def check_public_id(public_id: str, user: User):
+    """Raise InvalidInput about `public_id` if it is taken by or reserved for another person."""
+    if db.session.scalar(select(PublicId.user_id).where(PublicId.key == public_id.lower())) not in (None, user.id):
+        raise public_id_taken(public_id)
 
 
 def with_profile():
@@ -66,7 +97,7 @@ def edit(user: User, *, username: str, public_id: str, bio: str):
     key = public_id.lower()
     owner_id = db.session.scalar(select(PublicId.user_id).where(PublicId.key == key))
     if owner_id not in (None, user.id):
-        raise public_id_taken()
+        raise public_id_taken(public_id)
     try:
         with db.session.begin_nested():
             # Two names that an upgrade found to look alike both stay as long as they are not changed.
@@ -79,9 +110,9 @@ def edit(user: User, *, username: str, public_id: str, bio: str):
             user.profile.bio = bio
     except IntegrityError as error:
         if violates_constraint(error, "username_key"):
-            raise username_taken() from error
+            raise username_taken(username) from error
         if violates_constraint(error, "public_ids"):
-            raise public_id_taken() from error
+            raise public_id_taken(public_id) from error
         raise
 
 

@@ -8,7 +8,15 @@ from wtforms.validators import ValidationError
 from noxchat.mail import worker
 from noxchat.models import EMAIL_LENGTH, USERNAME_LENGTH
 from noxchat.names import clean_email, clean_username
-from noxchat.web.forms import Cleaned, Form, NewPasswordForm, check_password_length, new_password_fields, required
+from noxchat.profiles import check_username
+from noxchat.web.forms import (
+    Cleaned,
+    Form,
+    NewPasswordForm,
+    check_password_length,
+    new_password_fields,
+    required,
+)
 
 # Not type="email": Chromium sends what is typed there by the rules of 2003, straße.example as strasse.example.
 EMAIL = {"autocomplete": "email", "inputmode": "email", "autocapitalize": "none", "maxlength": EMAIL_LENGTH}
@@ -24,12 +32,12 @@ def deliverable(form, _field):
 
 
 class RegisterForm(NewPasswordForm):
-    username = StringField(_l("Name"), [required(), Cleaned(clean_username)], render_kw=USERNAME)
+    username = StringField(_l("Name"), [required(), Cleaned(clean_username, check_username)], render_kw=USERNAME)
     email = StringField(_l("E-mail"), [required(), Cleaned(clean_email), deliverable], render_kw=EMAIL)
     password, password2 = new_password_fields(_l("Password"))
 
     def personal_words(self):  # noqa: D102
-        return self.cleaned["username"], self.cleaned["email"]
+        return self.cleaned.get("username", ""), self.cleaned.get("email", "")
 
 
 class LoginForm(Form):

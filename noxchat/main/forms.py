@@ -11,6 +11,7 @@ from noxchat.exceptions import InvalidInput
 from noxchat.main import avatar_utils
 from noxchat.models import PUBLIC_ID_LENGTH, USERNAME_LENGTH, User
 from noxchat.names import clean_bio, clean_public_id, clean_username
+from noxchat.profiles import check_public_id, check_username
 from noxchat.web.forms import CleanedIfChanged, Form, required
 
 
@@ -26,10 +27,14 @@ class ProfileForm(Form):
     """
 
     username = StringField(
-        _l("Name"), [required(), CleanedIfChanged(clean_username)], render_kw=length(USERNAME_LENGTH)
+        _l("Name"),
+        [required(), CleanedIfChanged(clean_username, check_username)],
+        render_kw=length(USERNAME_LENGTH),
     )
     public_id = StringField(
-        _l("Public ID"), [required(), CleanedIfChanged(clean_public_id)], render_kw=length(PUBLIC_ID_LENGTH)
+        _l("Public ID"),
+        [required(), CleanedIfChanged(clean_public_id, check_public_id)],
+        render_kw=length(PUBLIC_ID_LENGTH),
     )
     bio = TextAreaField(_l("About you"), [CleanedIfChanged(clean_bio)])
     avatar = FileField(_l("Picture"))

@@ -57,14 +57,15 @@ class ConfirmedForm(Form):
         self.user = user
 
     def validate(self, *args, **kwargs) -> bool:
-        """Validate the fields, then the password. Raises RateLimited."""
-        if not super().validate(*args, **kwargs):
-            return False
+        """Validate the fields, and the password if there is one. Raises RateLimited."""
+        is_valid = super().validate(*args, **kwargs)
         password = self[self.password_field].data
+        if self[self.password_field].errors:
+            return False
         if not authenticate(self.user, password, throttle.confirmation_limits(self.user)):
             self.with_error(InvalidInput(_("This is not your password."), self.password_field))
             return False
-        return True
+        return is_valid
 
 
 class ChangePasswordForm(NewPasswordForm, ConfirmedForm):

@@ -9,6 +9,7 @@ from wtforms.validators import InputRequired, ValidationError
 
 from noxchat import passwords
 from noxchat.exceptions import InvalidInput
+from noxchat.extensions import db
 from noxchat.models import PASSWORD_LENGTH
 
 
@@ -39,6 +40,7 @@ class Form(FlaskForm):
             self.form_errors.append(str(error))
         else:
             field.errors = [*field.errors, str(error)]
+            field.suggestions = error.suggestions
         return self
 
     @property
@@ -50,16 +52,21 @@ class Form(FlaskForm):
 class Cleaned:
     """A validator that stores what a rule makes of the value in the form's `cleaned`.
 
-    rule: takes the text and returns it as it is stored; raises InvalidInput.
+    rule: takes the text and returns it as it is stored; raises InvalidInput. check: takes what the rule has returned,
+    and the user that the form is about or None; raises InvalidInput when it is taken.
     """
 
-    def __init__(self, rule):
-        self.rule = rule
+    def __init__(self, rule, check=None):
+        self.rule, self.check = rule, check
 
     def __call__(self, form, field):
         try:
             form.cleaned[field.name] = self.rule(field.data or "")
+            if self.check:
+                self.check(form.cleaned[field.name], getattr(form, "user", None))
+                db.session.commit()  # only read; hashing, or decoding a picture, may take a while now
         except InvalidInput as error:
+            field.suggestions = error.suggestions
             raise ValidationError(str(error)) from None
 
 
@@ -85,19 +92,22 @@ def check_password_length(form, field):  # noqa: ARG001
 
 
 def new_password_fields(label):
-    """Return the fields `password` and `password2` for the class body of a NewPasswordForm. label: of the first."""
+    """Return the fields `password` and `password2` for the class body of a NewPasswordForm. label: of the first.
+
+    The second may be absent: pages with JavaScript can show the password instead.
+    """
     maximum = {"autocomplete": "new-password", "maxlength": PASSWORD_LENGTH[1]}
     return (
         PasswordField(
             label, [required(), check_password_length], render_kw={**maximum, "minlength": PASSWORD_LENGTH[0]}
         ),
-        PasswordField(_l("Repeat password"), [required(), same_as_password], render_kw=maximum),
+        PasswordField(_l("Repeat password"), [same_as_password], render_kw={**maximum, "required": True}),
     )
 
 
 def same_as_password(form, field):
-    """Refuse a repetition that differs."""
-    if field.data != form.password.data:
+    """Refuse a repetition that differs, if there is one."""
+    if field.raw_data and field.data != form.password.data:
         raise ValidationError(_("The two passwords differ."))
 
 
@@ -114,12 +124,13 @@ class NewPasswordForm(Form):
         return ()
 
     def validate(self, *args, **kwargs) -> bool:
-        """Validate the fields, then the strength of the password."""
-        if not super().validate(*args, **kwargs):
+        """Validate the fields, and the strength of the password, so that all errors are shown at once."""
+        is_valid = super().validate(*args, **kwargs)
+        if self.password.errors:
             return False
         try:
             self.strength = passwords.check_strength(self.password.data, *self.personal_words())
         except InvalidInput as error:
             self.with_error(error)
             return False
-        return True
+        return is_valid

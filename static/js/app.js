@@ -217,6 +217,51 @@ document.addEventListener("change", (event) => {
   else root.dataset.theme = event.target.value;
 });
 
+// A new password is typed once where it can be shown, instead of twice.
+const prepareForms = () => {
+  document.querySelectorAll("[data-show-password][hidden]").forEach((button) => { button.hidden = false; });
+  document.querySelectorAll("[data-without-script]:not([hidden])").forEach((part) => {
+    part.hidden = true;
+    part.querySelector("input").disabled = true; // or it would be sent
+  });
+};
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("[data-show-password]");
+  if (!button) return;
+  const input = document.getElementById(button.dataset.showPassword);
+  const shows = button.ariaPressed !== "true";
+  button.ariaPressed = String(shows);
+  input.type = shows ? "text" : "password";
+  input.focus();
+});
+document.addEventListener("htmx:after:swap", prepareForms);
+
+// Another language or theme loads a visitor's page again. What was typed there stays, except for passwords.
+const storage = (() => {
+  try { return window.sessionStorage; } catch { return undefined; } // cookies are switched off
+})();
+const typedInputs = () => document.querySelectorAll("main form:not(.look) input[type=text]");
+document.addEventListener("submit", (event) => {
+  if (!event.target.matches(".look")) return;
+  const typed = Array.from(typedInputs(), ({ id, value }) => [id, value]);
+  storage?.setItem("typed", JSON.stringify({ path: location.pathname, typed }));
+});
+const restoreTyped = () => {
+  const { path, typed } = JSON.parse(storage?.getItem("typed") ?? "{}");
+  storage?.removeItem("typed");
+  if (path !== location.pathname) return;
+  typed.forEach(([id, value]) => { document.getElementById(id).value ||= value; });
+};
+
+// A value that is free in place of one that is taken.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("[data-fill]");
+  if (!button) return;
+  const input = document.getElementById(button.dataset.fill);
+  input.value = button.textContent;
+  input.focus();
+});
+
 // How many characters are left. Counted in code points, as on the server.
 document.addEventListener("input", (event) => {
   const { left, max } = event.target.dataset;
@@ -232,5 +277,7 @@ document.addEventListener("htmx:after:swap", renderTimes);
 
 document.addEventListener("DOMContentLoaded", () => {
   watchToasts();
+  prepareForms();
+  restoreTyped();
   if (history.state?.row && window.htmx) setTimeout(scrollToRow, 0, history.state.row);
 });

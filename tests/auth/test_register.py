@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from bs4 import BeautifulSoup
 from sqlalchemy import func, select
 
 from noxchat import passwords
@@ -64,6 +65,43 @@ def test_invalid_field_is_refused_and_input_kept(app, anonymous, field, value, m
 def test_taken_username_is_refused(app, anonymous, alice):
     answer = anonymous.post("/auth/register", {**MILA, "username": "АLICE"})
     assert answer.status_code == 422 and "taken" in answer.text
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_all_errors_are_shown_at_once(app, anonymous, alice, htmx):
+    fields = {"username": "Alice", "email": "nonsense", "password": "qwerty123", "password2": "qwerty124"}
+    answer = anonymous.post("/auth/register", fields, htmx=htmx)
+    assert answer.status_code == 422 and count_accounts(app) == 1
+    soup = BeautifulSoup(answer.text, "html.parser")
+    summary = soup.select_one("#errors")
+    assert summary.has_attr("autofocus") and "4 fields need another look" in summary.text
+    assert [link["href"] for link in summary.select("a")] == ["#username", "#email", "#password", "#password2"]
+    errors = [soup.select_one(f"#{name}-error").text for name in ("username", "email", "password", "password2")]
+    assert all(
+        part in error for part, error in zip(("taken", "address", "get guessed", "differ"), errors, strict=True)
+    ), errors
+    assert soup.select_one("#username")["value"] == "Alice" and soup.select_one("#email")["value"] == "nonsense"
+    assert "qwerty12" not in answer.text
+
+
+def test_repeated_password_may_be_absent(any_app):
+    anonymous = Browser(any_app)
+    fields = {name: value for name, value in MILA.items() if name != "password2"}
+    assert anonymous.post("/auth/register", {**fields, "password2": ""}).status_code == 422
+    assert anonymous.post("/auth/register", fields).status_code == 303
+    assert anonymous.log_in("mila@nox.example").status_code == 303
+
+
+@pytest.mark.parametrize("name", ["Alice", "Мила", "王小明", "a" * 32, "Jean‑Luc"])
+def test_free_names_are_offered_instead_of_a_taken_one(any_app, name):
+    for taken in (name, f"{name[:31]}2"):
+        make_person(any_app, taken, f"{taken}@nox.example")
+    answer = Browser(any_app).post("/auth/register", {**MILA, "username": name})
+    offered = [button.text for button in BeautifulSoup(answer.text, "html.parser").select("[data-fill=username]")]
+    assert len(set(offered)) == 3 and f"{name[:31]}2" not in offered
+    for number, offer in enumerate(offered):
+        fields = {**MILA, "username": offer, "email": f"new{number}@nox.example"}
+        assert Browser(any_app).post("/auth/register", fields).status_code == 303, offer
 
 
 def test_taken_email_is_not_revealed_and_its_owner_is_notified(any_app):

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PASSWORD, latest_email, log_in, photo, register
+from tests.browser.conftest import PASSWORD, fill_new_password, latest_email, log_in, photo, register
 
 NEW_PASSWORD = "another lamp in the night 8"
 
@@ -23,13 +23,11 @@ def test_account_lifecycle(site, new_page, javascript, width):
     page.click("text=Create account")
     page.fill("#username", name)
     page.fill("#email", email)
-    page.fill("#password", "password")
-    page.fill("#password2", "password")
+    fill_new_password(page, "password")
     page.click(".btn--primary")
     page.wait_for_selector("#password-error")
     assert page.input_value("#email") == email and page.input_value("#username") == name
-    page.fill("#password", PASSWORD)
-    page.fill("#password2", PASSWORD)
+    fill_new_password(page, PASSWORD)
     page.click(".btn--primary")
     page.wait_for_url("**/auth/login")
     assert "Thank you" in page.inner_text(".notice[data-kind=info]")
@@ -73,8 +71,7 @@ def test_account_lifecycle(site, new_page, javascript, width):
     assert email in page.inner_text(".notice")
     text = latest_email(site, email).get_body(("plain",)).get_content()
     page.goto(re.search(r"http://\S+", text)[0])
-    page.fill("#password", NEW_PASSWORD)
-    page.fill("#password2", NEW_PASSWORD)
+    fill_new_password(page, NEW_PASSWORD)
     page.click(".btn--primary")
     page.wait_for_url("**/auth/login")
     other.goto("/settings")
@@ -149,9 +146,62 @@ def test_browser_sends_the_domain_that_was_typed(new_page, path):
     """Chromium would change what is typed into a field of the type email."""
     page = new_page(viewport={"width": 390, "height": 844})
     page.goto(path)
-    for field in page.locator("form input[required]").all():
+    for field in page.locator("form input[required]:visible").all():
         field.fill("target123")
     page.fill("#email", "zoe@straße.example")
     with page.expect_request(lambda request: request.method == "POST") as sent:
         page.click(".btn--primary")
     assert "stra%C3%9Fe.example" in sent.value.post_data or "straße" in sent.value.post_data
+
+
+def test_new_password_is_typed_once_and_can_be_shown(site, new_page):
+    page = new_page(viewport={"width": 390, "height": 844})
+    page.goto("/auth/register")
+    assert not page.is_visible("#password2") and page.is_disabled("#password2")
+    page.fill("#username", "Shown Once")
+    page.fill("#email", "shown@nox.example")
+    page.fill("#password", "password")
+    page.click("text=Show")
+    assert page.get_attribute("#password", "type") == "text"
+    assert page.get_attribute("[data-show-password]", "aria-pressed") == "true"
+    assert page.evaluate("document.activeElement.id") == "password"
+    page.click(".btn--primary")
+    page.wait_for_selector("#password-error")
+    assert page.evaluate("document.activeElement.id") == "errors"
+    assert not page.is_visible("#password2") and page.is_visible("[data-show-password]")
+    page.fill("#password", PASSWORD)
+    page.click(".btn--primary")
+    page.wait_for_url("**/auth/login")
+
+
+def test_free_name_is_filled_in(site, new_page):
+    page = new_page()
+    register(page, "Takenname")
+    page.goto("/auth/register")
+    page.fill("#username", "takenname")
+    page.fill("#email", "taken2@nox.example")
+    page.fill("#password", PASSWORD)
+    page.click(".btn--primary")
+    free = page.wait_for_selector("[data-fill=username]")
+    name = free.inner_text()
+    free.click()
+    assert page.input_value("#username") == name and page.input_value("#email") == "taken2@nox.example"
+    page.fill("#password", PASSWORD)
+    page.click(".btn--primary")
+    page.wait_for_url("**/auth/login")
+
+
+def test_language_and_theme_of_a_visitor_keep_what_was_typed(site, new_page):
+    page = new_page()
+    page.goto("/auth/register")
+    page.fill("#username", "Typed Before")
+    page.fill("#email", "typed@nox.example")
+    page.fill("#password", PASSWORD)
+    page.click(".look >> text=Русский")
+    page.wait_for_selector("html[lang=ru]")
+    page.click(".look button[name=theme][value=night]")
+    page.wait_for_selector("html[data-theme=night]")
+    assert page.input_value("#username") == "Typed Before" and page.input_value("#email") == "typed@nox.example"
+    assert page.input_value("#password") == ""
+    page.reload()
+    assert page.input_value("#username") == ""

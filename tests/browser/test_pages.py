@@ -29,6 +29,15 @@ def check_accessibility_and_width(page, name):
     page.set_viewport_size(size)
 
 
+def set_preferences(page, theme, language):
+    """Set the theme and the language of the account."""
+    page.evaluate(
+        """([theme, language]) => fetch("/settings/look", {method: "POST", headers: {
+          "X-CSRFToken": document.querySelector("meta[name=csrf-token]").content}, body: new URLSearchParams({theme, language})})""",
+        [theme, language],
+    )
+
+
 # Contrast depends on the theme only, and the width on the language.
 @pytest.mark.parametrize(("theme", "language"), [("night", "en"), ("day", "ru")])
 def test_pages_are_accessible_and_fit_narrow_screens(site, new_page, theme, language):
@@ -45,11 +54,7 @@ def test_pages_are_accessible_and_fit_narrow_screens(site, new_page, theme, lang
             check_accessibility_and_width(anonymous, f"guest {path}")
     page = new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     log_in(page, "mila@demo.example", demo_password(site))
-    page.evaluate(
-        """([theme, language]) => fetch("/settings/look", {method: "POST", headers: {
-          "X-CSRFToken": document.querySelector("meta[name=csrf-token]").content}, body: new URLSearchParams({theme, language})})""",
-        [theme, language],
-    )
+    set_preferences(page, theme, language)
     for name, path in {**PAGES, **MORE_PAGES}.items():
         page.goto(path)
         assert page.get_attribute("html", "lang") == language, path
@@ -61,6 +66,15 @@ def test_pages_are_accessible_and_fit_narrow_screens(site, new_page, theme, lang
     page.click(".btn--primary")
     page.wait_for_selector("#errors")
     check_accessibility_and_width(page, "profile form with errors")
+    anonymous.context.clear_cookies()
+    anonymous.goto("/auth/register")
+    anonymous.fill("#username", "nika")
+    anonymous.fill("#email", "nika@nox.example")
+    anonymous.fill("#password", "target123")
+    anonymous.click(".btn--primary")
+    anonymous.wait_for_selector("[data-fill]")
+    check_accessibility_and_width(anonymous, "registering with errors")
+    set_preferences(page, "auto", "en")
     assert anonymous.problems == [] and [text for text in page.problems if "405" not in text] == []
 
 

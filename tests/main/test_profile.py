@@ -177,3 +177,15 @@ def count_elements(browser, path):
     """Return how many elements of each name and set of attributes there are in a page."""
     soup = BeautifulSoup(browser.get(path).text, "html.parser")
     return Counter(tag.name if not tag.attrs else f"{tag.name} {sorted(tag.attrs)}" for tag in soup.find_all(True))
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_taken_name_and_public_id_are_told_at_once_with_free_ones(app, alice, alice_browser, htmx):
+    make_person(app, "Zoe", public_id="zoe_1")
+    answer = alice_browser.post("/settings/profile", {"username": "zoe", "public_id": "ZOE_1", "bio": "Hi."}, htmx=htmx)
+    soup = BeautifulSoup(answer.text, "html.parser")
+    assert answer.status_code == 422 and "2 fields need another look" in soup.select_one("#errors").text
+    names, ids = ([button.text for button in soup.select(f"[data-fill={name}]")] for name in ("username", "public_id"))
+    assert len(names) == len(ids) == 3 and all(name.startswith("zoe") for name in names)
+    fields = {"username": names[0], "public_id": ids[0], "bio": "Hi."}
+    assert alice_browser.post("/settings/profile", fields).location == f"/u/{ids[0]}"

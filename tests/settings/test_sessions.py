@@ -95,6 +95,15 @@ def test_invalid_password_change_is_refused(app, alice_browser, fields, message,
     assert Browser(app).log_in("alice").status_code == 303
 
 
+def test_wrong_current_and_weak_new_password_are_told_at_once(app, alice_browser):
+    fields = {"current_password": "wrong one 12", "password": "qwerty123", "password2": "qwerty124"}
+    answer = alice_browser.post("/settings/password", fields)
+    assert answer.status_code == 422 and "3 fields need another look" in answer.text
+    for message in ("This is not your password.", "first that get guessed", "passwords differ"):
+        assert message in answer.text
+    assert Browser(app).log_in("alice").status_code == 303
+
+
 def test_guessing_the_current_password_is_rate_limited(alice_browser):
     codes = [
         alice_browser.post("/settings/password", {**CHANGE, "current_password": "wrong one 12"}).status_code
