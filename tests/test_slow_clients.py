@@ -2,6 +2,7 @@
 
 import os
 import resource
+import selectors
 import signal
 import socket
 import struct
@@ -17,6 +18,7 @@ from gunicorn import config as gunicorn_config
 from noxchat.web import connections
 from noxchat.web.connections import Arrival, Connection, Reader, TooSlow
 from noxchat.web.server import CONNECTIONS, FILES
+from noxchat.web.worker import Worker
 from tests.conftest import Server, Visitor, wait_until
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
@@ -174,6 +176,31 @@ def reset(connection):
     """Close a connection as a client that has crashed does."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+def test_error_of_a_connection_ends_no_other_and_closed_ones_are_skipped():
+    worker, failed, handled = Worker.__new__(Worker), [], []
+    worker.log = SimpleNamespace(exception=failed.append)
+    with selectors.DefaultSelector() as worker.poller, ExitStack() as stack:
+        readers = []
+        for _number in range(3):
+            near, far = socket.socketpair()
+            stack.enter_context(near)
+            stack.enter_context(far)
+            far.send(b"x")
+            readers.append(near)
+
+        def handle(sock):
+            handled.append(sock)
+            others = [other for other in readers if other not in handled]
+            if len(others) == 2:
+                worker.poller.unregister(others[0])
+                raise ValueError
+
+        for near in readers:
+            worker.poller.register(near, selectors.EVENT_READ, handle)
+        worker.wait_for_and_dispatch_events(1)
+        assert len(handled) == 2 and len(failed) == 1
 
 
 def test_clients_that_do_not_close_their_connections_delay_nobody(serve):

@@ -41,9 +41,11 @@ class Worker(ThreadWorker):
     def wait_for_and_dispatch_events(self, timeout: float):
         """Wait for something to happen to a connection, and handle it. An error of one connection ends no other."""
         for key, _events in self.poller.select(timeout):
+            if self.poller.get_map().get(key.fd) != key:
+                continue  # what was handled before has closed it
             try:
                 key.data(key.fileobj)
-            except OSError:
+            except Exception:  # noqa: BLE001  whatever it is, the others go on
                 self.log.exception("a connection failed")
 
     def init_signals(self):
