@@ -153,7 +153,7 @@ def test_pages_are_answered_while_very_many_requests_are_half_sent(serve):
         for _page in range(3):
             began = time.monotonic()
             assert visitor.open("/auth/login").status == 200
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 3  # a held thread would be free after 20 s
         assert process.num_threads() < 20
 
 
@@ -166,7 +166,7 @@ def test_requests_that_are_half_sent_behind_another_hold_no_thread(serve):
             assert b" 200 " in pipelined.recv(100)
         began = time.monotonic()
         assert Visitor(server).open("/auth/login").status == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3  # a held thread would be free after 20 s
 
 
 CLOSING = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
@@ -210,9 +210,10 @@ def test_clients_that_do_not_close_their_connections_delay_nobody(serve):
         connections = [stack.enter_context(closing(connect(server, CLOSING))) for _number in range(40)]
         began = time.monotonic()
         assert server.get("/healthz").status == 200
-        assert time.monotonic() - began < 1
-        assert all(b" 200 " in connection.recv(1000) for connection in connections)
-        assert {connection.recv(1000) for connection in connections} == {b""}
+        assert time.monotonic() - began < 5  # it would be two seconds for each
+        for connection in connections:
+            answer = b"".join(iter(lambda connection=connection: connection.recv(1000), b""))
+            assert b" 200 " in answer
         began = time.monotonic()
         server.process.terminate()
         server.process.wait(30)
@@ -248,7 +249,7 @@ def test_urgent_data_and_strange_lengths_hold_no_thread_of_pages(serve):
                 stack.enter_context(closing(connect(server, head.encode())))
         began = time.monotonic()
         assert Visitor(server).open("/auth/login").status == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3  # a held thread would be free after 20 s
 
 
 def test_clients_that_ask_a_lot_and_read_nothing_hold_no_thread(serve):
@@ -263,7 +264,7 @@ def test_clients_that_ask_a_lot_and_read_nothing_hold_no_thread(serve):
         time.sleep(6)
         began = time.monotonic()
         assert Visitor(server).open("/auth/login").status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5  # a held thread would be free after 60 s
 
 
 def test_form_that_arrives_slowly_but_steadily_is_handled(serve):
@@ -285,7 +286,7 @@ def test_long_requests_that_are_half_sent_only_delay_others_of_their_kind(serve)
             stack.enter_context(closing(connect(server, [upload, HALF_SENT["chunk"]][number % 2])))
         began = time.monotonic()
         assert Visitor(server).open("/auth/login").status == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3  # a held thread would be free after 20 s
 
 
 @pytest.mark.parametrize("size", [100, 60_000, 70_000, 100_000])
