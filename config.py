@@ -303,7 +303,10 @@ class Config:
         self.MAIL_DEBUG = False
 
     def _read_limits(self, env):
-        """Read the limits."""
+        """Read who may join, and the limits."""
+        self.REGISTRATION = env.matching(
+            "REGISTRATION", "open|invitation|closed", "write open, invitation or closed.", default="open"
+        )
         self.RESET_MINUTES = env.number("RESET_MINUTES", 10, minimum=1, maximum=60)
         self.SESSION_DAYS = env.number("SESSION_DAYS", 30, minimum=1, maximum=365)
         self.AVATAR_BYTES = env.number("AVATAR_BYTES", 5_000_000, minimum=10_000)

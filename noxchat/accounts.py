@@ -1,16 +1,18 @@
-"""Accounts: register, authenticate, change, delete."""
+"""Accounts: register, recover, change, delete."""
 
+from flask import current_app
 from flask_babel import gettext as _
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import avatars, events, friendships, profiles, throttle
+from noxchat import avatars, email_addresses, events, friendships, invitations, profiles, sessions
 from noxchat.database import violates_constraint
-from noxchat.exceptions import Conflict
+from noxchat.exceptions import Conflict, NotAllowed
 from noxchat.extensions import db
-from noxchat.mail import kinds, queue
-from noxchat.models import Profile, PublicId, User
+from noxchat.invitations import OpenInvitation
+from noxchat.models import EmailChange, Profile, PublicId, User
 from noxchat.names import email_key, random_public_id, skeleton
+from noxchat.tokens import Link
 
 # What rule modules contribute to the deletion of an account, besides the rows that the database deletes by itself.
 # Functions of the user, in three steps because of the lock order: lock what is affected; return the events that tell
@@ -20,11 +22,11 @@ DELETION_EVENTS = (friendships.deletion_events,)
 AFTER_DELETION = (avatars.after_account_deletion,)
 
 
-def create(username: str, email: str, password_hash: str, *, language: str | None = None) -> User | None:
-    """Create an account with an empty profile and a random Public ID.
+def create(username: str, email: str, password_hash: str, *, language: str | None = None) -> User:
+    """Create an account with an empty profile and a random Public ID. Its address is not confirmed.
 
     username, email: as returned by names.clean_username and names.clean_email.
-    Returns None when the address belongs to another account. Raises InvalidInput about `username` when that is taken.
+    Raises InvalidInput about `username` when that is taken.
     """
     user = User(
         username=username,
@@ -35,16 +37,12 @@ def create(username: str, email: str, password_hash: str, *, language: str | Non
         language=language,
     )
     profiles.check_username(username)
-    if find_by_email(email):
-        return None
     try:
         with db.session.begin_nested():
             db.session.add(user)
     except IntegrityError as error:
         if violates_constraint(error, "username_key"):
             raise profiles.username_taken(username) from error
-        if violates_constraint(error, "email_key"):
-            return None
         raise
     public_id = random_public_id()
     db.session.add(PublicId(key=public_id, user_id=user.id))
@@ -54,28 +52,41 @@ def create(username: str, email: str, password_hash: str, *, language: str | Non
     return user
 
 
-def register(username: str, email: str, password_hash: str, *, language: str) -> User | None:
-    """Create an account as `create` does; if the address belongs to another account, queue an e-mail to its owner.
+def check_may_register(invitation: OpenInvitation | None):
+    """Raise NotAllowed when the setting REGISTRATION does not let somebody register. invitation: theirs, if any."""
+    registration = current_app.config["REGISTRATION"]
+    if registration == "closed":
+        raise NotAllowed(_("Nobody can join at present. Whoever hosts this place has closed it for new people."))
+    if registration == "invitation" and invitation is None:
+        raise NotAllowed(_("Joining takes an invitation that still works. Ask somebody who is here for their link."))
 
-    Whoever registers cannot tell the two cases apart.
+
+def register(
+    username: str,
+    email: str,
+    password_hash: str,
+    *,
+    language: str,
+    invitation: OpenInvitation | None = None,
+    send_email: bool = True,
+) -> User:
+    """Create an account as `create` does, ask to confirm its address, and make the newcomer friends with the inviter.
+
+    Whoever registers cannot tell whether another account has the address. send_email: whether to queue an e-mail.
+    Raises InvalidInput, also about an invitation that is no longer open.
     """
     user = create(username, email, password_hash, language=language)
-    if user is None:
-        owner = find_by_email(email)
-        if owner and throttle.allow_address_taken_email(lock_account(owner)):
-            queue.enqueue(kinds.address_taken, owner)
+    pair = invitations.join(user, invitation) if invitation else None
+    email_addresses.request_confirmation(user, send=send_email)
+    if pair:
+        friendships.befriend(pair)  # last, since it publishes events
     return user
-
-
-def find_by_email(email: str) -> User | None:
-    """Return the account with this e-mail address, regardless of case."""
-    return db.session.scalar(profiles.with_profile().where(User.email_key == email_key(email)))
 
 
 def find_by_identifier(identifier: str) -> User | None:
     """Return the account with this e-mail address or Public ID. One look-up: a Public ID never contains an @."""
     identifier = identifier.strip(" ")
-    return find_by_email(identifier) if "@" in identifier else profiles.find_by_public_id(identifier)
+    return email_addresses.find_holder(identifier) if "@" in identifier else profiles.find_by_public_id(identifier)
 
 
 def lock_account(user: User) -> User:
@@ -95,6 +106,42 @@ def set_password(user: User, password_hash: str):
     user.password_hash = password_hash
     user.reset_nonce = None
     db.session.flush()
+
+
+def confirm_email(link: Link) -> bool:
+    """Confirm an address. Returns False when the link was used meanwhile, or the address is another account's."""
+    user = lock_account(link.user)
+    return user.email_nonce == link.nonce and email_addresses.confirm(user)
+
+
+def reset_password(link: Link, password_hash: str) -> bool:
+    """Set a new password with a reset link, which proves the address that it was sent to.
+
+    Returns False when it was used or replaced meanwhile, or the address is another account's.
+    """
+    user = lock_account(link.user)
+    if user.reset_nonce != link.nonce or (link.email and not email_addresses.prove(user, link.email)):
+        return False
+    email_addresses.forget_changes(user)
+    _recover(user, password_hash)
+    return True
+
+
+def undo_email_change(user: User, change: EmailChange, password_hash: str) -> bool:
+    """Undo a change of address, and set a new password. Returns False when it was undone already."""
+    user = lock_account(user)
+    if not email_addresses.undo(user, change):
+        return False
+    _recover(user, password_hash)
+    return True
+
+
+def _recover(user: User, password_hash: str):
+    """Set a new password, and end what somebody else may have begun: sessions, changes of address, invitations."""
+    set_password(user, password_hash)
+    email_addresses.forget_request(user)
+    sessions.revoke_all(user)
+    invitations.revoke_all(user)
 
 
 def set_preferences(user: User, preferences: dict[str, str]):

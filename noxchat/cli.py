@@ -1,4 +1,4 @@
-"""The subcommands of the `flask` command: demo, users, search, doctor. Run as `flask --app main …`."""
+"""The subcommands of the `flask` command: demo, users, invite, search, doctor. Run as `flask --app main …`."""
 
 import secrets
 
@@ -7,22 +7,22 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy import func, select
 
-from noxchat import accounts, health, passwords, tokens
+from noxchat import accounts, email_addresses, health, invitations, passwords, tokens
 from noxchat import demo as demo_data
 from noxchat.database import begin_write
-from noxchat.exceptions import InvalidInput
+from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
 from noxchat.mail.kinds import absolute_url
 from noxchat.models import Profile, User
 from noxchat.names import clean_email, clean_username
 from noxchat.search.cli import group as search_group
 
-users = AppGroup("users", help="List, create and delete accounts; create a link to choose a new password.")
+users = AppGroup("users", help="List, create, confirm and delete accounts; create a link to choose a new password.")
 
 
 def init_app(app: Flask):
     """Add the commands to the `flask` command."""
-    for command in (users, demo, doctor, search_group):
+    for command in (users, invite, demo, doctor, search_group):
         app.cli.add_command(command)
 
 
@@ -41,11 +41,12 @@ def demo(count):
 def list_users():
     """Print every account: id, Public ID, name, e-mail, last seen."""
     rows = db.session.execute(
-        select(User.id, Profile.public_id, User.username, User.email, User.last_seen_at)
+        select(User.id, Profile.public_id, User.username, User.email, User.email_confirmed_at, User.last_seen_at)
         .join(Profile, Profile.user_id == User.id)
         .order_by(User.id)
     )
-    for user_id, public_id, username, email, seen in rows:
+    for user_id, public_id, username, email, confirmed_at, seen in rows:
+        email += "" if confirmed_at else " (not confirmed)"
         last_seen = f"{seen:%Y-%m-%d %H:%M}" if seen else "never"
         click.echo(f"{user_id}\t@{public_id}\t{username}\t{email}\t{last_seen}")
     click.echo(f"{db.session.scalar(select(func.count()).select_from(User))} accounts", err=True)
@@ -65,10 +66,17 @@ def create_user(username, email, password):
         user = accounts.create(username, email, passwords.hash_password(chosen))
     except InvalidInput as error:
         raise click.ClickException(str(error)) from None
-    if user is None:
+    if tokens.is_confirmed_by_another(user, email):
         raise click.ClickException("This address belongs to another account.")
     db.session.commit()
     click.echo(f"Created @{user.public_id} for {username}." + ("" if password else f" Password: {chosen}"))
+
+
+def check_key():
+    """Exit when links that are made here would not work on the server, which has another key."""
+    key = health.check_secret_key(current_app.config)
+    if key.ok is False:
+        raise click.ClickException(key.message)
 
 
 def find(identifier: str) -> User:
@@ -79,13 +87,26 @@ def find(identifier: str) -> User:
     return user
 
 
+@users.command("confirm")
+@click.argument("account")
+def confirm_email(account):
+    """Confirm the e-mail address of ACCOUNT (e-mail or Public ID) without an e-mail, say if there is no mail server."""
+    begin_write(db.session)
+    user = accounts.lock_account(find(account))
+    email = user.unconfirmed_email
+    if email is None:
+        raise click.ClickException(f"{user.email} is confirmed already.")
+    if not email_addresses.confirm(user):
+        raise click.ClickException(f"{email} belongs to another account.")
+    db.session.commit()
+    click.echo(f"{email} is confirmed for @{user.public_id}.")
+
+
 @users.command("reset-link")
 @click.argument("account")
 def reset_link(account):
     """Print a link with which ACCOUNT (e-mail or Public ID) can choose a new password, once."""
-    key = health.check_secret_key(current_app.config)
-    if key.ok is False:
-        raise click.ClickException(key.message)
+    check_key()
     begin_write(db.session)
     user = accounts.lock_account(find(account))
     tokens.renew_reset_nonce(user)
@@ -110,12 +131,32 @@ def delete_user(account, yes):
 
 @click.command()
 @with_appcontext
+@click.option("--from", "account", help="Whose friend everybody becomes: e-mail or Public ID.")
+@click.option("--uses", default=1, type=click.IntRange(1, invitations.MAX_USES), show_default=True)
+@click.option("--days", default=7, type=click.IntRange(1, invitations.MAX_DAYS), show_default=True)
+def invite(account, uses, days):
+    """Print a link with which people can create an account, also where REGISTRATION=invitation."""
+    check_key()
+    begin_write(db.session)
+    inviter = accounts.lock_account(find(account)) if account else None
+    try:
+        invitation = invitations.create(inviter, uses, days)
+    except Conflict as error:
+        raise click.ClickException(str(error)) from None
+    db.session.commit()
+    click.echo(absolute_url("friends.invitation", token=tokens.create_invitation_token(invitation)))
+    click.echo(f"It works {uses} times, until {invitation.expires_at:%Y-%m-%d %H:%M} UTC.", err=True)
+
+
+@click.command()
+@with_appcontext
 def doctor():
     """Check what is configured and what answers. Exits with 1 if something is wrong."""
     config = current_app.config
     checks = [
         ("Secret key", health.check_secret_key(config)),
         ("Base URL", health.check_base_url(config)),
+        ("Registration", health.check_registration(config)),
         ("Data folder", health.check_folder(config["DATA_DIR"], is_private=True)),
         ("Log folder", health.check_folder(config["LOG_DIR"])),
         ("Front-end files", health.check_front_end()),

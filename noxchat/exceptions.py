@@ -9,6 +9,10 @@ class NotFound(RuleError):
     """Who or what it is about does not exist, or may not be seen by this person: both are answered alike (404)."""
 
 
+class NotAllowed(RuleError):
+    """The action is not allowed for this person, whatever the state (403)."""
+
+
 class Conflict(RuleError):
     """The action is not allowed in the present state (409)."""
 

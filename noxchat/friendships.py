@@ -111,11 +111,10 @@ def send(pair: Pair, tab: str = "") -> FriendshipChange:
     """
     cooldown_until = pair.relationship.cooldown_until
     if pair.state == INCOMING:
-        return _befriend(pair, tab)
+        return befriend(pair, tab)
     if pair.state in (FRIENDS, OUTGOING):
         return FriendshipChange.UNCHANGED
-    if pair.state == BLOCKED:
-        raise Conflict(_("You blocked %(name)s. Unblock first, then ask.", name=pair.person.username))
+    check_not_blocked(pair)
     if cooldown_until and cooldown_until > now():
         raise Conflict(_("You asked %(name)s not long ago. Give it some time.", name=pair.person.username))
     _check_open_requests(pair.relationship.open_requests)
@@ -127,11 +126,39 @@ def send(pair: Pair, tab: str = "") -> FriendshipChange:
     return FriendshipChange.SENT
 
 
+def check_not_blocked(pair: Pair):
+    """Raise Conflict when the viewer blocks the person."""
+    if pair.state == BLOCKED:
+        raise Conflict(_("You blocked %(name)s. Unblock first, then ask.", name=pair.person.username))
+
+
+def befriend(pair: Pair, tab: str = "") -> FriendshipChange:
+    """Make two people friends, whatever requests there are between them: for a request or an invitation of one of them.
+
+    Neither may block the other: check_not_blocked.
+    """
+    if pair.state == FRIENDS:
+        return FriendshipChange.UNCHANGED
+    viewer, person = pair.viewer, pair.person
+    if pair.state == INCOMING:
+        _delete_request(person, viewer)
+    elif pair.state == OUTGOING:
+        _delete_request(viewer, person)
+    _delete_cooldowns(pair)
+    rows = [
+        {"user_id": one.id, "friend_id": other.id, "search_text": other.search_text, "since": now()}
+        for one, other in ((viewer, person), (person, viewer))
+    ]
+    db.session.execute(insert(friends), rows)
+    _notify_both(pair, tab)
+    return FriendshipChange.ACCEPTED
+
+
 def accept(pair: Pair, tab: str = "") -> FriendshipChange:
     """Accept somebody's request."""
     if pair.state != INCOMING:
         return FriendshipChange.UNCHANGED
-    return _befriend(pair, tab)
+    return befriend(pair, tab)
 
 
 def decline(pair: Pair, tab: str = "") -> FriendshipChange:
@@ -201,19 +228,6 @@ def _check_open_requests(number: int):
                 limit,
             )
         )
-
-
-def _befriend(pair: Pair, tab: str) -> FriendshipChange:
-    viewer, person = pair.viewer, pair.person
-    _delete_request(person, viewer)
-    _delete_cooldowns(pair)
-    rows = [
-        {"user_id": one.id, "friend_id": other.id, "search_text": other.search_text, "since": now()}
-        for one, other in ((viewer, person), (person, viewer))
-    ]
-    db.session.execute(insert(friends), rows)
-    _notify_both(pair, tab)
-    return FriendshipChange.ACCEPTED
 
 
 def _delete_request(sender: User, receiver: User):

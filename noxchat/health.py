@@ -296,3 +296,13 @@ def check_base_url(config) -> CheckResult:
         message = "passwords travel unencrypted; put TLS in front and write https://"
         return CheckResult(False, f"{config['BASE_URL']}: {message}")
     return CheckResult(True, config["BASE_URL"])
+
+
+def check_registration(config) -> CheckResult:
+    """Say who may create an account."""
+    texts = {
+        "open": "open: whoever finds this place can join",
+        "invitation": "invitation: who has a link of `flask invite` or of somebody who is here can join",
+        "closed": "closed: nobody can join",
+    }
+    return CheckResult(True, texts[config["REGISTRATION"]])

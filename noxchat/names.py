@@ -73,7 +73,9 @@ RESERVED = OPERATORS | set(
     """.split()
 )
 # Parts of our own URLs, present and planned, that are good names for people but must not become Public IDs.
-PATHS = set("blocked counters delete email i look moment.js password sessions u undo".split())
+PATHS = set(
+    "blocked confirm counters delete email email-undo i invitations look moment.js password sessions strength u undo".split()
+)
 
 # Characters of one alphabet that are easily confused (Unicode's UTS #39), in lower case. Tatweel only makes a word
 # longer.

@@ -43,6 +43,8 @@ LOCK_TIMEOUTS = text(
     "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '2s', true)"
 )
 BLOCKS_PER_HOUR = 200
+REGISTRATION_TRIES = 5  # forms for each registration that is allowed
+STRENGTH_CHECKS_PER_HOUR = 600
 STORE_SECONDS = 0.5  # for which a request waits for the store
 RETRY_SECONDS = 3.0  # after which a store that failed is asked again
 
@@ -269,18 +271,6 @@ def count_block(blocker: User):
     _count_with_transaction(Limit(BLOCKS_PER_HOUR, HOUR, ("block", str(blocker.id))))
 
 
-def allow_address_taken_email(user: User) -> bool:
-    """Count an e-mail about somebody registering with this person's address, with the transaction that queues it.
-
-    Returns False when it is one too many. user: as returned by accounts.lock_account.
-    """
-    try:
-        _count_with_transaction(Limit(current_app.config["RESETS_PER_HOUR"], HOUR, ("address taken", str(user.id))))
-    except RateLimited:
-        return False
-    return True
-
-
 ATTEMPTS = select(func.count()).where(
     Attempt.key == bindparam("limited", type_=String), Attempt.expires_at > bindparam("moment", type_=UTCDateTime)
 )
@@ -302,16 +292,52 @@ def _count_with_transaction(limit: Limit):
         check_limits([limit])
 
 
+def count_registration_try(address: str):
+    """Count a form to register, complete or not, since it tells whether a name is taken. Raises RateLimited."""
+    tries = REGISTRATION_TRIES * current_app.config["SIGN_UPS_PER_HOUR"]
+    _count(RateLimitItemPerHour(tries), "sign-up try", address)
+
+
 def count_registration(address: str):
     """Count a registration from an address. Raises RateLimited."""
     _count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "sign-up", address)
 
 
+def count_confirmation_email(email: str):
+    """Count an e-mail that asks to confirm an address, whosever account it is for. Raises RateLimited."""
+    _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "confirmation", _hash_email(email))
+
+
+def allow_confirmation_email(email: str) -> bool:
+    """Count an e-mail as count_confirmation_email does. Returns False when it is one too many."""
+    try:
+        count_confirmation_email(email)
+    except RateLimited:
+        return False
+    return True
+
+
+def count_email_change(user: User):
+    """Count a change of address, with the transaction that saves it: each may send an e-mail. Raises RateLimited.
+
+    user: as returned by accounts.lock_account.
+    """
+    _count_with_transaction(Limit(current_app.config["RENAMES_PER_DAY"], timedelta(days=1), ("email", str(user.id))))
+
+
+def count_strength_check(address: str):
+    """Count a computation of how strong a password is, from an address. Raises RateLimited."""
+    _count(RateLimitItemPerHour(STRENGTH_CHECKS_PER_HOUR), "strength", address)
+
+
 def count_reset_request(email: str, address: str):
     """Count a request for a password reset e-mail, whether or not the account exists. Raises RateLimited."""
     _count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "reset-address", address)
-    account = hashlib.sha256(email_key(email).encode()).hexdigest()
-    _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "reset-account", account)
+    _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "reset-account", _hash_email(email))
+
+
+def _hash_email(email: str) -> str:
+    return hashlib.sha256(email_key(email).encode()).hexdigest()
 
 
 def count_avatar(user: User):

@@ -1,43 +1,53 @@
 """The forms of the auth blueprint. Their field names are part of the public contract."""
 
-from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
-from wtforms import BooleanField, PasswordField, StringField
-from wtforms.validators import ValidationError
+from wtforms import BooleanField, HiddenField, PasswordField, StringField
 
-from noxchat.mail import worker
+from noxchat import invitations
 from noxchat.models import EMAIL_LENGTH, USERNAME_LENGTH
 from noxchat.names import clean_email, clean_username
 from noxchat.profiles import check_username
 from noxchat.web.forms import (
+    EMAIL,
     Cleaned,
     Form,
     NewPasswordForm,
     check_password_length,
+    new_email_field,
     new_password_fields,
     required,
 )
 
-# Not type="email": Chromium sends what is typed there by the rules of 2003, straße.example as strasse.example.
-EMAIL = {"autocomplete": "email", "inputmode": "email", "autocapitalize": "none", "maxlength": EMAIL_LENGTH}
 USERNAME = dict(zip(("minlength", "maxlength"), USERNAME_LENGTH, strict=True))
 
 
-def deliverable(form, _field):
-    """Refuse an address that the mail server cannot take."""
-    if not worker.accepts_address(form.cleaned.get("email", "")):
-        raise ValidationError(
-            _("No e-mail can be sent to this address: it has other letters than a to z before the @.")
-        )
-
-
 class RegisterForm(NewPasswordForm):
+    """token: of the invitation that the URL names, if any. open_invitation: the form's, if it still works."""
+
     username = StringField(_l("Name"), [required(), Cleaned(clean_username, check_username)], render_kw=USERNAME)
-    email = StringField(_l("E-mail"), [required(), Cleaned(clean_email), deliverable], render_kw=EMAIL)
+    email = new_email_field(_l("E-mail"))
     password, password2 = new_password_fields(_l("Password"))
+    invitation = HiddenField()
+
+    def __init__(self, token=""):
+        super().__init__(data={"invitation": token})
+        self.open_invitation = invitations.find_open(self.invitation.data) if self.invitation.data else None
+        if self.invitation.data and not self.open_invitation:
+            self.with_error(invitations.no_longer_open())
+
+    def with_error(self, error):
+        """Show an error as Form does; one about the invitation above the form, which goes on without it."""
+        if error.field != "invitation":
+            return super().with_error(error)
+        self.open_invitation = None
+        self.form_errors.append(str(error))
+        return self
+
+    def validate(self, *args, **kwargs) -> bool:  # noqa: D102
+        return super().validate(*args, **kwargs) and not self.form_errors
 
     def personal_words(self):  # noqa: D102
-        return self.cleaned.get("username", ""), self.cleaned.get("email", "")
+        return (self.username.data or "")[:EMAIL_LENGTH], (self.email.data or "")[:EMAIL_LENGTH]
 
 
 class LoginForm(Form):

@@ -1,32 +1,28 @@
-"""Registering, logging in and out, password reset."""
+"""Registering, logging in and out."""
 
 import logging
-import time
 
-from flask import current_app, request, url_for
+from flask import request, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
 from werkzeug.wrappers import Response
 
 from noxchat import accounts, passwords, sessions, throttle, tokens
 from noxchat.auth import blueprint
-from noxchat.auth.forms import LoginForm, RegisterForm, RequestResetForm, ResetPasswordForm
+from noxchat.auth.forms import LoginForm, RegisterForm
 from noxchat.database import begin_write
-from noxchat.exceptions import Conflict, InvalidInput
+from noxchat.exceptions import Conflict, InvalidInput, RateLimited
 from noxchat.extensions import db
-from noxchat.mail import kinds, queue, worker
+from noxchat.mail import worker
 from noxchat.models import User
 from noxchat.web import cookies
 from noxchat.web.forms import Form
-from noxchat.web.htmx import redirect_to, safe_path, show
+from noxchat.web.htmx import changed, redirect_to, render_partial, safe_path, show
 from noxchat.web.login import authenticate, log_in, log_out
 from noxchat.web.preferences import language
 from noxchat.web.security import public
 
 log = logging.getLogger("noxchat.auth")
-
-# A reset request is not answered sooner than this, so that the time does not tell whether an e-mail was queued.
-RESET_SECONDS = 0.25
 
 
 def show_form(name: str, form: Form, **context) -> Response:
@@ -37,33 +33,70 @@ def show_form(name: str, form: Form, **context) -> Response:
 @blueprint.route("/auth/register", methods=["GET", "POST"])
 @public
 def register():
-    """Create an account. A taken address gets the same response as a free one, and its owner an e-mail."""
+    """Create an account and log in, whether or not the address was known, and go on to `next`."""
+    target = safe_path(request.args.get("next"))
     if current_user.is_authenticated:
-        return redirect_to(url_for("main.home"))
-    form = RegisterForm()
+        return redirect_to(target)
+    form = RegisterForm(request.args.get("invitation", ""))
+    accounts.check_may_register(form.open_invitation)
+    if form.is_submitted():
+        throttle.count_registration_try(request.remote_addr or "")
     if not form.validate_on_submit():
-        return show_form("register", form)
-    throttle.count_registration(request.remote_addr or "")
-    password_hash = passwords.hash_password(form.password.data)
-    begin_write(db.session)
+        return show_form("register", form, target=target)
     try:
-        user = accounts.register(**form.cleaned, password_hash=password_hash, language=language())
+        user = create_account(form)
     except InvalidInput as error:
         db.session.rollback()
-        return show_form("register", form.with_error(error))
+        form.with_error(error)
+        accounts.check_may_register(form.open_invitation)
+        return show_form("register", form, target=target)
+    return redirect_to(target, welcome_text(user, form))
+
+
+def create_account(form: RegisterForm) -> User:
+    """Create the account of a valid form, and log in to it. Raises InvalidInput and RateLimited."""
+    throttle.count_registration(request.remote_addr or "")
+    send_email = throttle.allow_confirmation_email(form.cleaned["email"])
+    password_hash = passwords.hash_password(form.password.data)
+    begin_write(db.session)
+    user = accounts.register(
+        **form.cleaned,
+        password_hash=password_hash,
+        language=language(),
+        invitation=form.open_invitation,
+        send_email=send_email,
+    )
+    log_in(user, remember=True)
     db.session.commit()
     worker.wake()
-    log.info("register ok: user %s", user.id) if user else log.info("register refused: address taken")
-    return redirect_to(url_for("auth.login"), registered_text(form), kind="info")
+    log.info("register ok: user %s", user.id)
+    return user
 
 
-def registered_text(form: RegisterForm) -> str:
-    """Return what is said after registering, whether or not the address was free."""
-    text = _(
-        "Thank you! If %(email)s is new here, your account is ready: log in. If it is not, we have written to it.",
-        email=form.cleaned["email"],
-    )
-    return f"{text} {form.strength}"
+def welcome_text(user: User, form: RegisterForm) -> str:
+    """Return what is said after registering."""
+    inviter = form.open_invitation.inviter if form.open_invitation else None
+    texts = [
+        _("Welcome, %(name)s!", name=user.username),
+        _("You and %(name)s are friends now.", name=inviter.username) if inviter else "",
+        _("Your Public ID is @%(public_id)s: log in with it or with your e-mail.", public_id=user.public_id),
+        form.strength,
+    ]
+    return " ".join(filter(None, texts))
+
+
+@blueprint.route("/auth/strength", methods=["POST"])
+@public
+def check_strength():
+    """Say how strong a password is while it is typed, below its field."""
+    form, text, status = RegisterForm(), "", 200
+    try:
+        throttle.count_strength_check(request.remote_addr or "")
+        text = form.rate_password()
+    except RateLimited:  # a hint that does not come is no reason for a notice
+        status = 429
+    fragment = render_partial("partials/auth/strength.html", text=text)
+    return changed(fragment, back=url_for("auth.register"), status=status)
 
 
 @blueprint.route("/auth/login", methods=["GET", "POST"])
@@ -116,66 +149,3 @@ def logout():
     log.info("logout: user %s", current_user.id)
     log_out()
     return redirect_to(url_for("main.home"), _("You are logged out."))
-
-
-@blueprint.route("/auth/reset", methods=["GET", "POST"])
-@public
-def request_reset():
-    """Request a link to choose a new password. The response never tells whether the account exists."""
-    form = RequestResetForm()
-    if not form.validate_on_submit():
-        return show_form("request_reset", form, minutes=current_app.config["RESET_MINUTES"])
-    began = time.monotonic()
-    email = form.cleaned["email"]
-    throttle.count_reset_request(email, request.remote_addr or "")
-    begin_write(db.session)
-    if user := accounts.find_by_email(email):
-        tokens.renew_reset_nonce(user)
-        queue.enqueue(kinds.password_reset, user)
-    db.session.commit()
-    worker.wake()
-    log.info("reset requested")
-    time.sleep(max(0, RESET_SECONDS - (time.monotonic() - began)))
-    text = _("If an account uses %(email)s, a link is on its way.", email=email)
-    return redirect_to(url_for("auth.reset_sent"), text, kind="info")
-
-
-@blueprint.route("/auth/reset/sent")
-@public
-def reset_sent():
-    """Say that an e-mail may be on its way, and what to do if none comes."""
-    return show("auth/reset_sent.html", "partials/auth/reset_sent.html")
-
-
-@blueprint.route("/auth/reset/<token>", methods=["GET", "POST"])
-@public
-def reset_password(token):
-    """Choose a new password with the link of an e-mail. It works once, and ends every session."""
-    user = tokens.verify_reset_token(token)
-    if user is None:
-        return show_invalid_link()
-    form = ResetPasswordForm(user)
-    if not form.validate_on_submit():
-        return without_referrer(show_form("new_password", form, user=user))
-    password_hash = passwords.hash_password(form.password.data)
-    begin_write(db.session)
-    if not tokens.redeem_reset_token(user, password_hash):
-        db.session.rollback()
-        return show_invalid_link()
-    sessions.revoke_all(user)
-    db.session.commit()
-    log.info("reset ok: user %s", user.id)
-    text = _("Your password is changed. Log in with the new one.")
-    return without_referrer(redirect_to(url_for("auth.login"), text))
-
-
-def show_invalid_link() -> Response:
-    """Answer a reset link that is used, expired or damaged with a page that offers a new one."""
-    log.warning("reset refused: link used, expired or damaged")
-    return without_referrer(show("auth/reset_invalid.html", "partials/auth/reset_invalid.html", 400))
-
-
-def without_referrer(response: Response) -> Response:
-    """Keep the page's URL, which is as secret as a password, out of the Referer header of its links."""
-    response.headers["Referrer-Policy"] = "no-referrer"
-    return response

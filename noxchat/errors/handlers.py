@@ -20,7 +20,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 from noxchat.database import is_read_only
 from noxchat.errors import blueprint
 from noxchat.errors.responses import NO_COOKIE, error_response
-from noxchat.exceptions import Conflict, InvalidInput, NotFound, RateLimited
+from noxchat.exceptions import Conflict, InvalidInput, NotAllowed, NotFound, RateLimited
 from noxchat.extensions import db
 from noxchat.web import htmx
 
@@ -73,6 +73,12 @@ def http_error(error):
 def not_found(_error):
     rollback_request()
     return error_response(404)
+
+
+@blueprint.app_errorhandler(NotAllowed)
+def not_allowed(error):
+    rollback_request()
+    return error_response(403, str(error))
 
 
 @blueprint.app_errorhandler(Conflict)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from flask import current_app
 from flask_babel import lazy_gettext as _l
+from sqlalchemy import select
 
 from noxchat import tokens
-from noxchat.models import QueuedEmail, User
+from noxchat.extensions import db
+from noxchat.models import EmailChange, Profile, QueuedEmail, User
 
 
 def absolute_url(endpoint: str, **values) -> str:
@@ -49,14 +51,43 @@ def password_reset(_email: QueuedEmail, user: User) -> dict | None:
     """Contains a link to choose a new password, made when the e-mail is sent."""
     if user.reset_nonce is None:  # the password was changed meanwhile
         return None
-    token = tokens.create_reset_token(user)
+    token = tokens.create_reset_token(user, is_emailed=True)
     return {
         "link": absolute_url("auth.reset_password", token=token),
         "minutes": current_app.config["RESET_MINUTES"],
     }
 
 
+@email_kind(_l("Confirm your NoxChat address"))
+def confirm_email(email: QueuedEmail, user: User) -> dict | None:
+    """Contains a link to confirm the address to which it is sent."""
+    if email.address != user.unconfirmed_email or user.email_nonce is None:  # it was confirmed or changed meanwhile
+        return None
+    return {
+        "username": None,  # whoever registers chooses it, and could write to strangers with it
+        "public_id": _public_id(user),
+        "link": absolute_url("auth.confirm_email", token=tokens.create_confirmation_token(user)),
+        "days": tokens.CONFIRMATION_LIFETIME.days,
+    }
+
+
+@email_kind(_l("Your NoxChat address was changed"))
+def email_changed(email: QueuedEmail, user: User) -> dict | None:
+    """Contains a link for the former address, to which it is sent, to undo the change."""
+    changes = select(EmailChange).where(EmailChange.user_id == user.id, EmailChange.former_email == email.address)
+    change = db.session.scalar(changes.order_by(EmailChange.id.desc()).limit(1))
+    if change is None:  # it was undone meanwhile
+        return None
+    token = tokens.create_undo_token(change, user)
+    hours = int(tokens.UNDO_LIFETIME.total_seconds() // 3600)
+    return {"link": absolute_url("auth.undo_email_change", token=token), "hours": hours}
+
+
 @email_kind(_l("You already have a NoxChat account"))
-def address_taken(_email: QueuedEmail, _user: User) -> dict:
-    """Tells the owner of an address that somebody tried to register with it."""
-    return {"link": absolute_url("auth.request_reset")}
+def address_taken(_email: QueuedEmail, user: User) -> dict:
+    """Tells the owner of an address that it was given for another account."""
+    return {"public_id": _public_id(user), "link": absolute_url("auth.request_reset")}
+
+
+def _public_id(user: User) -> str | None:
+    return db.session.scalar(select(Profile.public_id).where(Profile.user_id == user.id))

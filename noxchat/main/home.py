@@ -5,6 +5,7 @@ from flask_babel import ngettext
 from flask_login import current_user
 
 from noxchat import changelog, moon_phase, relationships
+from noxchat.counters import get_counters
 from noxchat.database import now
 from noxchat.main import blueprint
 from noxchat.relationships import FRIENDS, INCOMING, NONE, PersonRow, person_row
@@ -18,7 +19,7 @@ MAX_REQUESTS = 3
 @blueprint.route("/")
 @public
 def home():
-    """Show requests to answer, friends, suggestions and the changelog; to visitors, what NoxChat is."""
+    """Show requests, friends or the first steps, suggestions and the changelog; to visitors, what NoxChat is."""
     if not current_user.is_authenticated:
         return render_template("main/landing.html")
     requests, friends = relationships.home_lists(current_user, MAX_REQUESTS, MAX_FRIENDS)
@@ -27,12 +28,20 @@ def home():
         "partials/main/home.html",
         requests=[person_row(person, INCOMING) for person in requests],
         friends=[person_row(person, FRIENDS) for person in friends],
+        first_steps={} if friends else first_steps(),
         suggestions=suggestion_rows(len(friends)),
         moon=moon_phase.moon_phase(now()),
         today=now(),
         changelog=changelog.latest_entries(),
         back=current_path(),
     )
+
+
+def first_steps() -> dict[str, bool]:
+    """Return which of the first steps somebody without friends has done."""
+    counters = current_user.counters or get_counters(current_user)
+    has_profile = bool(current_user.avatar or current_user.profile.bio)
+    return {"has_profile": has_profile, "has_asked": counters.outgoing > 0}
 
 
 def suggestion_rows(friend_count: int) -> list[PersonRow]:

@@ -1,9 +1,10 @@
 """The tables. What must never be wrong is a constraint here, not an `if` elsewhere."""
 
 from noxchat.models.attempts import Attempt
-from noxchat.models.emails import QueuedEmail
+from noxchat.models.emails import EmailChange, QueuedEmail
 from noxchat.models.events import Event
 from noxchat.models.friendships import blocks, friend_requests, friends, request_cooldowns
+from noxchat.models.invitations import Invitation
 from noxchat.models.people import (
     BIO_LENGTH,
     EMAIL_LENGTH,
@@ -23,7 +24,9 @@ __all__ = [
     "PUBLIC_ID_LENGTH",
     "USERNAME_LENGTH",
     "Attempt",
+    "EmailChange",
     "Event",
+    "Invitation",
     "Profile",
     "PublicId",
     "QueuedEmail",

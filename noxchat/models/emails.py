@@ -1,4 +1,4 @@
-"""The e-mail queue."""
+"""The e-mail queue, and changes of addresses."""
 
 from datetime import datetime
 
@@ -27,3 +27,17 @@ class QueuedEmail(db.Model):
     tries: Mapped[int] = mapped_column(default=0)
     next_try_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now, index=True)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
+
+
+class EmailChange(db.Model):
+    """A change of address that its former address, which was confirmed, can still undo. nonce: of the link for that."""
+
+    __tablename__ = "email_changes"
+    # AUTOINCREMENT: undoing a change undoes all later ones, which have higher ids.
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    former_email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
+    nonce: Mapped[str] = mapped_column(String(32), unique=True)
+    changed_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)

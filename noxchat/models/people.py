@@ -4,7 +4,17 @@ from datetime import datetime
 from typing import Any
 
 from flask_login import UserMixin
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, String, Text, UniqueConstraint, select
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    select,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from noxchat.database import UTCDateTime, now
@@ -32,6 +42,16 @@ class User(SearchableMixin, UserMixin, db.Model):
         # In the order of names, and covering what a search reads of people it does not return. Unique for the table of
         # friends, which refers to both columns.
         Index("ix_users_search_text", "search_text", "id", unique=True),
+        # Several accounts may give an address, but only one can have confirmed it.
+        Index("ix_users_email_key", "email_key"),
+        Index(
+            "uq_users_confirmed_email_key",
+            "email_key",
+            unique=True,
+            sqlite_where=text("email_confirmed_at IS NOT NULL"),
+            postgresql_where=text("email_confirmed_at IS NOT NULL"),
+        ),
+        CheckConstraint(f"length(pending_email) BETWEEN 3 AND {EMAIL_LENGTH}", "pending_email_length"),
         {"sqlite_autoincrement": True},
     )
 
@@ -39,7 +59,12 @@ class User(SearchableMixin, UserMixin, db.Model):
     username: Mapped[str] = mapped_column(String(USERNAME_LENGTH[1]))
     username_key: Mapped[str] = mapped_column(String(255), unique=True)
     email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
-    email_key: Mapped[str] = mapped_column(String(EMAIL_LENGTH), unique=True)
+    email_key: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
+    email_confirmed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    # The address to which the account changes once it is confirmed.
+    pending_email: Mapped[str | None] = mapped_column(String(EMAIL_LENGTH))
+    # Of the link that confirms `unconfirmed_email`.
+    email_nonce: Mapped[str | None] = mapped_column(String(32), unique=True)
     password_hash: Mapped[str] = mapped_column(String(255))
     reset_nonce: Mapped[str | None] = mapped_column(String(32), unique=True)
     language: Mapped[str | None] = mapped_column(String(2))
@@ -65,6 +90,16 @@ class User(SearchableMixin, UserMixin, db.Model):
     @property
     def avatar(self) -> str | None:
         return self.profile.avatar
+
+    @property
+    def confirmed_email(self) -> str | None:
+        """The address that this account has proved, if any."""
+        return self.email if self.email_confirmed_at else None
+
+    @property
+    def unconfirmed_email(self) -> str | None:
+        """The address that waits to be confirmed, if any."""
+        return self.pending_email or (None if self.email_confirmed_at else self.email)
 
     @classmethod
     def exact_match_ids(cls, word):

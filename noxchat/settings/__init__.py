@@ -1,8 +1,10 @@
-"""The settings blueprint: preferences, password, sessions, blocked people, deletion of the account."""
+"""The settings blueprint: preferences, password, e-mail address, invitations, sessions, blocked people, deletion."""
 
 from flask import Blueprint
 
 blueprint = Blueprint("settings", __name__)
 
+from noxchat.settings import email as email  # noqa: E402
+from noxchat.settings import invitations as invitations  # noqa: E402
 from noxchat.settings import routes as routes  # noqa: E402
 from noxchat.settings import sessions as sessions  # noqa: E402

@@ -3,12 +3,22 @@
 from flask import request
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
-from wtforms import PasswordField, RadioField, SelectField
+from wtforms import IntegerField, PasswordField, RadioField, SelectField
 from wtforms.fields.choices import SelectChoice
 
 from noxchat import throttle
 from noxchat.exceptions import InvalidInput
-from noxchat.web.forms import Form, NewPasswordForm, check_password_length, new_password_fields, required
+from noxchat.invitations import DEFAULT_DAYS, DEFAULT_USES, MAX_DAYS, MAX_USES
+from noxchat.names import email_key
+from noxchat.web.forms import (
+    Form,
+    NewPasswordForm,
+    check_password_length,
+    new_email_field,
+    new_password_fields,
+    required,
+    whole_number,
+)
 from noxchat.web.login import authenticate
 from noxchat.web.preferences import LANGUAGES, THEMES, language, theme
 
@@ -79,3 +89,21 @@ class ChangePasswordForm(NewPasswordForm, ConfirmedForm):
 
 class DeleteAccountForm(ConfirmedForm):
     password = PasswordField(_l("Password"), [required(), check_password_length])
+
+
+class EmailForm(ConfirmedForm):
+    email = new_email_field(_l("New address"))
+    password = PasswordField(_l("Password"), [required(), check_password_length])
+
+    def validate(self, *args, **kwargs) -> bool:
+        """Validate the fields, and that the address is another one, unless that takes back a change."""
+        is_valid = super().validate(*args, **kwargs)
+        if is_valid and not self.user.unconfirmed_email and email_key(self.cleaned["email"]) == self.user.email_key:
+            self.with_error(InvalidInput(_("This is your address already."), "email"))
+            return False
+        return is_valid
+
+
+class InvitationForm(Form):
+    uses = IntegerField(_l("For how many people"), [whole_number(1, MAX_USES)], default=DEFAULT_USES)
+    days = IntegerField(_l("For how many days"), [whole_number(1, MAX_DAYS)], default=DEFAULT_DAYS)

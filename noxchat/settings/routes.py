@@ -34,6 +34,7 @@ def index():
         form=PreferencesForm(),
         password_form=ChangePasswordForm(current_user),
         session_count=len(sessions.list_all(current_user)),
+        user=current_user,
     )
 
 

@@ -4,13 +4,15 @@ from flask import request
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
 from flask_wtf import FlaskForm
-from wtforms import PasswordField
-from wtforms.validators import InputRequired, ValidationError
+from wtforms import PasswordField, StringField
+from wtforms.validators import InputRequired, StopValidation, ValidationError
 
 from noxchat import passwords
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.models import PASSWORD_LENGTH
+from noxchat.mail import worker
+from noxchat.models import EMAIL_LENGTH, PASSWORD_LENGTH
+from noxchat.names import clean_email
 
 
 class Form(FlaskForm):
@@ -80,9 +82,38 @@ class CleanedIfChanged(Cleaned):
             super().__call__(form, field)
 
 
+# Not type="email": Chromium sends what is typed there by the rules of 2003, straße.example as strasse.example.
+EMAIL = {"autocomplete": "email", "inputmode": "email", "autocapitalize": "none", "maxlength": EMAIL_LENGTH}
+
+
+def new_email_field(label):
+    """Return a field for an address that an account is to have."""
+    return StringField(label, [required(), Cleaned(clean_email), deliverable], render_kw=EMAIL)
+
+
+def deliverable(form, _field):
+    """Refuse an address that the mail server cannot take."""
+    if not worker.accepts_address(form.cleaned.get("email", "")):
+        raise ValidationError(
+            _("No e-mail can be sent to this address: it has other letters than a to z before the @.")
+        )
+
+
 def required():
     """Return a validator for a field that must not be empty."""
     return InputRequired(_l("Fill in this field."))
+
+
+def whole_number(minimum: int, maximum: int):
+    """Return a validator for an IntegerField, which says what may be written instead of WTForms' own messages."""
+
+    def check(form, field):  # noqa: ARG001
+        if field.data is None or not minimum <= field.data <= maximum:
+            text = _("Write a whole number from %(min)s to %(max)s.", min=minimum, max=maximum)
+            field.errors = []
+            raise StopValidation(text)
+
+    return check
 
 
 def check_password_length(form, field):  # noqa: ARG001
@@ -134,3 +165,12 @@ class NewPasswordForm(Form):
             self.with_error(error)
             return False
         return is_valid
+
+    def rate_password(self) -> str:
+        """Return a message about the password that is being typed, whether or not it is good enough; empty without."""
+        if not self.password.data:
+            return ""
+        try:
+            return passwords.check_strength(self.password.data, *self.personal_words())
+        except InvalidInput as error:
+            return str(error)

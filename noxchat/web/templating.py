@@ -28,6 +28,7 @@ from noxchat.web.preferences import LANGUAGES, language, theme
 MACROS = {
     "partials/ui/icons.html": ("icon", "moon_icon"),
     "partials/ui/notices.html": ("notice", "notices"),
+    "partials/ui/copy.html": ("copy_button",),
     "partials/people/avatar.html": ("avatar",),
     "partials/friends/button_attributes.html": ("button_attributes",),
     "partials/friends/button.html": ("friend_button",),
@@ -80,6 +81,9 @@ def init_app(app: Flask):
         csrf_token=csrf_token,
         new_tab_id=new_tab_id,
         max_picture_megabytes=max_picture_megabytes,
+        BASE_URL=app.config["BASE_URL"],
+        REGISTRATION=app.config["REGISTRATION"],
+        SENDS_EMAIL=bool(app.config["MAIL_SERVER"]),
         BIO_LENGTH=BIO_LENGTH,
         PASSWORD_LENGTH=PASSWORD_LENGTH,
         PUBLIC_ID_LENGTH=PUBLIC_ID_LENGTH,

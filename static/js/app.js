@@ -217,9 +217,10 @@ document.addEventListener("change", (event) => {
   else root.dataset.theme = event.target.value;
 });
 
-// A new password is typed once where it can be shown, instead of twice.
-const prepareForms = () => {
+// What works with JavaScript only appears: buttons to show a new password, which is then typed once, and to copy a text.
+const showScripted = () => {
   document.querySelectorAll("[data-show-password][hidden]").forEach((button) => { button.hidden = false; });
+  if (navigator.clipboard) document.querySelectorAll("[data-copy][hidden]").forEach((button) => { button.hidden = false; });
   document.querySelectorAll("[data-without-script]:not([hidden])").forEach((part) => {
     part.hidden = true;
     part.querySelector("input").disabled = true; // or it would be sent
@@ -234,7 +235,7 @@ document.addEventListener("click", (event) => {
   input.type = shows ? "text" : "password";
   input.focus();
 });
-document.addEventListener("htmx:after:swap", prepareForms);
+document.addEventListener("htmx:after:swap", showScripted);
 
 // Another language or theme loads a visitor's page again. What was typed there stays, except for passwords.
 const storage = (() => {
@@ -262,6 +263,17 @@ document.addEventListener("click", (event) => {
   input.focus();
 });
 
+// Copying a text. Browsers allow it on pages with TLS and on this machine only; elsewhere the text can be selected.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.dataset.copy);
+  const caption = button.firstElementChild;
+  caption.dataset.caption ??= caption.textContent;
+  caption.textContent = button.dataset.copied;
+  setTimeout(() => { caption.textContent = caption.dataset.caption; }, 3000);
+});
+
 // How many characters are left. Counted in code points, as on the server.
 document.addEventListener("input", (event) => {
   const { left, max } = event.target.dataset;
@@ -277,7 +289,7 @@ document.addEventListener("htmx:after:swap", renderTimes);
 
 document.addEventListener("DOMContentLoaded", () => {
   watchToasts();
-  prepareForms();
+  showScripted();
   restoreTyped();
   if (history.state?.row && window.htmx) setTimeout(scrollToRow, 0, history.state.row);
 });

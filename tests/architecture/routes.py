@@ -10,7 +10,7 @@ VIEWERS = ("friend", "stranger", "blocked", "blocker", "anonymous")
 class Route:
     """path: one that exists for Alice. page: whether GET shows a page. post: whether it accepts POST.
 
-    public: whether it can be used without being logged in. machine: whether it is not for people. guests_only: whether
+    status: of the page, for somebody who is logged in. public: whether it can be used without being logged in. machine: whether it is not for people. guests_only: whether
     it redirects people who are logged in.
 
     Who sees whom; a route with neither shows nobody but the viewer:
@@ -23,6 +23,7 @@ class Route:
     public: bool = False
     machine: bool = False
     guests_only: bool = False
+    status: int = 200
     about_bob: tuple[int, ...] | None = None
     lists_bob: tuple[bool, ...] | None = None
 
@@ -63,9 +64,16 @@ ROUTES = {
     "friends.button": Route("/u/bobby/button", page=False, about_bob=(302, 302, 404, 302, 302)),
     "friends.row": Route("/u/bobby/row", page=False, about_bob=(302, 302, 302, 302, 302)),
     "friends.counters": Route("/counters", page=False),
+    # Invitations have tests of their own: tests/test_invitations.py.
+    "friends.invitation": Route("/i/not-a-token", post=True, public=True, status=404),
     "settings.index": Route("/settings"),
     "settings.edit_preferences": Route("/settings/look", post=True, public=True),
     "settings.change_password": Route("/settings/password", post=True),
+    "settings.edit_email": Route("/settings/email", post=True),
+    "settings.resend_confirmation": Route("/settings/email/resend", page=False, post=True),
+    "settings.list_invitations": Route("/settings/invitations", post=True),
+    "settings.revoke_invitation": Route("/settings/invitations/1/revoke", page=False, post=True),
+    "settings.invitation_code": Route("/settings/invitations/1/code.svg", page=False),
     "settings.list_sessions": Route("/settings/sessions"),
     "settings.revoke_session": Route("/settings/sessions/1/revoke", page=False, post=True),
     "settings.revoke_other_sessions": Route("/settings/sessions/revoke-others", page=False, post=True),
@@ -73,10 +81,13 @@ ROUTES = {
     "settings.delete_account": Route("/settings/delete", post=True),
     "auth.register": Route("/auth/register", post=True, public=True, guests_only=True),
     "auth.login": Route("/auth/login", post=True, public=True, guests_only=True),
+    "auth.check_strength": Route("/auth/strength", page=False, post=True, public=True),
     "auth.logout": Route("/auth/logout", page=False, post=True),
     "auth.request_reset": Route("/auth/reset", post=True, public=True),
     "auth.reset_sent": Route("/auth/reset/sent", public=True),
-    "auth.reset_password": Route("/auth/reset/not-a-token", post=True, public=True),
+    "auth.reset_password": Route("/auth/reset/not-a-token", post=True, public=True, status=400),
+    "auth.confirm_email": Route("/auth/confirm/not-a-token", post=True, public=True, status=400),
+    "auth.undo_email_change": Route("/auth/email-undo/not-a-token", post=True, public=True, status=400),
 }
 
 PAGES = [endpoint for endpoint, route in ROUTES.items() if route.page]

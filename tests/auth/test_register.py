@@ -1,12 +1,16 @@
 """Registration, with and without htmx."""
 
 import re
+import statistics
+import time
+from html import unescape
+from urllib.parse import urlencode
 
 import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy import func, select
 
-from noxchat import passwords
+from noxchat import passwords, throttle
 from noxchat.extensions import db
 from noxchat.models import QueuedEmail, User
 from tests.conftest import PASSWORD, Browser, make_person
@@ -19,20 +23,39 @@ def count_accounts(app):
         return db.session.scalar(select(func.count()).select_from(User))
 
 
-def test_registered_account_can_log_in_at_once(any_app):
-    anonymous = Browser(any_app)
-    answer = anonymous.post("/auth/register", MILA)
-    assert (answer.status_code, answer.location) == (303, "/auth/login")
-    page = anonymous.get("/auth/login").text
-    assert 'data-kind="info"' in page and "Your password is" in page
-    assert anonymous.get("/").text.count("Create account")  # not logged in yet
-    assert anonymous.log_in("MILA@nox.example").status_code == 303
-    assert "Mila" in anonymous.get("/").text
+def test_registering_logs_in_and_shows_the_public_id(any_app):
+    browser = Browser(any_app)
+    answer = browser.post("/auth/register", MILA)
+    assert (answer.status_code, answer.location) == (303, "/")
+    page = browser.get("/").text
+    assert "Welcome, Mila!" in page and "Your password is" in page and "mila@nox.example is not confirmed yet" in page
+    public_id = re.search(r"Your Public ID is @(nox-\w+)", page)[1]
+    for identifier in ("MILA@nox.example", public_id):
+        assert Browser(any_app).log_in(identifier).status_code == 303
+    assert browser.cookie("REMEMBER")  # as the form to log in suggests
 
 
-def test_htmx_registration_answers_with_hx_redirect(app, anonymous):
-    answer = anonymous.post("/auth/register", MILA, htmx=True)
-    assert (answer.status_code, answer.headers["HX-Redirect"], answer.text) == (200, "/auth/login", "")
+@pytest.mark.parametrize("htmx", [False, True])
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("/u/alice", "/u/alice"), ("//evil.example", "/"), ("https://evil.example", "/"), ("/\\evil.example", "/")],
+)
+def test_registering_goes_on_to_next_within_this_site(app, anonymous, target, expected, htmx):
+    query = urlencode({"next": target})
+    page = anonymous.get(f"/auth/register?{query}").text
+    action = unescape(re.search('<form[^>]* id="register" action="([^"]+)"', page)[1])
+    answer = anonymous.post(action, MILA, htmx=htmx)
+    location = answer.headers.get("HX-Redirect") if htmx else answer.location
+    assert (answer.status_code, location) == (200 if htmx else 303, expected)
+
+
+def test_a_session_from_before_registering_does_not_become_the_new_accounts(app, anonymous):
+    anonymous.get("/auth/register")
+    before = anonymous.cookie("SESSION")
+    anonymous.post("/auth/register", MILA)
+    copied = Browser(app)
+    copied.client.set_cookie(copied.cookie_name("SESSION"), before)
+    assert copied.get("/settings").status_code == 302
 
 
 @pytest.mark.parametrize(
@@ -104,32 +127,87 @@ def test_free_names_are_offered_instead_of_a_taken_one(any_app, name):
         assert Browser(any_app).post("/auth/register", fields).status_code == 303, offer
 
 
-def test_taken_email_is_not_revealed_and_its_owner_is_notified(any_app):
-    make_person(any_app, "Alice", "alice@nox.example")
-    any_app.extensions["mail_worker"].stopped = True  # keeps the e-mail in the queue
-    taken, free = Browser(any_app), Browser(any_app)
-    taken_answer = taken.post("/auth/register", {**MILA, "email": "ALICE@nox.example"})
-    free_answer = free.post("/auth/register", {**MILA, "username": "Nika"})
-    assert (taken_answer.status_code, taken_answer.location) == (free_answer.status_code, free_answer.location)
+# What differs between any two accounts and any two requests.
+PERSONAL = re.compile(
+    r'nox-\w+|Mila|Nika|\b(alice|free)@|(value|content)="[^"]*"|data-hue="\d"|after=\d+|tab=\w+|MI|NI'
+    r"|[?]v=\w+|\d\d:\d\d UTC|T[\d:]+Z"
+)
 
-    def login_page(browser):
-        text = re.sub(r"\S+@\S+", "@", browser.get("/auth/login").text)
-        return re.sub(r'(value|content)="[^"]*"', "", text)
 
-    assert login_page(taken) == login_page(free)
+@pytest.mark.parametrize("confirmed", [False, True])
+@pytest.mark.parametrize("htmx", [False, True])
+def test_known_and_unknown_address_get_the_same_answers_and_pages(any_app, confirmed, htmx):
+    make_person(any_app, "Alice", "alice@nox.example", confirmed=confirmed)
+    any_app.extensions["mail_worker"].stopped = True  # keeps the e-mails in the queue
+    seen = []
+    for username, email in (("Mila", "ALICE@nox.example"), ("Nika", "free@nox.example")):
+        browser = Browser(any_app)
+        answer = browser.post("/auth/register", {**MILA, "username": username, "email": email.lower()}, htmx=htmx)
+        pages = [browser.get(path).text for path in ("/", "/settings", "/settings/email")]
+        resent = browser.post("/settings/email/resend", htmx=htmx)
+        pages += [resent.text, browser.get("/settings/email").text]
+        pages.append(browser.get("/u/" + re.search(r"/u/(nox-\w+)", pages[0])[1]).text)
+        headers = [each.headers.get("HX-Redirect") or each.location for each in (answer, resent)]
+        seen.append((answer.status_code, resent.status_code, headers, [PERSONAL.sub("", page) for page in pages]))
+    for known, unknown in zip(*(pages for *_others, pages in seen), strict=True):
+        assert known.splitlines() == unknown.splitlines()
+    assert seen[0] == seen[1]
+    assert count_accounts(any_app) == 3
     with any_app.app_context():
-        assert [email.kind for email in db.session.scalars(select(QueuedEmail))] == ["address_taken"]
-    assert count_accounts(any_app) == 2
+        emails = [
+            (email.kind, email.user_id) for email in db.session.scalars(select(QueuedEmail).order_by(QueuedEmail.id))
+        ]
+    known = ("address_taken", 1) if confirmed else ("confirm_email", 2)
+    assert emails == [known, known, ("confirm_email", 3), ("confirm_email", 3)]
 
 
-def test_registration_computes_one_hash_whether_the_email_is_taken_or_not(app, alice, anonymous, monkeypatch):
-    """Which takes nearly all of the time, so that it does not tell which addresses have an account."""
+def test_registering_takes_equally_long_whether_the_address_is_known_or_not(make_app, monkeypatch):
+    """Interleaved, without the hash that takes most of the time and is the same: medians within 30 %."""
+    monkeypatch.setattr(passwords, "generate_password_hash", lambda _password: "scrypt:x")
+    monkeypatch.setattr(passwords, "check_strength", lambda *_: "")
+    app = make_app(SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
+    app.extensions["mail_worker"].start = lambda: None
+    make_person(app, "Alice", "alice@nox.example")
+    times = {"known": [], "unknown": []}
+    for number in range(30):
+        for kind, email in (("known", "alice@nox.example"), ("unknown", f"new{number}@nox.example")):
+            browser = Browser(app)
+            fields = {**MILA, "username": f"{kind} {'abcdef'[number // 6]}{'abcdef'[number % 6]}", "email": email}
+            token = browser.token("/auth/register")
+            began = time.perf_counter()
+            assert browser.post("/auth/register", fields, token=token).status_code == 303
+            times[kind].append(time.perf_counter() - began)
+    known, unknown = (statistics.median(values) for values in times.values())
+    print(f"registering: known {known * 1000:.2f} ms, unknown {unknown * 1000:.2f} ms")
+    assert max(known, unknown) < 1.3 * min(known, unknown), times
+
+
+def test_registration_computes_one_hash_whether_the_email_is_known_or_not(app, alice, monkeypatch):
     hashed = []
     monkeypatch.setattr(passwords, "generate_password_hash", lambda password: hashed.append(password) or "scrypt:x")
     for username, email in (("Nika", "alice@nox.example"), ("Mila", "mila@nox.example")):
-        answer = anonymous.post("/auth/register", {**MILA, "username": username, "email": email})
-        assert (answer.status_code, answer.location) == (303, "/auth/login")
-    assert hashed == [PASSWORD] * 2 and count_accounts(app) == 2
+        answer = Browser(app).post("/auth/register", {**MILA, "username": username, "email": email})
+        assert (answer.status_code, answer.location) == (303, "/")
+    assert hashed == [PASSWORD] * 2 and count_accounts(app) == 3
+
+
+def test_at_most_five_emails_an_hour_go_to_an_address(app):
+    """However many accounts are registered with it, which nobody is told."""
+    app.extensions["mail_worker"].stopped = True
+    for number in range(7):
+        browser = Browser(app, address=f"10.0.0.{number}")
+        assert browser.post("/auth/register", {**MILA, "username": f"Mila {'abcdefg'[number]}"}).status_code == 303
+    assert browser.post("/settings/email/resend").status_code == 429
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(QueuedEmail)) == 5
+
+
+def test_names_cannot_be_tried_without_a_limit(make_app, alice):
+    app = make_app(SIGN_UPS_PER_HOUR=2)
+    browser = Browser(app, address="10.0.0.1")
+    codes = [browser.post("/auth/register", {"username": f"Name {'abcdefghijkl'[n]}"}).status_code for n in range(11)]
+    assert codes == [422] * 10 + [429]
+    assert Browser(app, address="10.0.0.2").post("/auth/register", {"username": "Name z"}).status_code == 422
 
 
 def test_extra_form_fields_are_ignored(app, anonymous):
@@ -144,12 +222,10 @@ def test_extra_form_fields_are_ignored(app, anonymous):
 
 def test_registration_is_rate_limited_per_ip_address(make_app):
     app = make_app(SIGN_UPS_PER_HOUR=2)
-    anonymous = Browser(app, address="10.0.0.1")
     codes = []
     for number in range(3):
-        answer = anonymous.post(
-            "/auth/register", {**MILA, "username": f"Mila {'abc'[number]}", "email": f"m{number}@nox.example"}
-        )
+        fields = {**MILA, "username": f"Mila {'abc'[number]}", "email": f"m{number}@nox.example"}
+        answer = Browser(app, address="10.0.0.1").post("/auth/register", fields)
         codes.append(answer.status_code)
     assert codes == [303, 303, 429]
     assert int(answer.headers["Retry-After"]) > 0
@@ -159,4 +235,56 @@ def test_registration_is_rate_limited_per_ip_address(make_app):
 
 def test_logged_in_user_is_redirected_from_register_and_login(alice_browser):
     assert alice_browser.get("/auth/register").location == "/"
+    assert alice_browser.get("/auth/register?next=/settings").location == "/settings"
     assert alice_browser.get("/auth/login?next=/settings").location == "/settings"
+
+
+@pytest.mark.parametrize(("registration", "expected"), [("open", 200), ("invitation", 403), ("closed", 403)])
+def test_setting_decides_who_may_register(make_app, registration, expected):
+    app = make_app(REGISTRATION=registration)
+    for htmx in (False, True):
+        fields = {**MILA, "username": f"Mila {'htmx' if htmx else 'form'}"}
+        page = Browser(app).get("/auth/register", htmx=htmx)
+        answer = Browser(app).post("/auth/register", fields, htmx=htmx)
+        assert (page.status_code == 403, answer.status_code == 403) == (expected == 403,) * 2
+        if expected == 403:
+            reason = "Joining takes an invitation" if registration == "invitation" else "Nobody can join"
+            assert reason in page.text and reason in answer.text
+    landing, login = Browser(app).get("/").text, Browser(app).get("/auth/login").text
+    words = {"open": "Everybody may join", "invitation": "People join by invitation", "closed": "Nobody new can join"}
+    assert [text in landing for text in words.values()] == [kind == registration for kind in words]
+    assert ("/auth/register" in landing, "/auth/register" in login) == (expected == 200,) * 2
+    assert count_accounts(app) == (2 if expected == 200 else 0)
+
+
+@pytest.mark.parametrize(
+    ("password", "text"),
+    [
+        ("", ""),
+        ("short", "at least 8 characters"),
+        ("password", "first that get guessed"),
+        ("Mila at home 7", "Your password is"),
+        (PASSWORD, "Your password is strong"),
+        ("x" * 5000, "at most 1,024"),
+    ],
+)
+def test_strength_is_told_while_typing(app, anonymous, password, text):
+    answer = anonymous.post("/auth/strength", {"username": "Mila", "email": "x", "password": password}, htmx=True)
+    assert answer.status_code == 200 and text.replace(",", "") in answer.text.replace(",", "")
+    assert 'id="password-strength"' in answer.text and "<html" not in answer.text
+    assert anonymous.post("/auth/strength", {"password": password}).location == "/auth/register"
+
+
+def test_own_name_and_address_add_no_strength(app, anonymous):
+    def strength(**fields):
+        return anonymous.post("/auth/strength", {"password": "Wunderbaum77", **fields}, htmx=True).text
+
+    assert "get guessed" not in strength(username="Mila", email="mila@nox.example")
+    assert "get guessed" in strength(username="Wunderbaum", email="mila@nox.example")
+
+
+def test_strength_checks_are_limited_and_then_silent(app, anonymous, monkeypatch):
+    monkeypatch.setattr(throttle, "STRENGTH_CHECKS_PER_HOUR", 2)
+    answers = [anonymous.post("/auth/strength", {"password": PASSWORD}, htmx=True) for _again in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert "Your password" not in answers[2].text and 'id="password-strength"' in answers[2].text

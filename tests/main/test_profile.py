@@ -43,9 +43,22 @@ def test_presence_is_shown_to_friends_only(any_app):
     assert 'data-user="bobby"' in alice_browser.get("/").text
 
 
-def test_home_shows_greeting_moon_phase_and_changelog(alice_browser):
-    page = alice_browser.get("/").text
-    assert "Alice" in page and "tonight." in page and "h-news" in page and "Make yourself at home" in page
+def test_home_shows_greeting_moon_phase_and_first_steps_until_there_is_a_friend(any_app):
+    alice, bob = make_person(any_app, "Alice", public_id="alice"), make_person(any_app, "Bob", public_id="bobby")
+    browser = Browser(any_app, alice)
+    for htmx in (False, True):
+        page = browser.get("/", htmx=htmx).text
+        assert "Alice" in page and "tonight." in page and "Make yourself at home" in page and "h-news" not in page
+        assert "data-done" not in page
+    browser.post("/settings/profile", {"username": "Alice", "public_id": "alice", "bio": "Here I am."})
+    assert browser.get("/").text.count("data-done") == 1
+    browser.post("/u/bobby/request")
+    for htmx in (False, True):
+        page = browser.get("/", htmx=htmx).text
+        assert page.count("data-done") == 2 and "/friends/outgoing" in page
+    befriend(any_app, alice, bob)
+    page = browser.get("/").text
+    assert "Make yourself at home" not in page and "h-news" in page
 
 
 @pytest.mark.parametrize("htmx", [False, True])

@@ -1,0 +1,113 @@
+"""E-mail addresses: to whom one belongs, confirming it, changing it, and undoing a change.
+
+Several accounts may give one address. It belongs to the one that has confirmed it by the link in an e-mail, which an
+index allows for one only; as long as none has, to the one that has had it longest, that is with the lowest id. So
+nothing moves when an account is deleted, and registering does the same whether or not an address is known.
+"""
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+
+from noxchat import tokens
+from noxchat.database import execute_dml, now, violates_constraint
+from noxchat.extensions import db
+from noxchat.mail import kinds, queue
+from noxchat.models import EmailChange, User
+from noxchat.names import email_key
+from noxchat.profiles import with_profile
+
+
+def find_holder(email: str) -> User | None:
+    """Return the account to which an address belongs, with its profile."""
+    accounts = with_profile().where(User.email_key == email_key(email))
+    return db.session.scalar(accounts.order_by(User.email_confirmed_at.is_(None), User.id).limit(1))
+
+
+def request_confirmation(user: User, *, send: bool = True):
+    """Prepare a link that confirms the account's `unconfirmed_email`, and queue the e-mail; earlier links stop working.
+
+    If another account has confirmed the address, its owner is told that they have an account instead. send: whether to
+    queue anything. user: locked, or new.
+    """
+    assert user.unconfirmed_email
+    user.email_nonce = tokens.new_nonce()
+    holder = find_holder(user.unconfirmed_email)
+    db.session.flush()
+    if not send:
+        return
+    if holder and holder.confirmed_email and holder is not user:
+        queue.enqueue(kinds.address_taken, holder)
+    else:
+        queue.enqueue(kinds.confirm_email, user, address=user.unconfirmed_email)
+
+
+def request_change(user: User, email: str):
+    """Change an account's address once the new one is confirmed, which an e-mail asks for. user: locked.
+
+    email: as returned by names.clean_email; the present one takes back a change that is not confirmed yet.
+    """
+    user.pending_email = None if email_key(email) == user.email_key else email
+    if user.unconfirmed_email:
+        request_confirmation(user)
+    else:
+        forget_request(user)
+
+
+def forget_request(user: User):
+    """Take back a change that is not confirmed; links to confirm an address stop working."""
+    user.pending_email = user.email_nonce = None
+    db.session.flush()
+
+
+def confirm(user: User) -> bool:
+    """Confirm the account's `unconfirmed_email`. A former address that was confirmed gets a link to undo the change.
+
+    user: locked. Returns False when another account has confirmed the address.
+    """
+    former_email, email = user.confirmed_email, user.unconfirmed_email
+    if email is None or not prove(user, email):
+        return False
+    if former_email:
+        db.session.add(EmailChange(user_id=user.id, former_email=former_email, nonce=tokens.new_nonce()))
+        db.session.flush()
+        queue.enqueue(kinds.email_changed, user, address=former_email)
+    return True
+
+
+def prove(user: User, email: str) -> bool:
+    """Give an account an address that it has proved; other changes and links of it are over. user: locked.
+
+    Returns False when another account has proved it.
+    """
+    if tokens.is_confirmed_by_another(user, email):
+        return False
+    try:
+        with db.session.begin_nested():
+            user.email, user.email_key, user.email_confirmed_at = email, email_key(email), now()
+            user.pending_email = user.email_nonce = user.reset_nonce = None
+    except IntegrityError as error:
+        if violates_constraint(error, "email_key"):
+            return False
+        raise
+    return True
+
+
+def forget_changes(user: User, since: EmailChange | None = None) -> int:
+    """Have links to undo changes stop working: those of `since` and later changes, by default all. Returns how many."""
+    changes = delete(EmailChange).where(EmailChange.user_id == user.id)
+    return execute_dml(db.session, changes.where(EmailChange.id >= since.id) if since else changes)
+
+
+def undo(user: User, change: EmailChange) -> bool:
+    """Give an account its former address back, and undo all later changes. user: locked.
+
+    If another account has confirmed that address meanwhile, it stays there, and this account has to confirm one.
+    Returns False when the change was undone already.
+    """
+    former_email = change.former_email
+    if not forget_changes(user, change):
+        return False
+    if not prove(user, former_email):
+        user.email, user.email_key, user.email_confirmed_at = former_email, email_key(former_email), None
+        forget_request(user)
+    return True
