@@ -5,7 +5,7 @@ index allows for one only; as long as none has, to the one that has had it longe
 nothing moves when an account is deleted, and registering does the same whether or not an address is known.
 """
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from noxchat import tokens
@@ -15,6 +15,8 @@ from noxchat.mail import kinds, queue
 from noxchat.models import EmailChange, User
 from noxchat.names import email_key
 from noxchat.profiles import with_profile
+
+DELETED_AT_ONCE = 100
 
 
 def find_holder(email: str) -> User | None:
@@ -68,6 +70,7 @@ def confirm(user: User) -> bool:
     if email is None or not prove(user, email):
         return False
     if former_email:
+        _delete_expired_changes()
         db.session.add(EmailChange(user_id=user.id, former_email=former_email, nonce=tokens.new_nonce()))
         db.session.flush()
         queue.enqueue(kinds.email_changed, user, address=former_email)
@@ -92,10 +95,15 @@ def prove(user: User, email: str) -> bool:
     return True
 
 
-def forget_changes(user: User, since: EmailChange | None = None) -> int:
-    """Have links to undo changes stop working: those of `since` and later changes, by default all. Returns how many."""
-    changes = delete(EmailChange).where(EmailChange.user_id == user.id)
-    return execute_dml(db.session, changes.where(EmailChange.id >= since.id) if since else changes)
+def _delete_expired_changes():
+    """Delete changes that cannot be undone any more, whosever they are: nobody's former address is kept for ever."""
+    expired = select(EmailChange.id).where(EmailChange.changed_at < now() - tokens.UNDO_LIFETIME).limit(DELETED_AT_ONCE)
+    db.session.execute(delete(EmailChange).where(EmailChange.id.in_(expired.with_for_update(skip_locked=True))))
+
+
+def forget_changes(user: User):
+    """Have all links to undo changes stop working."""
+    db.session.execute(delete(EmailChange).where(EmailChange.user_id == user.id))
 
 
 def undo(user: User, change: EmailChange) -> bool:
@@ -105,8 +113,10 @@ def undo(user: User, change: EmailChange) -> bool:
     Returns False when the change was undone already.
     """
     former_email = change.former_email
-    if not forget_changes(user, change):
+    own = delete(EmailChange).where(EmailChange.user_id == user.id)
+    if execute_dml(db.session, own.where(EmailChange.id == change.id)) != 1:
         return False
+    db.session.execute(own.where(EmailChange.id > change.id))
     if not prove(user, former_email):
         user.email, user.email_key, user.email_confirmed_at = former_email, email_key(former_email), None
         forget_request(user)

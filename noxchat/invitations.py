@@ -20,7 +20,7 @@ from noxchat.relationships import FRIENDS
 
 MAX_USES, MAX_DAYS = 100, 30
 DEFAULT_USES, DEFAULT_DAYS = 5, 7
-MAX_INVITATIONS = 10  # open ones of a person
+MAX_INVITATIONS = 10  # of a person
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def create(inviter: User | None, max_uses: int, days: int) -> Invitation:
 
 
 def list_all(inviter: User) -> list[Invitation]:
-    """Return a person's invitations, newest first; there are at most a few more than MAX_INVITATIONS."""
+    """Return a person's invitations, newest first: at most MAX_INVITATIONS."""
     own = select(Invitation).where(Invitation.inviter_id == inviter.id)
     return list(db.session.scalars(own.order_by(Invitation.id.desc())))
 

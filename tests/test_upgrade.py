@@ -3,8 +3,9 @@
 import flask_migrate
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
-from noxchat import accounts, profiles, relationships
+from noxchat import accounts, email_addresses, profiles, relationships
 from noxchat.database import begin_write
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
@@ -198,12 +199,67 @@ def test_upgrade_from_1_6_keeps_friendships_and_sorts_them_by_name(old_app):
     )
     db.session.commit()
     before = rows("SELECT user_id, friend_id, since FROM friends ORDER BY user_id")
-    flask_migrate.upgrade()
+    flask_migrate.upgrade(revision=RELEASE_1_7)
     assert rows("SELECT user_id, friend_id, since FROM friends ORDER BY user_id") == before
     copies = "SELECT f.search_text = u.search_text FROM friends f JOIN users u ON u.id = f.friend_id"
     assert {row[0] for row in rows(copies)} in ({"True"}, {"1"})
-    bob = accounts.find_by_email("bob@x")
+    flask_migrate.upgrade()
+    bob = email_addresses.find_holder("bob@x")
     assert [person.username for person in relationships.list_friends(bob, Query(()), None).items] == ["alice"]
     db.session.commit()
     flask_migrate.downgrade(revision=RELEASE_1_6)
     assert rows("SELECT user_id, friend_id, since FROM friends ORDER BY user_id") == before
+
+
+RELEASE_1_7 = "c7f1d2a6b930"
+USERS_OF_1_7 = (
+    "SELECT id, username, username_key, email, email_key, password_hash, reset_nonce, language, theme, created_at,"
+    " search_text FROM users ORDER BY id"
+)
+
+
+def test_upgrade_from_1_7_keeps_accounts_and_their_addresses_count_as_confirmed(old_app):
+    flask_migrate.upgrade(revision=RELEASE_1_7)
+    for statement in (
+        "INSERT INTO public_ids (key, user_id) SELECT username, id FROM users",
+        "INSERT INTO profiles (public_id_key, user_id, public_id, bio) SELECT username, id, username, '' FROM users",
+        f"INSERT INTO users (id, username, username_key, email, email_key, password_hash, theme, created_at)"
+        f" VALUES (77, 'gone', 'gone', 'gone@x', 'gone@x', '!', 'auto', {TIMES})",
+        "SELECT setval('users_id_seq', 77)" if db.engine.dialect.name == "postgresql" else "SELECT 1",
+        "DELETE FROM users WHERE id = 77",
+        f"INSERT INTO sessions (user_id, token_hash, user_agent, created_at, last_used_at)"
+        f" VALUES (1, 'x', '', {TIMES}, {TIMES})",
+        f"INSERT INTO friends (user_id, friend_id, since, search_text) SELECT 1, 2, {TIMES}, search_text FROM users"
+        f" WHERE id = 2 UNION ALL SELECT 2, 1, {TIMES}, search_text FROM users WHERE id = 1",
+    ):
+        db.session.execute(text(statement))
+    db.session.commit()
+    tables = ("sessions", "friends", "profiles", "public_ids", "email_queue", "request_cooldowns", "events")
+    before = {table: rows(f"SELECT * FROM {table}") for table in tables} | {"users": rows(USERS_OF_1_7)}
+    flask_migrate.upgrade()
+    assert {table: rows(f"SELECT * FROM {table}") for table in tables} | {"users": rows(USERS_OF_1_7)} == before
+    confirmed = rows("SELECT id FROM users WHERE email_confirmed_at = created_at AND pending_email IS NULL")
+    assert len(confirmed) == 2
+
+    # The new table of users behaves as the old one: it reuses no id, its search follows a change, its rows are guarded.
+    with old_app.test_request_context():
+        begin_write(db.session)
+        newcomer = accounts.create("Zoë", "alice@x", "x")
+        assert newcomer.id == 78
+        profiles.edit(accounts.lock_account(newcomer), username="Yorick", public_id=newcomer.public_id, bio="")
+        db.session.commit()
+        bob = email_addresses.find_holder("bob@x")
+        assert [person.username for person, _state in relationships.search_people(bob, Query.parse("yor"), None).items]
+        assert email_addresses.find_holder("alice@x").username == "alice"
+        db.session.commit()
+    with pytest.raises(IntegrityError):
+        rows("UPDATE users SET email_confirmed_at = created_at RETURNING id")
+    db.session.rollback()
+
+    # An address that two accounts gave belongs to one of them in the older version.
+    flask_migrate.downgrade(revision=RELEASE_1_7)
+    assert rows(USERS_OF_1_7)[:2] == before["users"]
+    assert rows("SELECT email_key FROM users WHERE id = 78") == [("id-78@",)]
+    assert {table: rows(f"SELECT * FROM {table}") for table in ("sessions", "friends")} == {
+        table: before[table] for table in ("sessions", "friends")
+    }

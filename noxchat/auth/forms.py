@@ -4,7 +4,8 @@ from flask_babel import lazy_gettext as _l
 from wtforms import BooleanField, HiddenField, PasswordField, StringField
 
 from noxchat import invitations
-from noxchat.models import EMAIL_LENGTH, USERNAME_LENGTH
+from noxchat.extensions import db
+from noxchat.models import USERNAME_LENGTH
 from noxchat.names import clean_email, clean_username
 from noxchat.profiles import check_username
 from noxchat.web.forms import (
@@ -32,6 +33,7 @@ class RegisterForm(NewPasswordForm):
     def __init__(self, token=""):
         super().__init__(data={"invitation": token})
         self.open_invitation = invitations.find_open(self.invitation.data) if self.invitation.data else None
+        db.session.commit()  # only read; hashing takes a while
         if self.invitation.data and not self.open_invitation:
             self.with_error(invitations.no_longer_open())
 
@@ -47,7 +49,7 @@ class RegisterForm(NewPasswordForm):
         return super().validate(*args, **kwargs) and not self.form_errors
 
     def personal_words(self):  # noqa: D102
-        return (self.username.data or "")[:EMAIL_LENGTH], (self.email.data or "")[:EMAIL_LENGTH]
+        return self.cleaned.get("username", ""), self.cleaned.get("email", "")
 
 
 class LoginForm(Form):

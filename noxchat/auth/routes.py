@@ -14,7 +14,7 @@ from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput, RateLimited
 from noxchat.extensions import db
 from noxchat.mail import worker
-from noxchat.models import User
+from noxchat.models import EMAIL_LENGTH, User
 from noxchat.web import cookies
 from noxchat.web.forms import Form
 from noxchat.web.htmx import changed, redirect_to, render_partial, safe_path, show
@@ -89,14 +89,25 @@ def welcome_text(user: User, form: RegisterForm) -> str:
 @public
 def check_strength():
     """Say how strong a password is while it is typed, below its field."""
-    form, text, status = RegisterForm(), "", 200
+    text, status = "", 200
     try:
         throttle.count_strength_check(request.remote_addr or "")
-        text = form.rate_password()
+        text = rate_password(request.form.get("password", ""))
     except RateLimited:  # a hint that does not come is no reason for a notice
         status = 429
     fragment = render_partial("partials/auth/strength.html", text=text)
     return changed(fragment, back=url_for("auth.register"), status=status)
+
+
+def rate_password(password: str) -> str:
+    """Return a message about a password that is being typed, whether or not it is good enough; empty without one."""
+    personal = [request.form.get(name, "")[:EMAIL_LENGTH] for name in ("username", "email")]
+    if current_user.is_authenticated:
+        personal = [current_user.username, current_user.email]
+    try:
+        return passwords.check_strength(password, *personal) if password else ""
+    except InvalidInput as error:
+        return str(error)
 
 
 @blueprint.route("/auth/login", methods=["GET", "POST"])

@@ -58,6 +58,7 @@ def invitation_code(invitation_id):
     segno.make(link(invitation), micro=False).save(drawing, kind="svg", light="#ffffff", omitsize=True)
     response = make_response(drawing.getvalue())
     response.mimetype = "image/svg+xml"
+    response.cache_control.no_store = True
     return response
 
 

@@ -165,12 +165,3 @@ class NewPasswordForm(Form):
             self.with_error(error)
             return False
         return is_valid
-
-    def rate_password(self) -> str:
-        """Return a message about the password that is being typed, whether or not it is good enough; empty without."""
-        if not self.password.data:
-            return ""
-        try:
-            return passwords.check_strength(self.password.data, *self.personal_words())
-        except InvalidInput as error:
-            return str(error)

@@ -31,7 +31,7 @@ const showError = (message) => {
 };
 
 // Requests that nobody waits for fail silently.
-const isBackground = (context) => Boolean(context?.sourceElement?.closest?.("#stream") || context?.live);
+const isBackground = (context) => Boolean(context?.sourceElement?.closest?.("#stream, [data-background]") || context?.live);
 
 document.addEventListener("htmx:response:error", (event) => {
   const { response, text } = event.detail.ctx;

@@ -108,12 +108,13 @@ def fill_new_password(page, password):
 
 
 def register(page, name):
+    """Create an account, which logs in."""
     page.goto("/auth/register")
     page.fill("#username", name)
     page.fill("#email", f"{name.lower()}@nox.example")
     fill_new_password(page, PASSWORD)
-    page.click(".btn--primary")
-    page.wait_for_url("**/auth/login")
+    page.click("#register .btn--primary")
+    page.wait_for_selector("#nav-picture")
 
 
 def latest_email(site, address):

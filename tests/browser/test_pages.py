@@ -88,7 +88,7 @@ def test_forms_are_usable_without_javascript(site, new_page):
             "form button:not([type=button])",
             "buttons => buttons.map(b => [b.form.method, b.getAttribute('formaction') ?? b.form.getAttribute('action')])",
         )
-        assert buttons, endpoint
+        assert buttons or ROUTES[endpoint].status == 404, endpoint
         for method, action in buttons:
             assert method == ("get" if "/search" in action or "/friends" in action else "post"), (endpoint, action)
             assert action.startswith("/"), endpoint
