@@ -75,6 +75,8 @@ def register(
     Whoever registers cannot tell whether another account has the address. send_email: whether to queue an e-mail.
     Raises InvalidInput, also about an invitation that is no longer open.
     """
+    if invitation and invitation.inviter:
+        friendships.lock_users(invitation.inviter.id)  # before the newcomer, whose id is higher
     user = create(username, email, password_hash, language=language)
     pair = invitations.join(user, invitation) if invitation else None
     email_addresses.request_confirmation(user, send=send_email)
@@ -101,11 +103,33 @@ def lock_account(user: User) -> User:
     return locked
 
 
+def lock_verified_account(user: User) -> User:
+    """Return an account whose password was verified for this request, as lock_account does.
+
+    Raises Conflict, also when the password was changed since: whoever did that is to be safe from this request.
+    """
+    verified_hash = user.password_hash
+    locked = lock_account(user)
+    if locked.password_hash != verified_hash:
+        raise Conflict(_("The password was changed just now. Try again."))
+    return locked
+
+
 def set_password(user: User, password_hash: str):
     """Set a new password. Password reset links stop working."""
     user.password_hash = password_hash
     user.reset_nonce = None
     db.session.flush()
+
+
+def change_password(user: User, password_hash: str):
+    """Set a new password, and end what somebody else who knew the old one may have begun, except for the sessions.
+
+    user: locked. Links that undo a change of address go on working: they are the owner's.
+    """
+    set_password(user, password_hash)
+    email_addresses.forget_request(user)
+    invitations.revoke_all(user)
 
 
 def confirm_email(link: Link) -> bool:
@@ -137,11 +161,9 @@ def undo_email_change(user: User, change: EmailChange, password_hash: str) -> bo
 
 
 def _recover(user: User, password_hash: str):
-    """Set a new password, and end what somebody else may have begun: sessions, changes of address, invitations."""
-    set_password(user, password_hash)
-    email_addresses.forget_request(user)
+    """Change the password of somebody who may have lost control of the account, and log everybody out."""
+    change_password(user, password_hash)
     sessions.revoke_all(user)
-    invitations.revoke_all(user)
 
 
 def set_preferences(user: User, preferences: dict[str, str]):
@@ -153,10 +175,10 @@ def set_preferences(user: User, preferences: dict[str, str]):
 
 
 def delete_account(user: User):
-    """Delete an account; the database deletes all rows that refer to it. Raises Conflict when it is deleted already."""
+    """Delete an account, with all rows that refer to it. Raises Conflict as lock_verified_account does."""
     for lock in LOCK_FOR_DELETION:
         lock(user)
-    user = lock_account(user)
+    user = lock_verified_account(user)
     events.publish_all([event for get_events in DELETION_EVENTS for event in get_events(user)])
     db.session.execute(delete(User).where(User.id == user.id))
     for clean_up in AFTER_DELETION:

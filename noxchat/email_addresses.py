@@ -8,7 +8,7 @@ nothing moves when an account is deleted, and registering does the same whether 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import tokens
+from noxchat import throttle, tokens
 from noxchat.database import execute_dml, now, violates_constraint
 from noxchat.extensions import db
 from noxchat.mail import kinds, queue
@@ -19,9 +19,14 @@ from noxchat.profiles import with_profile
 DELETED_AT_ONCE = 100
 
 
-def find_holder(email: str) -> User | None:
-    """Return the account to which an address belongs, with its profile."""
+def find_holder(email: str, *, lock: bool = False) -> User | None:
+    """Return the account to which an address belongs, with its profile.
+
+    lock: whether to keep the account from being deleted until the transaction ends.
+    """
     accounts = with_profile().where(User.email_key == email_key(email))
+    if lock:
+        accounts = accounts.with_for_update(read=True, key_share=True, of=User)
     return db.session.scalar(accounts.order_by(User.email_confirmed_at.is_(None), User.id).limit(1))
 
 
@@ -33,8 +38,8 @@ def request_confirmation(user: User, *, send: bool = True):
     """
     assert user.unconfirmed_email
     user.email_nonce = tokens.new_nonce()
-    holder = find_holder(user.unconfirmed_email)
     db.session.flush()
+    holder = find_holder(user.unconfirmed_email, lock=True)
     if not send:
         return
     if holder and holder.confirmed_email and holder is not user:
@@ -43,14 +48,17 @@ def request_confirmation(user: User, *, send: bool = True):
         queue.enqueue(kinds.confirm_email, user, address=user.unconfirmed_email)
 
 
-def request_change(user: User, email: str):
+def request_change(user: User, email: str, *, send: bool = True):
     """Change an account's address once the new one is confirmed, which an e-mail asks for. user: locked.
 
-    email: as returned by names.clean_email; the present one takes back a change that is not confirmed yet.
+    email: as returned by names.clean_email; the present one takes back a change that is not confirmed yet. send: as for
+    request_confirmation. Raises RateLimited.
     """
     user.pending_email = None if email_key(email) == user.email_key else email
+    if user.pending_email:
+        throttle.count_email_change(user)
     if user.unconfirmed_email:
-        request_confirmation(user)
+        request_confirmation(user, send=send)
     else:
         forget_request(user)
 
@@ -86,8 +94,10 @@ def prove(user: User, email: str) -> bool:
         return False
     try:
         with db.session.begin_nested():
+            if user.email_key != email_key(email):
+                user.reset_nonce = None  # of a link that was sent to the former address
             user.email, user.email_key, user.email_confirmed_at = email, email_key(email), now()
-            user.pending_email = user.email_nonce = user.reset_nonce = None
+            user.pending_email = user.email_nonce = None
     except IntegrityError as error:
         if violates_constraint(error, "email_key"):
             return False

@@ -145,5 +145,5 @@ def no_longer_open() -> InvalidInput:
 
 def _use(invitation: Invitation) -> bool:
     """Count a use, with the transaction that saves what comes of it. Returns False when it is no longer open."""
-    counted = update(Invitation).where(Invitation.id == invitation.id, *_is_open())
+    counted = update(Invitation).where(Invitation.code == invitation.code, *_is_open())
     return execute_dml(db.session, counted.values(uses=Invitation.uses + 1)) == 1

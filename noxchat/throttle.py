@@ -303,18 +303,21 @@ def count_registration(address: str):
     _count(RateLimitItemPerHour(current_app.config["SIGN_UPS_PER_HOUR"]), "sign-up", address)
 
 
-def count_confirmation_email(email: str):
-    """Count an e-mail that asks to confirm an address, whosever account it is for. Raises RateLimited."""
-    _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "confirmation", _hash_email(email))
-
-
 def allow_confirmation_email(email: str) -> bool:
-    """Count an e-mail as count_confirmation_email does. Returns False when it is one too many."""
+    """Count an e-mail that asks to confirm an address, whosever account it is for. Returns False when it is too many.
+
+    Nobody is told, or they would know that somebody else gave the address.
+    """
     try:
-        count_confirmation_email(email)
+        _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "confirmation", _hash_email(email))
     except RateLimited:
         return False
     return True
+
+
+def count_resend(user: User):
+    """Count that somebody asks for the link to confirm their address again. Raises RateLimited."""
+    _count(RateLimitItemPerHour(current_app.config["RESETS_PER_HOUR"]), "resend", str(user.id))
 
 
 def count_email_change(user: User):

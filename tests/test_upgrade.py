@@ -229,8 +229,9 @@ def test_upgrade_from_1_7_keeps_accounts_and_their_addresses_count_as_confirmed(
         "DELETE FROM users WHERE id = 77",
         f"INSERT INTO sessions (user_id, token_hash, user_agent, created_at, last_used_at)"
         f" VALUES (1, 'x', '', {TIMES}, {TIMES})",
-        f"INSERT INTO friends (user_id, friend_id, since, search_text) SELECT 1, 2, {TIMES}, search_text FROM users"
-        f" WHERE id = 2 UNION ALL SELECT 2, 1, {TIMES}, search_text FROM users WHERE id = 1",
+        f"INSERT INTO friends (user_id, friend_id, since, search_text) VALUES"
+        f" (1, 2, {TIMES}, (SELECT search_text FROM users WHERE id = 2)),"
+        f" (2, 1, {TIMES}, (SELECT search_text FROM users WHERE id = 1))",
     ):
         db.session.execute(text(statement))
     db.session.commit()
@@ -260,6 +261,9 @@ def test_upgrade_from_1_7_keeps_accounts_and_their_addresses_count_as_confirmed(
     flask_migrate.downgrade(revision=RELEASE_1_7)
     assert rows(USERS_OF_1_7)[:2] == before["users"]
     assert rows("SELECT email_key FROM users WHERE id = 78") == [("id-78@",)]
+    flask_migrate.upgrade()
+    assert rows("SELECT id FROM users WHERE email_confirmed_at IS NULL") == [("78",)]
+    flask_migrate.downgrade(revision=RELEASE_1_7)
     assert {table: rows(f"SELECT * FROM {table}") for table in ("sessions", "friends")} == {
         table: before[table] for table in ("sessions", "friends")
     }

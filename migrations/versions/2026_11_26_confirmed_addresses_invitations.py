@@ -49,7 +49,8 @@ def upgrade():
         batch.create_check_constraint(
             op.f('ck_users_pending_email_length'), 'length(pending_email) BETWEEN 3 AND 254'
         )
-    op.execute('UPDATE users SET email_confirmed_at = created_at')
+    # But not those that a downgrade made up.
+    op.execute("UPDATE users SET email_confirmed_at = created_at WHERE email_key <> 'id-' || id || '@'")
     op.create_index('ix_users_email_key', 'users', ['email_key'])
     op.create_index(
         'uq_users_confirmed_email_key',
@@ -87,6 +88,7 @@ def upgrade():
         ),
         sa.PrimaryKeyConstraint('id', name=op.f('pk_invitations')),
         sa.UniqueConstraint('code', name=op.f('uq_invitations_code')),
+        sqlite_autoincrement=True,
     )
     op.create_index('ix_invitations_inviter_id', 'invitations', ['inviter_id'])
 

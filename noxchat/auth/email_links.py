@@ -35,7 +35,7 @@ def request_reset():
     email = form.cleaned["email"]
     throttle.count_reset_request(email, request.remote_addr or "")
     begin_write(db.session)
-    if user := email_addresses.find_holder(email):
+    if user := email_addresses.find_holder(email, lock=True):
         tokens.renew_reset_nonce(user)
         queue.enqueue(kinds.password_reset, user)
     db.session.commit()
@@ -81,7 +81,7 @@ def confirm_email(token):
     link = tokens.verify_confirmation_token(token)
     if link is None:
         return show_invalid_link("link_invalid")
-    if request.method == "GET":
+    if request.method != "POST":
         page = show("auth/confirm_email.html", "partials/auth/confirm_email.html", user=link.user, email=link.email)
         return without_referrer(page)
     begin_write(db.session)

@@ -11,7 +11,7 @@ from noxchat import accounts, passwords, sessions, throttle, tokens
 from noxchat.auth import blueprint
 from noxchat.auth.forms import LoginForm, RegisterForm
 from noxchat.database import begin_write
-from noxchat.exceptions import Conflict, InvalidInput, RateLimited
+from noxchat.exceptions import InvalidInput, RateLimited
 from noxchat.extensions import db
 from noxchat.mail import worker
 from noxchat.models import EMAIL_LENGTH, User
@@ -35,9 +35,10 @@ def show_form(name: str, form: Form, **context) -> Response:
 def register():
     """Create an account and log in, whether or not the address was known, and go on to `next`."""
     target = safe_path(request.args.get("next"))
+    token = request.args.get("invitation", "")
     if current_user.is_authenticated:
-        return redirect_to(target)
-    form = RegisterForm(request.args.get("invitation", ""))
+        return redirect_to(url_for("friends.invitation", token=token) if token else target)
+    form = RegisterForm(token)
     accounts.check_may_register(form.open_invitation)
     if form.is_submitted():
         throttle.count_registration_try(request.remote_addr or "")
@@ -141,11 +142,8 @@ def verify_credentials(form: LoginForm) -> User:
 
 def start_session(user: User, *, remember: bool):
     """Log in somebody whose password was verified. Raises Conflict if it was changed since."""
-    verified_hash = user.password_hash
     begin_write(db.session)
-    user = accounts.lock_account(user)
-    if user.password_hash != verified_hash:
-        raise Conflict(_("The password was changed just now. Try again."))
+    user = accounts.lock_verified_account(user)
     log_in(user, remember=remember)
     db.session.commit()
     log.info("login ok: user %s from %s", user.id, request.remote_addr)

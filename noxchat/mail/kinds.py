@@ -53,6 +53,8 @@ def password_reset(_email: QueuedEmail, user: User) -> dict | None:
         return None
     token = tokens.create_reset_token(user, is_emailed=True)
     return {
+        "username": _safe_name(user),
+        "public_id": _public_id(user),
         "link": absolute_url("auth.reset_password", token=token),
         "minutes": current_app.config["RESET_MINUTES"],
     }
@@ -64,7 +66,7 @@ def confirm_email(email: QueuedEmail, user: User) -> dict | None:
     if email.address != user.unconfirmed_email or user.email_nonce is None:  # it was confirmed or changed meanwhile
         return None
     return {
-        "username": None,  # whoever registers chooses it, and could write to strangers with it
+        "username": _safe_name(user),
         "public_id": _public_id(user),
         "link": absolute_url("auth.confirm_email", token=tokens.create_confirmation_token(user)),
         "days": tokens.CONFIRMATION_LIFETIME.days,
@@ -87,6 +89,11 @@ def email_changed(email: QueuedEmail, user: User) -> dict | None:
 def address_taken(_email: QueuedEmail, user: User) -> dict:
     """Tells the owner of an address that it was given for another account."""
     return {"public_id": _public_id(user), "link": absolute_url("auth.request_reset")}
+
+
+def _safe_name(user: User) -> str | None:
+    """Return how to address somebody: not by name before the address is theirs, or one could write to strangers so."""
+    return user.username if user.email_confirmed_at else None
 
 
 def _public_id(user: User) -> str | None:

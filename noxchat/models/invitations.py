@@ -17,7 +17,8 @@ class Invitation(db.Model):
     """
 
     __tablename__ = "invitations"
-    __table_args__ = (CheckConstraint("uses BETWEEN 0 AND max_uses", "uses"),)
+    # AUTOINCREMENT: a page that is still open may name the id of an invitation that was revoked.
+    __table_args__ = (CheckConstraint("uses BETWEEN 0 AND max_uses", "uses"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(primary_key=True)
     inviter_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)

@@ -2,7 +2,7 @@
 
 import logging
 
-from flask import url_for
+from flask import current_app, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
 
@@ -23,11 +23,10 @@ def edit_email():
     form = EmailForm(current_user)
     if not form.validate_on_submit():
         return show("settings/email.html", "partials/settings/email.html", form.status, form=form, user=current_user)
-    throttle.count_confirmation_email(form.cleaned["email"])
+    send = throttle.allow_confirmation_email(form.cleaned["email"])
     begin_write(db.session)
-    user = accounts.lock_account(current_user)
-    throttle.count_email_change(user)
-    email_addresses.request_change(user, form.cleaned["email"])
+    user = accounts.lock_verified_account(current_user)
+    email_addresses.request_change(user, form.cleaned["email"], send=send)
     db.session.commit()
     worker.wake()
     log.info("change of address: user %s", user.id)
@@ -37,12 +36,12 @@ def edit_email():
 @blueprint.route("/settings/email/resend", methods=["POST"])
 def resend_confirmation():
     """Send the link that confirms the address again; earlier ones stop working."""
-    if current_user.unconfirmed_email:
-        throttle.count_confirmation_email(current_user.unconfirmed_email)
+    throttle.count_resend(current_user)
+    send = throttle.allow_confirmation_email(current_user.unconfirmed_email or "")
     begin_write(db.session)
     user = accounts.lock_account(current_user)
     if user.unconfirmed_email:
-        email_addresses.request_confirmation(user)
+        email_addresses.request_confirmation(user, send=send)
     db.session.commit()
     worker.wake()
     return show_changed(sent_text(user.unconfirmed_email))
@@ -52,6 +51,8 @@ def sent_text(email: str | None) -> str:
     """Return what is said after asking for a link. email: that waits to be confirmed, None when none does."""
     if email is None:
         return _("Your address stays as it is.")
+    if not current_app.config["MAIL_SERVER"]:
+        return _("%(email)s is your address once it is confirmed.", email=email)
     return _("A link is on its way to %(email)s.", email=email)
 
 

@@ -65,7 +65,7 @@ def change_password():
         return show_form("password", form)
     password_hash = passwords.hash_password(form.password.data)
     begin_write(db.session)
-    accounts.set_password(accounts.lock_account(current_user), password_hash)
+    accounts.change_password(accounts.lock_verified_account(current_user), password_hash)
     sessions.revoke_others(current_user)
     replace_session_token(current_user)
     db.session.commit()

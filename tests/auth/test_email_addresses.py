@@ -4,6 +4,7 @@ import email
 import re
 from datetime import timedelta
 from email import policy
+from threading import Thread
 
 import jwt
 import pytest
@@ -11,10 +12,10 @@ from bs4 import BeautifulSoup
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import accounts, email_addresses, tokens
+from noxchat import accounts, email_addresses, throttle, tokens
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
-from noxchat.mail import worker
+from noxchat.mail import queue, worker
 from noxchat.models import EmailChange, Invitation, QueuedEmail, User
 from tests.conftest import PASSWORD, Browser, make_person, run_in_threads
 
@@ -105,6 +106,13 @@ def place(any_app):
     return Place(any_app)
 
 
+def run_elsewhere(call):
+    """Call something in another thread, as another request would, and wait for it."""
+    thread = Thread(target=call)
+    thread.start()
+    thread.join()
+
+
 # Confirming
 
 
@@ -167,6 +175,47 @@ def test_a_queued_link_is_not_sent_once_it_is_out_of_date(place):
         browser.post("/settings/email/resend")
     place.change("Mila", "other@nox.example")
     assert [address for address, _text in place.emails()] == ["other@nox.example"]
+
+
+def test_head_request_of_a_mail_scanner_confirms_nothing(place):
+    place.register("Mila")
+    path = place.link()
+    answer = Browser(place.app).client.head(path)
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert place.account("Mila").email_confirmed_at is None and place.confirm(path) == 303
+
+
+def test_confirming_leaves_a_reset_link_alone(place):
+    place.register("Mila")
+    place.request_reset(SHARED)
+    links = place.links()
+    assert place.confirm(links[SHARED, "confirm"]) == 303
+    assert place.reset(links[SHARED, "reset"]) == 303
+
+
+def test_emails_greet_by_name_only_who_has_proved_the_address(place):
+    """Names may look like host names: somebody could write to strangers with them."""
+    place.register("evil-site.example", SHARED)
+    place.request_reset(SHARED)
+    sent = place.emails()
+    assert len(sent) == 2 and all("evil-site" not in text and "@nox-" in text for _address, text in sent)
+    place.browsers["evil-site.example"].post("/settings/email/resend")
+    assert place.confirm(place.link()) == 303
+    place.request_reset(SHARED)
+    [(_address, text)] = place.emails()
+    assert "Hello evil-site.example" in text
+
+
+def test_reset_names_the_account(place):
+    """Of two accounts that gave an address, the first gets the link: the other has to see that it is not theirs."""
+    place.register("First")
+    place.register("Second")
+    place.emails()
+    place.request_reset(SHARED)
+    [(_address, text)] = place.emails()
+    public_id = place.browsers["First"].get("/").text.partition("/u/")[2].partition('"')[0]
+    path = re.search(r"http://[^/]+(/auth/reset/\S+)", text)[1]
+    assert f"@{public_id}" in text and f"@{public_id}" in Browser(place.app).get(path).text
 
 
 def test_command_confirms_an_address(place):
@@ -331,7 +380,7 @@ def test_new_address_counts_once_confirmed(place, htmx):
     answer = mila.post("/settings/email", fields, htmx=htmx)
     assert answer.status_code == (200 if htmx else 303)
     page = answer.text if htmx else mila.get("/settings/email").text
-    assert "A link is on its way to New@Nox.example" in page or "New@nox.example" in page
+    assert "New@Nox.example" in page or "New@nox.example" in page
     assert "old@nox.example" in page and "is not confirmed yet" in page
     assert (place.holder("old@nox.example"), place.holder("new@nox.example")) == ("Mila", None)
     links = place.links()
@@ -351,6 +400,64 @@ def test_unconfirmed_former_address_gets_no_notice(place):
     place.change("Mila", "right@nox.example")
     assert place.confirm(place.link()) == 303
     assert place.emails() == [] and place.holder("typo@nox.example") is None
+
+
+def test_password_change_ends_a_change_that_somebody_else_began(place):
+    place.confirmed("Mila", "mila@nox.example")
+    mila = place.browsers["Mila"]
+    mila.post("/settings/invitations")
+    place.change("Mila", "thief@nox.example")
+    path = place.link()
+    assert mila.post("/settings/password", {"current_password": PASSWORD, **NEW_PASSWORD}).status_code == 303
+    assert place.confirm(path) == 400
+    assert "thief" not in mila.get("/settings/email").text
+    with place.app.app_context():
+        assert list(db.session.scalars(select(Invitation))) == []
+
+
+def test_change_after_a_recovery_meanwhile_is_refused(place, monkeypatch):
+    """The thief's password was right when it was checked, but the owner resets it before the change is saved."""
+    place.confirmed("Mila", "mila@nox.example")
+    place.request_reset("mila@nox.example")
+    reset_path, token = place.link(), place.browsers["Mila"].token()
+    allow = throttle.allow_confirmation_email
+
+    def reset_first(email):
+        run_elsewhere(lambda: place.reset(reset_path))
+        return allow(email)
+
+    monkeypatch.setattr(throttle, "allow_confirmation_email", reset_first)
+    fields = {"email": "thief@nox.example", "password": PASSWORD}
+    answer = place.browsers["Mila"].post("/settings/email", fields, token=token)
+    assert answer.status_code in (302, 303) and place.account("Mila").pending_email is None
+    assert place.emails() == []
+
+
+@pytest.mark.parametrize("path", ["/auth/reset", "/auth/register", "/settings/email"])
+def test_holder_who_deletes_the_account_meanwhile_is_no_error(make_app, monkeypatch, path):
+    """On PostgreSQL, where both happen at once: whoever comes second waits for the other."""
+    place = Place(make_app("postgresql"))
+    place.confirmed("Holder", SHARED)
+    place.confirmed("Mila", "mila@nox.example")
+    browser, holder = place.browsers["Mila"] if "settings" in path else Browser(place.app), place.browsers["Holder"]
+    tokens_of = browser.token(), holder.token()
+    fields = {"email": SHARED, "password": PASSWORD, "username": "Newcomer"}
+    enqueue, deletions = queue.enqueue, []
+
+    def delete_first(*arguments, **more):
+        deletion = Thread(
+            target=lambda: holder.post("/settings/delete", {"password": PASSWORD}, token=tokens_of[1]), daemon=True
+        )
+        deletion.start()
+        deletions.append(deletion)
+        deletion.join(1)
+        enqueue(*arguments, **more)
+
+    monkeypatch.setattr(queue, "enqueue", delete_first)
+    assert browser.post(path, fields, token=tokens_of[0]).status_code == 303
+    for deletion in deletions:
+        deletion.join()
+    assert place.account("Holder") is None
 
 
 @pytest.mark.parametrize(
@@ -388,6 +495,17 @@ def test_changes_of_address_are_limited(make_app):
     codes = [place.change("Mila", f"new{number}@nox.example").status_code for number in range(3)]
     assert codes == [303, 303, 429]
     assert place.account("Mila").pending_email == "new1@nox.example"
+    assert place.change("Mila", "old@nox.example").status_code == 303  # taking it back is always possible
+    assert place.account("Mila").pending_email is None
+
+
+def test_what_others_did_with_an_address_is_not_told_by_a_limit(place):
+    for number in range(6):
+        place.register(f"Stranger {'abcdef'[number]}")
+    mila = place.register("Mila")
+    assert len(place.emails()) == 5
+    codes = [mila.post("/settings/email/resend").status_code for _again in range(6)]
+    assert codes == [303] * 5 + [429] and place.emails() == []
 
 
 def test_changing_to_a_known_address_looks_the_same_and_tells_its_owner(place):
@@ -590,6 +708,8 @@ def test_without_a_mail_server_nothing_is_promised(make_app, server):
     place = Place(make_app(MAIL_SERVER=server))
     page = place.register("Mila").get("/").text
     assert ("Open the link in our e-mail" in page) == bool(server)
+    resent = place.browsers["Mila"].post("/settings/email/resend", htmx=True).text
+    assert ("is on its way" in resent) == bool(server)
     assert ("no mail server" in page) != bool(server) and "not confirmed yet" in page
 
 

@@ -8,10 +8,11 @@ from threading import Barrier, Thread
 import pytest
 from sqlalchemy import func, select, update
 
-from noxchat import friendships, invitations
+from noxchat import friendships, invitations, passwords
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Event, Invitation, User, friend_requests, friends
+from tests.auth.test_email_addresses import run_elsewhere
 from tests.auth.test_register import MILA
 from tests.conftest import PASSWORD, Browser, act, befriend, make_person
 
@@ -208,6 +209,58 @@ def test_one_of_eight_gets_the_last_use(any_app, alice_any):
     assert len(friend_names(any_app, "Alice")) == 1 and uses(any_app) == 1
     with any_app.app_context():  # nobody is half-registered
         assert db.session.scalar(select(func.count()).select_from(User)) in (5, 6)
+
+
+def test_newcomer_does_not_use_another_invitation_than_the_one_they_opened(any_app, alice_any, monkeypatch):
+    """Alice revokes hers while the password is hashed, and Clara makes one, which must not get its id."""
+    link, clara = make_link(any_app, alice_any), make_person(any_app, "Clara")
+    alice, hash_password = Browser(any_app, alice_any), passwords.hash_password
+    token = alice.token()
+
+    def revoke():
+        alice.post("/settings/invitations/1/revoke", token=token)
+        make_link(any_app, clara, uses=1)
+
+    def revoke_first(password):
+        run_elsewhere(revoke)
+        return hash_password(password)
+
+    monkeypatch.setattr(passwords, "hash_password", revoke_first)
+    answer = Browser(any_app).post("/auth/register", {**MILA, "invitation": link[3:]})
+    assert answer.status_code == 422 and uses(any_app) == 0
+    with any_app.app_context():
+        assert list(db.session.scalars(select(Invitation.id))) == [2]
+
+
+def test_inviter_who_takes_the_newcomers_name_meanwhile_is_no_deadlock(make_app):
+    app = make_app("postgresql")
+    alice = make_person(app, "Alice", public_id="alice")
+    link, browser, token = make_link(app, alice), Browser(app, alice), None
+    token = browser.token()
+    for number in range(6):
+        name = f"Same name {'abcdef'[number]}"
+        guest = Browser(app)
+        fields = {**MILA, "username": name, "email": f"n{number}@nox.example", "invitation": link[3:]}
+        guest_token = guest.token()
+        codes = in_threads(
+            lambda guest=guest, fields=fields, guest_token=guest_token: (
+                guest.post("/auth/register", fields, token=guest_token).status_code
+            ),
+            lambda name=name: (
+                browser.post(
+                    "/settings/profile", {"username": name, "public_id": "alice", "bio": ""}, token=token
+                ).status_code
+            ),
+        )
+        assert set(codes) <= {303, 422}, codes
+
+
+def test_logged_in_person_who_opens_the_form_is_sent_to_the_invitation(any_app, alice_any):
+    link = make_link(any_app, alice_any)
+    bob = Browser(any_app, make_person(any_app, "Bob"))
+    assert bob.get(f"/auth/register?invitation={link[3:]}").location == link
+    page = Browser(any_app).get(f"/auth/register?invitation={link[3:]}").text
+    assert f'href="/auth/login?next={link}"' in page  # nor is it lost by those who would rather log in
 
 
 def test_registering_with_a_dead_invitation_keeps_what_was_typed(any_app, alice_any):
