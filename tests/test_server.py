@@ -126,7 +126,7 @@ def test_registration_can_be_repeated_after_database_outage(serve, postgres):
     wait_until(lambda: server.get("/readyz").status == 200)
     with psycopg.connect(uri) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (0,)
-    assert "Thank you" in visitor.post("/auth/register", fields).text
+    assert "Welcome" in visitor.post("/auth/register", fields).text
 
 
 def is_waiting(uri):

@@ -11,7 +11,7 @@ from sqlalchemy import event, select
 from noxchat import names
 from noxchat.extensions import db
 from tests.architecture.routes import PAGES, POSTS, PRIVATE, ROUTES
-from tests.conftest import Browser, make_friends, make_person
+from tests.conftest import PASSWORD, Browser, make_friends, make_person
 
 
 def rules(app):
@@ -279,6 +279,41 @@ def test_friendship_actions_execute_few_statements(any_app, htmx):
             most = 6 + htmx + (browser is bob and action == "request")  # which deletes the cooldown of Alice
             assert len(statements) <= most, (action, statements)
             assert set(ends) == {"commit"}, action
+
+
+def test_registering_and_invitations_execute_few_statements(any_app):
+    any_app.extensions["mail_worker"].stopped = True
+    alice = make_person(any_app, "Alice", "known@nox.example", public_id="alice")
+    own, bob = Browser(any_app, alice), Browser(any_app, make_person(any_app, "Bob"))
+    own.post("/settings/invitations")
+    link = re.search(r'value="http://[^/]+(/i/[^"]+)"', own.get("/settings/invitations").text)[1]
+    guests = [Browser(any_app) for _guest in range(3)]
+    fields = {"password": PASSWORD, "invitation": ""}
+    posts = [
+        (guests[0], "/auth/register", {**fields, "username": "Mila", "email": "unknown@nox.example"}, 14),
+        (guests[1], "/auth/register", {**fields, "username": "Nika", "email": "known@nox.example"}, 14),
+        (
+            guests[2],
+            "/auth/register",
+            {"username": "Leo", "email": "leo@x", "password": PASSWORD, "invitation": link[3:]},
+            21,
+        ),
+        (bob, link, {}, 7),
+        (bob, "/settings/invitations", {}, 6),
+        (bob, "/settings/invitations/9/revoke", {}, 3),
+        (bob, "/settings/email/resend", {}, 2),
+        (bob, "/settings/email", {"email": "new@nox.example", "password": PASSWORD}, 13),
+    ]
+    tokens = {browser: browser.token() for browser, *_rest in posts}
+    with recorded(any_app) as (statements, _ends):
+        for browser, path, data, most in posts:
+            statements.clear()
+            assert browser.post(path, data, token=tokens[browser]).status_code == 303, path
+            assert len(statements) <= most, (path, statements)
+        for browser, most in ((bob, 3), (Browser(any_app), 1)):
+            statements.clear()
+            assert browser.get(link).status_code == 200
+            assert len(statements) == most, statements
 
 
 def test_private_pages_are_not_cached(alice_browser):

@@ -85,7 +85,7 @@ def test_address_is_confirmed_changed_and_given_back(site, new_page, javascript)
     page.click("text=See your address")
     page.wait_for_url("**/settings/email")
     page.click("text=Send the link again")
-    expect(page.locator(".notice")).to_contain_text(f"A link is on its way to {old}")
+    expect(page.locator(".notice")).to_contain_text(f"{old} is your address once it is confirmed")
     guest = new_page(viewport=PHONE, java_script_enabled=javascript)
     page.wait_for_timeout(300)  # until the second e-mail is written
     guest.goto(latest_link(site, old))
