@@ -14,6 +14,7 @@ PHONE = {"width": 390, "height": 844}
 def make_invitation(page):
     """Make an invitation; return its link."""
     page.goto("/settings/invitations")
+    page.fill("#uses", "50")
     page.click("#invitation-form .btn--primary")
     return page.locator(".invitation__link input").first.input_value()
 
