@@ -78,7 +78,6 @@ def confirm(user: User) -> bool:
     if email is None or not prove(user, email):
         return False
     if former_email:
-        _delete_expired_changes()
         db.session.add(EmailChange(user_id=user.id, former_email=former_email, nonce=tokens.new_nonce()))
         db.session.flush()
         queue.enqueue(kinds.email_changed, user, address=former_email)
@@ -105,10 +104,14 @@ def prove(user: User, email: str) -> bool:
     return True
 
 
-def _delete_expired_changes():
-    """Delete changes that cannot be undone any more, whosever they are: nobody's former address is kept for ever."""
+def delete_old(session) -> bool:
+    """Delete some changes that cannot be undone any more, so that no former address is kept for ever.
+
+    Returns whether there may be more.
+    """
     expired = select(EmailChange.id).where(EmailChange.changed_at < now() - tokens.UNDO_LIFETIME).limit(DELETED_AT_ONCE)
-    db.session.execute(delete(EmailChange).where(EmailChange.id.in_(expired.with_for_update(skip_locked=True))))
+    statement = delete(EmailChange).where(EmailChange.id.in_(expired.with_for_update(skip_locked=True)))
+    return execute_dml(session, statement) == DELETED_AT_ONCE
 
 
 def forget_changes(user: User):

@@ -17,9 +17,11 @@ from flask import Flask, current_app
 from sqlalchemy import BigInteger, Integer, Row, and_, column, event, func, select, values
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session as DatabaseSession
+from sqlalchemy.orm import scoped_session
 
+from noxchat import email_addresses, events, friendships
 from noxchat.database import try_write
-from noxchat.events import CHANNEL, delete_old
+from noxchat.events import CHANNEL
 from noxchat.extensions import db
 from noxchat.models import Event, Session
 
@@ -28,7 +30,9 @@ log = logging.getLogger("noxchat.event_stream")
 COMMENT = ":\n\n"  # keeps the connection open through proxies
 STALE = "event: stale\ndata:\n\n"  # more was missed than is kept: load the page again
 HEARTBEAT_SECONDS = 15  # between looks at whether the sessions still exist
-DELETION_SECONDS = 3600  # between deletions of old events
+DELETION_SECONDS = 3600  # between deletions of old rows
+# What rule modules contribute to them. Functions of the database session, which return whether there may be more.
+DELETE_OLD = (events.delete_old, friendships.delete_old, email_addresses.delete_old)
 MAX_MISSED = 500  # events, of a stream that resumes
 MAX_UNREAD = 500  # pieces of text, of a stream that a thread of the server writes
 
@@ -116,6 +120,12 @@ class EventStream:
                 self.closed = True
                 self.queue.put("")
                 self.on_close()
+
+
+def _delete_some(delete_old: Callable[[scoped_session], bool]) -> bool:
+    """Call one of DELETE_OLD. Returns whether there may be more rows, and the database can be written to."""
+    results: list[bool] = []
+    return try_write(db.session, lambda: results.append(delete_old(db.session)), seconds=1) and results[0]
 
 
 class EventStreams:
@@ -216,7 +226,7 @@ class EventStreams:
         while not self.stopped:
             self._check_sessions()
             if time.monotonic() >= next_deletion:
-                self._delete_old_events()
+                self._delete_old_rows()
                 next_deletion = time.monotonic() + DELETION_SECONDS
             next_check = time.monotonic() + HEARTBEAT_SECONDS
             while not self.stopped and (seconds := next_check - time.monotonic()) > 0:
@@ -261,16 +271,11 @@ class EventStreams:
             stream.write(COMMENT)
         self._deliver(behind)
 
-    def _delete_old_events(self):
-        """Delete the events that are no longer kept, in steps between which others can write."""
-        left = True
-
-        def delete_some():
-            nonlocal left
-            left = delete_old(db.session)
-
-        while left and not self.stopped and try_write(db.session, delete_some, seconds=1):
-            pass
+    def _delete_old_rows(self):
+        """Delete the rows that are no longer kept, in steps between which others can write."""
+        for delete_old in DELETE_OLD:
+            while not self.stopped and _delete_some(delete_old):
+                pass
         db.session.remove()
 
     def _deliver(self, user_ids: set[int]):

@@ -1,4 +1,4 @@
-"""Friendships and friend requests: send, accept, decline, cancel, remove, block.
+"""Friendships and friend requests: send, accept, decline, cancel, remove, block, undo.
 
 Each action may arrive twice, late, or at the same time as another. It does what can still be done and returns what
 that was. The rows of both people are locked first, in the order of their ids, so that two actions on the same person
@@ -6,20 +6,20 @@ follow each other; deleting an account locks everybody affected in the same orde
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
 from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, union_all
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, union_all
 from sqlalchemy.orm import undefer
 
 from noxchat import blocks, events, throttle
-from noxchat.database import now
+from noxchat.database import execute_dml, now
 from noxchat.exceptions import Conflict, NotFound
 from noxchat.extensions import db
-from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns
+from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns, undo_records
 from noxchat.profiles import with_profile
 from noxchat.relationships import (
     BLOCKED,
@@ -32,7 +32,8 @@ from noxchat.relationships import (
     get_relationship,
 )
 
-EVENT = "friendship"  # its data is the Public ID of the person with whom something changed
+# Events. Their data is the Public ID of the person with whom something changed, or who accepted a request.
+EVENT, ACCEPTED_EVENT = "friendship", "accepted"
 
 
 class FriendshipChange(Enum):
@@ -45,6 +46,7 @@ class FriendshipChange(Enum):
     REMOVED = "removed"
     BLOCKED = "blocked"
     UNBLOCKED = "unblocked"
+    UNDONE = "undone"
     UNCHANGED = "unchanged"
 
 
@@ -57,6 +59,16 @@ STATE_AFTER = {
     FriendshipChange.BLOCKED: BLOCKED,
     FriendshipChange.UNBLOCKED: NONE,
 }
+
+# What can be undone, as the records and the forms call it.
+UNDOABLE = {
+    FriendshipChange.DECLINED: "decline",
+    FriendshipChange.CANCELLED: "cancel",
+    FriendshipChange.REMOVED: "remove",
+    FriendshipChange.BLOCKED: "block",
+}
+UNDO_PERIOD = timedelta(minutes=1)
+DELETED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -119,9 +131,9 @@ def send(pair: Pair, tab: str = "") -> FriendshipChange:
         raise Conflict(_("You asked %(name)s not long ago. Give it some time.", name=pair.person.username))
     _check_open_requests(pair.relationship.open_requests)
     throttle.count_friend_request(pair.viewer)
+    _forget_undo(pair)
     _delete_cooldowns(pair)
-    request = {"sender_id": pair.viewer.id, "receiver_id": pair.person.id, "created_at": now()}
-    db.session.execute(insert(friend_requests), request)
+    _insert_request(pair.viewer, pair.person, now())
     _notify_both(pair, tab)
     return FriendshipChange.SENT
 
@@ -140,17 +152,17 @@ def befriend(pair: Pair, tab: str = "") -> FriendshipChange:
     if pair.state == FRIENDS:
         return FriendshipChange.UNCHANGED
     viewer, person = pair.viewer, pair.person
+    _forget_undo(pair)
     if pair.state == INCOMING:
         _delete_request(person, viewer)
     elif pair.state == OUTGOING:
         _delete_request(viewer, person)
     _delete_cooldowns(pair)
-    rows = [
-        {"user_id": one.id, "friend_id": other.id, "search_text": other.search_text, "since": now()}
-        for one, other in ((viewer, person), (person, viewer))
-    ]
-    db.session.execute(insert(friends), rows)
-    _notify_both(pair, tab)
+    _insert_friendship(pair, now())
+    # Whoever asked is told in words.
+    kind = ACCEPTED_EVENT if pair.state == INCOMING else EVENT
+    to_viewer, to_person = (pair.viewer.id, EVENT, person.public_id), (person.id, kind, viewer.public_id)
+    events.publish_all([to_viewer, to_person], tab)
     return FriendshipChange.ACCEPTED
 
 
@@ -166,11 +178,11 @@ def decline(pair: Pair, tab: str = "") -> FriendshipChange:
     if pair.state != INCOMING:
         return FriendshipChange.UNCHANGED
     viewer, person = pair.viewer, pair.person
+    _record(pair, FriendshipChange.DECLINED)
     _delete_request(person, viewer)
     if pair.relationship.other_cooldown_until:
         _delete_cooldown(person, viewer)
-    until = now() + timedelta(days=current_app.config["PAUSE_DAYS"])
-    db.session.execute(insert(request_cooldowns).values(sender_id=person.id, receiver_id=viewer.id, until=until))
+    _insert_cooldown(person, viewer, now() + timedelta(days=current_app.config["PAUSE_DAYS"]))
     _notify(pair, tab)
     return FriendshipChange.DECLINED
 
@@ -179,6 +191,7 @@ def cancel(pair: Pair, tab: str = "") -> FriendshipChange:
     """Take back one's own request."""
     if pair.state != OUTGOING:
         return FriendshipChange.UNCHANGED
+    _record(pair, FriendshipChange.CANCELLED)
     _delete_request(pair.viewer, pair.person)
     _notify_both(pair, tab)
     return FriendshipChange.CANCELLED
@@ -188,6 +201,7 @@ def remove(pair: Pair, tab: str = "") -> FriendshipChange:
     """End a friendship."""
     if pair.state != FRIENDS:
         return FriendshipChange.UNCHANGED
+    _record(pair, FriendshipChange.REMOVED)
     _delete_friendship(pair)
     _notify_both(pair, tab)
     return FriendshipChange.REMOVED
@@ -198,6 +212,7 @@ def block(pair: Pair, tab: str = "") -> FriendshipChange:
     if pair.state == BLOCKED:
         return FriendshipChange.UNCHANGED
     throttle.count_block(pair.viewer)
+    _record(pair, FriendshipChange.BLOCKED)
     blocks.add(pair.viewer, pair.person)
     if pair.state == NONE:
         _notify(pair, tab)  # nothing that the other sees has changed
@@ -213,9 +228,81 @@ def unblock(pair: Pair, tab: str = "") -> FriendshipChange:
     """Unblock somebody."""
     if pair.state != BLOCKED:
         return FriendshipChange.UNCHANGED
+    _forget_undo(pair)
     blocks.remove(pair.viewer, pair.person)
     _notify(pair, tab)
     return FriendshipChange.UNBLOCKED
+
+
+def undo(pair: Pair, action: str, tab: str = "") -> FriendshipChange:
+    """Take back what the viewer did to the person last, if it was this action and less than UNDO_PERIOD ago.
+
+    What was between them is as it was, with its time; nobody is notified. action: a value of UNDOABLE. Raises Conflict
+    when the viewer has too many open requests by now; RateLimited.
+    """
+    record = _find_record(pair, action)
+    if record is None:
+        return FriendshipChange.UNCHANGED
+    throttle.count_undo(pair.viewer)
+    _forget_undo(pair)
+    if action == UNDOABLE[FriendshipChange.BLOCKED]:
+        blocks.remove(pair.viewer, pair.person)
+    if action == UNDOABLE[FriendshipChange.DECLINED]:
+        _delete_cooldown(pair.person, pair.viewer)
+        if record.cooldown_until:
+            _insert_cooldown(pair.person, pair.viewer, record.cooldown_until)
+    if record.state == FRIENDS:
+        _insert_friendship(pair, record.since)
+    elif record.state == OUTGOING:
+        _check_open_requests(pair.relationship.open_requests)
+        _insert_request(pair.viewer, pair.person, record.since)
+    elif record.state == INCOMING:
+        _insert_request(pair.person, pair.viewer, record.since)
+    # Whoever was not told of the action is not told of this either.
+    is_secret = record.state == NONE or action == UNDOABLE[FriendshipChange.DECLINED]
+    (_notify if is_secret else _notify_both)(pair, tab)
+    return FriendshipChange.UNDONE
+
+
+def _find_record(pair: Pair, action: str):
+    record = undo_records.c
+    of_viewer = and_(record.actor_id == pair.viewer.id, record.person_id == pair.person.id)
+    found = select(undo_records).where(of_viewer, record.action == action, record.done_at > now() - UNDO_PERIOD)
+    return db.session.execute(found).first()
+
+
+def _record(pair: Pair, change: FriendshipChange):
+    """Remember what is between two people before the viewer changes it."""
+    _forget_undo(pair)
+    values = {
+        "actor_id": pair.viewer.id,
+        "person_id": pair.person.id,
+        "action": UNDOABLE[change],
+        "done_at": now(),
+        "state": pair.state,
+        "since": pair.relationship.since,
+        "cooldown_until": pair.relationship.other_cooldown_until if change == FriendshipChange.DECLINED else None,
+    }
+    db.session.execute(insert(undo_records).values(values))
+
+
+def _forget_undo(pair: Pair):
+    """Delete what the two can undo: each later act of either ends that."""
+    if pair.relationship.has_undo:
+        one, other, record = pair.viewer.id, pair.person.id, undo_records.c
+        either = or_(
+            and_(record.actor_id == one, record.person_id == other),
+            and_(record.actor_id == other, record.person_id == one),
+        )
+        db.session.execute(delete(undo_records).where(either))
+
+
+def delete_old(session) -> bool:
+    """Delete some records of what cannot be undone any more. Returns whether there may be more."""
+    record = undo_records.c
+    old = select(record.actor_id, record.person_id).where(record.done_at < now() - UNDO_PERIOD).limit(DELETED_AT_ONCE)
+    is_old = tuple_(record.actor_id, record.person_id).in_(old.with_for_update(skip_locked=True))
+    return execute_dml(session, delete(undo_records).where(is_old)) == DELETED_AT_ONCE
 
 
 def _check_open_requests(number: int):
@@ -228,6 +315,24 @@ def _check_open_requests(number: int):
                 limit,
             )
         )
+
+
+def _insert_friendship(pair: Pair, since: datetime):
+    rows = [
+        {"user_id": one.id, "friend_id": other.id, "search_text": other.search_text, "since": since}
+        for one, other in ((pair.viewer, pair.person), (pair.person, pair.viewer))
+    ]
+    db.session.execute(insert(friends), rows)
+
+
+def _insert_request(sender: User, receiver: User, created_at: datetime):
+    row = {"sender_id": sender.id, "receiver_id": receiver.id, "created_at": created_at}
+    db.session.execute(insert(friend_requests), row)
+
+
+def _insert_cooldown(sender: User, receiver: User, until: datetime):
+    row = {"sender_id": sender.id, "receiver_id": receiver.id, "until": until}
+    db.session.execute(insert(request_cooldowns), row)
 
 
 def _delete_request(sender: User, receiver: User):

@@ -57,7 +57,7 @@ def check_strength(password: str, *personal: str) -> str:
 
 
 def _guessed_first() -> InvalidInput:
-    text = _("This password is among the first that get guessed. A short sentence of your own works well.")
+    text = _("This password is too easy to guess. A short sentence of your own works well.")
     return InvalidInput(text, "password")
 
 

@@ -7,13 +7,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
-from sqlalchemy import Integer, Text, bindparam, case, func, literal, select, tuple_, union_all
+from sqlalchemy import (
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 
 from noxchat import blocks, keyset
-from noxchat.database import UTCDateTime
+from noxchat.database import UTCDateTime, now
 from noxchat.exceptions import NotFound
 from noxchat.extensions import db
-from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns
+from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns, undo_records
 from noxchat.profiles import Person, is_online, select_people, with_profile
 from noxchat.search import EXACT, SUBSTRING, Hit, Query, contains_all
 
@@ -54,13 +67,16 @@ class Relationship:
     """How a person is related to the viewer.
 
     state: SELF, NONE, OUTGOING, INCOMING, FRIENDS or BLOCKED. cooldown_until: until when the viewer may not send a
-    request, or None. other_cooldown_until: the same for the person. open_requests: of the viewer, to anybody.
+    request, or None. other_cooldown_until: the same for the person. open_requests: of the viewer, to anybody. since:
+    of the friendship or the request between them. has_undo: whether something that one of them did can be undone.
     """
 
     state: str
     cooldown_until: datetime | None
     other_cooldown_until: datetime | None
     open_requests: int
+    since: datetime | None
+    has_undo: bool
 
 
 def _cooldown(sender, receiver):
@@ -69,12 +85,29 @@ def _cooldown(sender, receiver):
     return until.scalar_subquery()
 
 
+def _requested_at(sender, receiver):
+    requests = friend_requests.c
+    at = select(requests.created_at).where(requests.sender_id == sender, requests.receiver_id == receiver)
+    return at.scalar_subquery()
+
+
 RELATIONSHIP = select(
     blocks.is_blocked(OTHER, VIEWER),
     _state(OTHER),
     _cooldown(VIEWER, OTHER),
     _cooldown(OTHER, VIEWER),
     select(func.count()).where(friend_requests.c.sender_id == VIEWER).scalar_subquery(),
+    func.coalesce(
+        select(friends.c.since).where(friends.c.user_id == VIEWER, friends.c.friend_id == OTHER).scalar_subquery(),
+        _requested_at(VIEWER, OTHER),
+        _requested_at(OTHER, VIEWER),
+    ),
+    exists().where(
+        or_(
+            and_(undo_records.c.actor_id == VIEWER, undo_records.c.person_id == OTHER),
+            and_(undo_records.c.actor_id == OTHER, undo_records.c.person_id == VIEWER),
+        )
+    ),
 )
 
 
@@ -84,6 +117,13 @@ def get_relationship(viewer: User, person: User) -> Relationship:
     if is_hidden:
         raise NotFound
     return Relationship(*row)
+
+
+def get_cooldown(viewer: User, person: User) -> datetime | None:
+    """Return until when the viewer may not ask a person again; None when they may."""
+    until = select(_cooldown(viewer.id, person.id))
+    cooldown_until = db.session.scalar(until)
+    return cooldown_until if cooldown_until and cooldown_until > now() else None
 
 
 FIND = (
@@ -274,15 +314,3 @@ def _suggestions():
 def suggest_people(viewer: User) -> list[tuple[Person, int]]:
     """Return friends of friends with the number of friends in common, most of them first."""
     return [(row, row.shared) for row in db.session.execute(_suggestions(), {"viewer": viewer.id})]
-
-
-def next_friend_by_name(viewer: User, person: User) -> Person | None:
-    """Return the friend who follows a person in the list of friends, or None at its end."""
-    name = select(User.search_text).where(User.id == person.id).scalar_subquery()
-    return db.session.execute(
-        select_people()
-        .join(friends, friends.c.friend_id == User.id)
-        .where(friends.c.user_id == viewer.id, friends.c.search_text > name)
-        .order_by(friends.c.search_text)
-        .limit(1)
-    ).first()

@@ -43,6 +43,7 @@ LOCK_TIMEOUTS = text(
     "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '2s', true)"
 )
 BLOCKS_PER_HOUR = 200
+UNDOS_PER_HOUR = 10
 REGISTRATION_TRIES = 5  # forms for each registration that is allowed
 STRENGTH_CHECKS_PER_HOUR = 600
 STORE_SECONDS = 0.5  # for which a request waits for the store
@@ -269,6 +270,14 @@ def count_block(blocker: User):
     Raises RateLimited: each sends events, so blocking and unblocking must not go on for ever.
     """
     _count_with_transaction(Limit(BLOCKS_PER_HOUR, HOUR, ("block", str(blocker.id))))
+
+
+def count_undo(user: User):
+    """Count that somebody takes back what they did, with the transaction that saves it. user: locked.
+
+    Raises RateLimited: each sends events, so doing and undoing must not go on for ever.
+    """
+    _count_with_transaction(Limit(UNDOS_PER_HOUR, HOUR, ("undo", str(user.id))))
 
 
 ATTEMPTS = select(func.count()).where(

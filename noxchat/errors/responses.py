@@ -21,7 +21,7 @@ def error_page(code: int, kind: str = "") -> dict:
     form = {"href": _upload_form_path(), "label": _("Back to the form")}
     home = {"href": "/", "label": _("Go home")}
     size = max_picture_megabytes()
-    too_large = _("A picture may have %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
+    too_large = _("Pictures can be up to %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
     no_cookie = _(
         "Your browser sent no cookie. Load the page again and repeat the last step; if this comes back, allow cookies"
         " for %(url)s. Nothing was changed.",

@@ -13,7 +13,7 @@ from noxchat.exceptions import Conflict
 from noxchat.extensions import db
 from noxchat.friends import blueprint
 from noxchat.friends.fragments import button_fragments
-from noxchat.friendships import FriendshipChange, Pair
+from noxchat.friendships import UNDOABLE, FriendshipChange, Pair
 from noxchat.models import User
 from noxchat.relationships import BLOCKED, FRIENDS, INCOMING, OUTGOING
 from noxchat.web.htmx import changed, safe_path, tab_id, wants_fragment
@@ -25,13 +25,14 @@ log = logging.getLogger("noxchat.friends")
 def notice(change: FriendshipChange, state: str | None, name: str) -> tuple[str, str]:
     """Return the notice about an action and its kind: `ok` only for what really happened."""
     done = {
-        FriendshipChange.SENT: _("Your request to %(name)s is on its way.", name=name),
+        FriendshipChange.SENT: _("You asked %(name)s to be friends.", name=name),
         FriendshipChange.ACCEPTED: _("You and %(name)s are friends now.", name=name),
-        FriendshipChange.DECLINED: _("The request by %(name)s is declined.", name=name),
-        FriendshipChange.CANCELLED: _("Your request to %(name)s is cancelled.", name=name),
+        FriendshipChange.DECLINED: _("You declined %(name)s's request.", name=name),
+        FriendshipChange.CANCELLED: _("You cancelled your request to %(name)s.", name=name),
         FriendshipChange.REMOVED: _("You and %(name)s are no longer friends.", name=name),
-        FriendshipChange.BLOCKED: _("%(name)s is blocked, and sees nothing of you any more.", name=name),
-        FriendshipChange.UNBLOCKED: _("%(name)s is not blocked any more.", name=name),
+        FriendshipChange.BLOCKED: _("You blocked %(name)s. They can no longer see you.", name=name),
+        FriendshipChange.UNBLOCKED: _("You unblocked %(name)s.", name=name),
+        FriendshipChange.UNDONE: _("Everything between you and %(name)s is as it was.", name=name),
     }
     if change in done:
         return done[change], "ok"
@@ -41,7 +42,7 @@ def notice(change: FriendshipChange, state: str | None, name: str) -> tuple[str,
         INCOMING: _("%(name)s is waiting for your answer.", name=name),
         BLOCKED: _("%(name)s is blocked already.", name=name),
     }
-    return unchanged.get(state, _("Nothing is open between you and %(name)s any more.", name=name)), "info"
+    return unchanged.get(state, _("This request no longer exists.")), "info"
 
 
 def perform(public_id: str, rule: Callable[[Pair, str], FriendshipChange]):
@@ -54,9 +55,10 @@ def perform(public_id: str, rule: Callable[[Pair, str], FriendshipChange]):
     except Conflict as error:
         return refuse(public_id, str(error))
     log.info("friendship %s: user %s and user %s", change.value, current_user.id, pair.person.id)
-    state = pair.state_after(change)
+    undone = change is FriendshipChange.UNDONE
+    state = relationships.get_relationship(pair.viewer, pair.person).state if undone else pair.state_after(change)
     text, kind = notice(change, state, pair.person.username)
-    return answer(public_id, pair.person, state, text, kind)
+    return answer(public_id, pair.person, state, text, kind, change=change, was=pair.state)
 
 
 def refuse(public_id: str, text: str):
@@ -67,15 +69,31 @@ def refuse(public_id: str, text: str):
     return answer(public_id, person, state, text, "error", 409)
 
 
-def answer(public_id: str, person: User | None, state: str | None, text: str, kind: str, status: int = 200):
+def answer(
+    public_id: str,
+    person: User | None,
+    state: str | None,
+    text: str,
+    kind: str,
+    status: int = 200,
+    change: FriendshipChange = FriendshipChange.UNCHANGED,
+    was: str = "",
+):
     """Answer an action: for htmx with button, counters and notice, for a plain form with the page to go back to."""
     if "next" in request.form or person is None:
         back = safe_path(request.form.get("next"))
     else:
         back = url_for("main.profile", public_id=person.public_id)
-    fragments = button_fragments(public_id, person, state, back, focus=True) if wants_fragment() else ()
+    fragments: tuple[str, ...] = ()
+    if wants_fragment() and person is not None and state is not None:
+        fragments = button_fragments(person, state, back, focus=True, change=change, was=was)
     db.session.commit()  # what was read for the answer: psycopg forgets its prepared statements at a rollback
-    return changed(*fragments, back=back, ok=text, kind=kind, status=status)
+    undo = (
+        {"path": url_for("friends.undo", public_id=public_id), "action": UNDOABLE[change]}
+        if change in UNDOABLE
+        else None
+    )
+    return changed(*fragments, back=back, ok=text, kind=kind, status=status, undo=undo, subject=public_id.lower())
 
 
 @blueprint.route("/u/<public_id>/request", methods=["POST"])
@@ -118,3 +136,9 @@ def block(public_id):
 def unblock(public_id):
     """Unblock somebody."""
     return perform(public_id, friendships.unblock)
+
+
+@blueprint.route("/u/<public_id>/undo", methods=["POST"])
+def undo(public_id):
+    """Take back what one did to somebody last."""
+    return perform(public_id, lambda pair, tab: friendships.undo(pair, request.form.get("action", ""), tab))

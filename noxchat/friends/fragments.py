@@ -1,10 +1,14 @@
 """The fragments that change with a friendship: button or row, and counters."""
 
 from flask import request
+from flask_babel import gettext as _
 from flask_login import current_user
 
+from noxchat import relationships
 from noxchat.counters import get_counters
+from noxchat.friendships import UNDOABLE, FriendshipChange
 from noxchat.models import User
+from noxchat.relationships import FRIENDS, NONE
 from noxchat.web.htmx import render_partial
 from noxchat.web.people import LIST_STATES
 
@@ -15,18 +19,45 @@ def render_counters() -> str:
 
 
 def button_fragments(
-    public_id: str, person: User | None, state: str | None, back: str, *, focus: bool
+    person: User,
+    state: str,
+    back: str,
+    *,
+    focus: bool,
+    change: FriendshipChange = FriendshipChange.UNCHANGED,
+    was: str = "",
 ) -> tuple[str, str]:
-    """Return a person's friend button, or the removal of their row from a list where they no longer belong; counters.
+    """Return a person's friend button, or what stands in its place after an action for a while; and the counters.
 
-    person: None when the viewer may not see them. back: the path of the page. focus: whether the button was pressed in
-    this tab, and keeps the focus.
+    back: the path of the page. focus: whether the button was pressed in this tab, and keeps the focus. change: what
+    the viewer did just now. was: the state before that.
     """
     list_name = request.values.get("list", "")
-    if person is None or (list_name in LIST_STATES and state != LIST_STATES[list_name]):
-        button = render_partial("partials/people/removed.html", public_id=public_id)
+    leaves = list_name in LIST_STATES and state != LIST_STATES[list_name]
+    context = {"person": person, "state": state, "list_name": list_name, "back": back, "focus": focus}
+    if leaves or change in UNDOABLE:
+        text = done_text(change, list_name, state)
+        done = {"text": text, "undo": UNDOABLE.get(change, ""), "leaves": leaves}
+        was = was or LIST_STATES.get(list_name, "")
+        button = render_partial("partials/friends/done.html", was=was, **done, **context)
     else:
-        button = render_partial(
-            "partials/friends/button.html", person=person, state=state, list_name=list_name, back=back, focus=focus
-        )
+        may_wait = list_name == "profile" and state == NONE
+        ask_again_at = relationships.get_cooldown(current_user, person) if may_wait else None
+        button = render_partial("partials/friends/button.html", ask_again_at=ask_again_at, **context)
     return button, render_counters()
+
+
+def done_text(change: FriendshipChange, list_name: str, state: str) -> str:
+    """Return what happened to somebody in a list, in one or two words. list_name, state: where they were, and are."""
+    texts = {
+        FriendshipChange.DECLINED: _("Declined"),
+        FriendshipChange.CANCELLED: _("Cancelled"),
+        FriendshipChange.REMOVED: _("Removed"),
+        FriendshipChange.BLOCKED: _("Blocked"),
+        FriendshipChange.UNBLOCKED: _("Unblocked"),
+    }
+    if change in texts:
+        return texts[change]
+    if state == FRIENDS:
+        return _("Friends")
+    return {"friends": _("No longer friends"), "blocked": _("Unblocked")}.get(list_name, _("No longer open"))

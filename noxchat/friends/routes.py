@@ -1,15 +1,16 @@
 """The lists of friends and requests, and the fragments that open pages fetch when something changed."""
 
 from flask import abort, redirect, request, url_for
+from flask_babel import gettext as _
 from flask_login import current_user
 
 from noxchat import relationships
 from noxchat.friends import blueprint
 from noxchat.friends.fragments import button_fragments, render_counters
 from noxchat.models import User
-from noxchat.relationships import INCOMING, OUTGOING, person_row
+from noxchat.relationships import FRIENDS, INCOMING, OUTGOING, person_row
 from noxchat.search import Query
-from noxchat.web.htmx import changed, render_partial, safe_path, wants_fragment
+from noxchat.web.htmx import changed, render_partial, safe_path, toast, wants_fragment
 from noxchat.web.people import LIST_STATES, search_term, show_people
 
 
@@ -44,36 +45,40 @@ def outgoing():
 def button(public_id):
     """Show a person's friend button as it is now, to a page that was told of a change."""
     person, state = relationships.find_visible(current_user, public_id)
-    if person is None:
+    if person is None or state is None:
         abort(404)
     if not wants_fragment():
         return redirect(url_for("main.profile", public_id=person.public_id))
-    fragments = button_fragments(public_id, person, state, safe_path(request.args.get("next")), focus=False)
+    fragments = button_fragments(person, state, safe_path(request.args.get("next")), focus=False)
     return changed(*fragments, back="/")
 
 
 @blueprint.route("/u/<public_id>/row")
 def row(public_id):
-    """Insert a person into the list in which they now belong, on a page that was told of a change; with counters."""
+    """Announce somebody who now belongs in the list of a page that was told of a change; with the counters."""
     person, state = relationships.find_visible(current_user, public_id)
     if not wants_fragment():
         return redirect(url_for("main.profile", public_id=public_id))
     fragments = [render_counters()]
+    if person is not None and state == FRIENDS and "accepted" in request.args:
+        fragments.append(toast(_("%(name)s accepted your request.", name=person.username), subject=public_id.lower()))
     list_name = request.args.get("list", "")
     if person is not None and LIST_STATES.get(list_name) == state and not search_term():
-        fragments.append(render_inserted_row(person, list_name))
+        fragments.append(render_newcomer(person, list_name))
     return changed(*fragments, back="/")
 
 
-def render_inserted_row(person: User, list_name: str) -> str:
-    """Return a person's row, to be inserted where it belongs in a list. list_name: a key of LIST_STATES."""
-    return render_partial(
-        "partials/people/inserted.html",
-        row=person_row(person, LIST_STATES[list_name]),
-        list_name=list_name,
-        next_friend=relationships.next_friend_by_name(current_user, person) if list_name == "friends" else None,
-        back=safe_path(request.args.get("next")),
-    )
+def render_newcomer(person: User, list_name: str) -> str:
+    """Return the row of somebody who is the first of a list, or a link that shows them: other rows must not move.
+
+    list_name: a key of LIST_STATES.
+    """
+    back = safe_path(request.args.get("next"))
+    if request.args.get("rows") == "0":
+        row = person_row(person, LIST_STATES[list_name])
+        return render_partial("partials/people/inserted.html", row=row, list_name=list_name, back=back)
+    count = min(max(request.args.get("count", 1, type=int), 1), 99)
+    return render_partial("partials/people/newcomers.html", list_name=list_name, count=count, href=back)
 
 
 @blueprint.route("/counters")

@@ -31,6 +31,7 @@ def profile(public_id):
         "partials/people/profile.html",
         person=person,
         state=state,
+        ask_again_at=relationships.get_cooldown(current_user, person) if state == relationships.NONE else None,
         online=relationships.person_row(person, state).online,
         hue=profiles.hue(person.public_id),
         back=current_path(),

@@ -3,7 +3,7 @@
 from noxchat.models.attempts import Attempt
 from noxchat.models.emails import EmailChange, QueuedEmail
 from noxchat.models.events import Event
-from noxchat.models.friendships import blocks, friend_requests, friends, request_cooldowns
+from noxchat.models.friendships import blocks, friend_requests, friends, request_cooldowns, undo_records
 from noxchat.models.invitations import Invitation
 from noxchat.models.people import (
     BIO_LENGTH,
@@ -36,4 +36,5 @@ __all__ = [
     "friend_requests",
     "friends",
     "request_cooldowns",
+    "undo_records",
 ]

@@ -1,4 +1,4 @@
-"""Friendships, friend requests, and blocks."""
+"""Friendships, friend requests, blocks, and what can be undone."""
 
 from sqlalchemy import (
     CheckConstraint,
@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    String,
     Table,
     select,
 )
@@ -82,4 +83,22 @@ blocks = Table(
     Column("since", UTCDateTime, nullable=False, default=now),
     CheckConstraint("blocker_id <> blocked_id", "not_oneself"),
     Index("ix_blocks_since", "blocker_id", "since", "blocked_id"),
+)
+
+# What somebody did last to another, and how the two were related before, so that it can be undone for a moment. state:
+# NONE, OUTGOING, INCOMING or FRIENDS of relationships.py, from the actor's side. since: of that request or friendship.
+# cooldown_until: of the person, before a decline.
+undo_records = Table(
+    "undo_records",
+    db.metadata,
+    Column("actor_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("person_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("action", String(8), nullable=False),
+    Column("done_at", UTCDateTime, nullable=False, index=True),
+    Column("state", String(8), nullable=False),
+    Column("since", UTCDateTime),
+    Column("cooldown_until", UTCDateTime),
+    CheckConstraint("actor_id <> person_id", "not_oneself"),
+    CheckConstraint("action IN ('decline', 'cancel', 'remove', 'block')", "action"),
+    CheckConstraint("(state = 'none') = (since IS NULL)", "since"),
 )

@@ -50,7 +50,8 @@ def edit_preferences():
         begin_write(db.session)
         accounts.set_preferences(current_user, form.chosen)
         db.session.commit()
-    response = changed(back=safe_path(request.form.get("next")))
+    saved = _("Your choice is saved.") if current_user.is_authenticated else ""
+    response = changed(back=safe_path(request.form.get("next")), ok=saved)
     preferences.set_cookies(response, form.chosen)
     if form.chosen.get("language", previous_language) != previous_language:
         refresh_page(response)

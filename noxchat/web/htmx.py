@@ -37,18 +37,28 @@ def show(page: str, fragment: str, status: int = 200, **context) -> Response:
     return make_response(render_template(page, **context), status)
 
 
-def changed(*fragments: str, back: str, ok: str = "", kind: str = "ok", status: int = 200) -> Response:
+def changed(
+    *fragments: str,
+    back: str,
+    ok: str = "",
+    kind: str = "ok",
+    status: int = 200,
+    undo: dict | None = None,
+    subject: str = "",
+) -> Response:
     """Answer a POST that was accepted: for htmx the fragments, joined; for a plain form 303 to `back`.
 
     fragments: rendered HTML; those after the first are swapped out of band.
     ok: a notice for both. kind: of the notice: `info` when nothing happened, `error` when a rule refused.
-    status: for htmx.
+    status: for htmx. undo: for a plain form: path and action of the form beside the notice that takes it back.
+    subject: what the notice is about; it replaces an earlier one about the same.
     """
     if not wants_fragment():
         if ok:
-            flash(ok, kind)
+            message: Any = {"text": ok, "undo": undo} if undo else ok
+            flash(message, kind)
         return redirect(back, 303)
-    return make_response("".join([*fragments, toast(ok, kind) if ok else ""]), status)
+    return make_response("".join([*fragments, toast(ok, kind, subject) if ok else ""]), status)
 
 
 def redirect_to(url: str, ok: str = "", kind: str = "ok") -> Response:
@@ -73,9 +83,9 @@ def login_required() -> Response:
     return response
 
 
-def toast(text: str, kind: str = "ok") -> str:
-    """Return a notice that htmx appends to the page's notices."""
-    return render_partial("partials/ui/toast.html", text=text, kind=kind)
+def toast(text: str, kind: str = "ok", subject: str = "") -> str:
+    """Return a notice that htmx appends to the page's notices. subject: as for `changed`."""
+    return render_partial("partials/ui/toast.html", text=text, kind=kind, subject=subject)
 
 
 def retarget_to_toasts(response: Response) -> Response:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from flask_babel import format_datetime, get_locale, get_translations
+from flask_babel import format_date, format_datetime, get_locale, get_translations
 from flask_babel import gettext as _
 from flask_moment import moment
 from markupsafe import Markup
@@ -58,7 +58,12 @@ def script_texts() -> dict[str, str]:
 
 
 # Babel's patterns for the moment.js formats that templates use.
-PATTERNS = {"MMMM YYYY": "LLLL y", "D MMM YYYY": "d MMM y", "dddd, D MMMM": "EEEE, d MMMM"}
+PATTERNS = {"D MMM YYYY": "d MMM y", "D MMMM": "d MMMM", "dddd, D MMMM": "EEEE, d MMMM"}
+
+
+def month(time: datetime) -> str:
+    """Return month and year as they stand in a sentence: October 2025, октября 2025."""
+    return format_date(time, "MMMM y")
 
 
 class Moment(moment):

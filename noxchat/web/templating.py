@@ -69,6 +69,7 @@ def init_app(app: Flask):
         asset_url=assets.find_asset_url if app.debug else assets.asset_url,
         moment_script_url=assets.moment_script_url,
         moment=i18n.Moment,
+        month=i18n.month,
         script_texts=i18n.script_texts,
         language=language,
         theme=theme,

@@ -19,6 +19,7 @@ const showError = (message) => {
   const notice = document.createElement("div");
   notice.className = "notice";
   notice.dataset.kind = "error";
+  notice.dataset.subject = message;
   const text = document.createElement("p");
   text.textContent = message;
   const dismiss = document.createElement("button");
@@ -62,18 +63,18 @@ document.addEventListener("htmx:response:error", offerRetry);
 document.addEventListener("htmx:error", offerRetry);
 
 // Live updates: the event stream says with whom something changed; the fragments are fetched by their ordinary routes.
-const fetchLive = (path, listName, target, swap = "outerHTML") => {
-  const query = new URLSearchParams({ list: listName, next: location.pathname + location.search });
+const fetchLive = (path, listName, target, swap = "outerHTML", more = {}) => {
+  const query = new URLSearchParams({ list: listName, next: location.pathname + location.search, ...more });
   const term = document.getElementById("q")?.value.trim();
   if (term) query.set("q", term);
   return htmx.ajax("GET", `${path}?${query}`, { source: target, target, swap, live: true });
 };
 // For answers that are swapped out of band only. Each request has a source element of its own, since htmx lets only one
 // request of an element wait for another.
-const fetchOutOfBand = (path, listName = "") => {
+const fetchOutOfBand = (path, listName = "", more = {}) => {
   const source = document.createElement("span");
   document.getElementById("stream")?.append(source);
-  fetchLive(path, listName, source).finally(() => source.remove());
+  fetchLive(path, listName, source, "outerHTML", more).finally(() => source.remove());
 };
 const listOf = (button) => button.querySelector("[name=list]")?.value ?? "";
 const pending = new Set(); // several changes of a person at once are fetched once
@@ -88,9 +89,17 @@ const updatePerson = (publicId) => {
     if (button.querySelector(":disabled")) setTimeout(updateSoon, 300, publicId); // a request of its own is running
     else fetchLive(`/u/${publicId}/button`, listOf(button), button);
   });
-  if (!buttons.length) fetchOutOfBand(`/u/${publicId}/row`, document.querySelector("[data-list]")?.dataset.list);
+  if (buttons.length) return;
+  // Nobody is inserted above a row that somebody may be about to press: a link above the list announces them.
+  const list = document.querySelector("[data-list]");
+  const count = Number(document.getElementById("newcomers")?.dataset.count ?? 0) + 1;
+  fetchOutOfBand(`/u/${publicId}/row`, list?.dataset.list, { rows: list?.children.length ?? 0, count });
 };
 document.addEventListener("friendship", (event) => updateSoon(event.detail.data));
+document.addEventListener("accepted", (event) => {
+  updateSoon(event.detail.data);
+  fetchOutOfBand(`/u/${event.detail.data}/row`, "", { accepted: 1 });
+});
 
 // A hidden tab has no stream: a browser opens six connections to a host, which would all be in use.
 const stream = () => document.getElementById("stream");
@@ -101,14 +110,40 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "seen");
 });
 
+// What stands in place of a button after an action stays for some seconds, and until nobody points at it: then the row
+// leaves its list, or the button comes back.
+const DONE_MILLISECONDS = 10000;
+const isInUse = (element) => element.matches(":focus-within") || (matchMedia("(hover: hover)").matches && element.matches(":hover"));
+const whenUnused = (element, done) => {
+  const timer = setInterval(() => {
+    if (element.isConnected && isInUse(element)) return;
+    clearInterval(timer);
+    if (element.isConnected) done();
+  }, DONE_MILLISECONDS);
+};
+const finishDone = () => document.querySelectorAll("[data-done]:not([data-finishing])").forEach((done) => {
+  done.dataset.finishing = "";
+  const row = done.closest("[data-user]");
+  const place = row?.parentElement ?? done;
+  whenUnused(place, () => {
+    if (!done.isConnected) return; // undone
+    if (document.getElementById("home")) fetchLive("/", "", document.getElementById("home"), "outerMorph");
+    else if (row && "leaves" in done.dataset) row.remove();
+    else fetchLive(`/u/${done.dataset.friend}/button`, listOf(done), done);
+  });
+});
+document.addEventListener("htmx:after:swap", finishDone);
+
 // A person who may no longer be seen disappears from the page.
 document.addEventListener("htmx:response:error", (event) => {
   const { live, target, response } = event.detail.ctx;
   if (!live || response.status !== 404) return;
   const row = target.closest("[data-user]");
   if (row?.contains(document.activeElement)) document.getElementById("main").focus();
-  if (row) row.remove();
-  else if (target.closest("#profile")) location.reload();
+  if (row) {
+    row.inert = true;
+    whenUnused(row.parentElement, () => row.remove());
+  } else if (target.closest("#profile")) location.reload();
   fetchOutOfBand("/counters");
 });
 
@@ -146,7 +181,7 @@ document.addEventListener("htmx:after:swap", () => {
   lostFocus = null;
   if (!lost || document.activeElement !== document.body) return;
   const { publicId, row, list, index } = lost;
-  const newButton = document.querySelector(`[data-friend="${CSS.escape(publicId)}"] button`);
+  const newButton = document.querySelector(`[data-friend="${CSS.escape(publicId)}"] :is(button, [tabindex])`);
   const rows = list && !row.isConnected ? list.querySelectorAll(".row__link") : [];
   const next = newButton ?? rows[Math.min(index, rows.length - 1)];
   (next ?? document.querySelector("#main h1[tabindex]") ?? document.getElementById("main")).focus();
@@ -199,11 +234,19 @@ const dismissLater = (notice) => {
     notice.remove();
   }, 8000);
 };
+// Three notices at most, and one for each subject: a later one takes the place of an earlier one.
+const MAX_NOTICES = 3;
+const arrangeToasts = () => {
+  const notices = [...toasts().querySelectorAll(".notice")];
+  const isOutdated = ({ dataset: { subject } }, index) => index < notices.length - MAX_NOTICES
+    || (subject && notices.slice(index + 1).some((later) => later.dataset.subject === subject));
+  notices.filter(isOutdated).forEach((notice) => notice.remove());
+  toasts().querySelectorAll(".notice").forEach(dismissLater);
+};
 const watchToasts = () => {
   if (!toasts()) return;
-  toasts().querySelectorAll(".notice").forEach(dismissLater);
-  new MutationObserver(() => toasts().querySelectorAll(".notice").forEach(dismissLater))
-    .observe(toasts(), { childList: true });
+  arrangeToasts();
+  new MutationObserver(arrangeToasts).observe(toasts(), { childList: true });
 };
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-dismiss]");
@@ -283,7 +326,14 @@ document.addEventListener("input", (event) => {
 });
 
 // Times are in UTC in the page, and shown in the reader's time zone here.
-if (window.moment) moment.locale(root.lang);
+if (window.moment) {
+  moment.locale(root.lang);
+  const inSentence = { // moment's own begin with a capital letter
+    en: { sameDay: "[today at] LT", lastDay: "[yesterday at] LT", lastWeek: "[on] dddd [at] LT", sameElse: "D MMM YYYY" },
+    ru: { sameDay: "[сегодня в] LT", lastDay: "[вчера в] LT", lastWeek: "dddd[, в] LT", sameElse: "D MMM YYYY" },
+  };
+  moment.updateLocale(root.lang, { calendar: inSentence[root.lang] });
+}
 const renderTimes = () => window.flask_moment_render_all && window.flask_moment_render_all();
 document.addEventListener("htmx:after:swap", renderTimes);
 

@@ -61,6 +61,7 @@ ROUTES = {
     "friends.unfriend": action("/u/bobby/unfriend"),
     "friends.block": action("/u/bobby/block"),
     "friends.unblock": action("/u/bobby/unblock"),
+    "friends.undo": action("/u/bobby/undo"),
     "friends.button": Route("/u/bobby/button", page=False, about_bob=(302, 302, 404, 302, 302)),
     "friends.row": Route("/u/bobby/row", page=False, about_bob=(302, 302, 302, 302, 302)),
     "friends.counters": Route("/counters", page=False),

@@ -66,9 +66,11 @@ def test_error_status_shows_error_and_keeps_input(page):
     page.route("**/settings/profile", answer)
     for number in range(1, 5):
         page.click(".btn--primary")
-        expect(page.locator("#toasts .notice[data-kind=error]")).to_have_count(number)
+        page.wait_for_timeout(500)
         assert len(answered) == number
-        assert page.inner_text("#toasts").count("Something went wrong") == number, answered
+        # The same again takes the place of the earlier one.
+        expect(page.locator("#toasts .notice[data-kind=error]")).to_have_count(1)
+        assert page.inner_text("#toasts").count("Something went wrong") == 1, answered
         assert page.input_value("#bio") == "typed with care", answered
 
 
@@ -158,7 +160,7 @@ def test_times_are_utc_without_javascript_and_local_with_it(site, new_page):
     page.goto("/settings/sessions")
     page.wait_for_selector("#sessions time:not(.flask-moment)")
     text = page.inner_text("#sessions time >> nth=0")
-    assert "Сегодня" in text
+    assert "сегодня" in text
     time = page.get_attribute("#sessions time >> nth=0", "datetime")
     in_tokyo = datetime.fromisoformat(time).astimezone(timezone(timedelta(hours=9)))
     assert re.search(rf"\b0?{in_tokyo.hour}:{in_tokyo.minute:02}\b", text), (time, text)

@@ -114,6 +114,7 @@ def test_address_is_confirmed_changed_and_given_back(site, new_page, javascript)
     assert new in page.inner_text("#email-settings") and old not in page.inner_text("#email-settings")
 
     page.wait_for_timeout(300)
+    page.goto("about:blank")  # or its event stream would report that the session has ended
     guest.goto(latest_link(site, old))
     if javascript:
         check_accessibility_and_width(guest, "undo")
@@ -174,7 +175,7 @@ def test_strength_is_told_while_typing(site, new_page):
     page = new_page(viewport=PHONE)
     page.goto("/auth/register")
     page.locator("#password").press_sequentially("sunshine")
-    expect(page.locator("#password-strength")).to_contain_text("get guessed")
+    expect(page.locator("#password-strength")).to_contain_text("too easy")
     assert page.evaluate("document.activeElement.id") == "password"
     page.locator("#password").press_sequentially(" over the hills")
     expect(page.locator("#password-strength")).to_contain_text("strong")

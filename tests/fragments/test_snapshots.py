@@ -99,7 +99,7 @@ def form(form_class, *errors, **data):
 
 def button(state, list_name="", focus=False):
     values = {"state": state, "list_name": list_name, "focus": focus}
-    return {"person": person(2, "Nika"), "back": "/search?q=ni", **values}
+    return {"person": person(2, "Nika"), "back": "/search?q=ni", "ask_again_at": None, **values}
 
 
 def counter(name, number, *, lit=False, label="", hide=False, oob=False):
@@ -120,12 +120,13 @@ def home(requests=(), friends=(), suggestions=(), entries=None):
     }
 
 
-def inserted(list_name):
-    return {"row": PersonRow(person(2, "Nika"), list_name), "list_name": list_name, "back": "/friends"}
+def done(state, text, undo="", leaves=True, focus=True):
+    values = {"state": state, "was": "incoming", "text": text, "undo": undo, "leaves": leaves, "focus": focus}
+    return {"person": person(2, "Nika"), "list_name": "incoming" if leaves else "", "back": "/", **values}
 
 
 def profile(user, state, online=False):
-    return {"person": user, "state": state, "online": online, "hue": 3, "back": "/u/nika"}
+    return {"person": user, "state": state, "online": online, "hue": 3, "back": "/u/nika", "ask_again_at": None}
 
 
 def row(state, online=False, note="", query=None):
@@ -268,6 +269,12 @@ STATES = {
             for state in ("none", "outgoing", "incoming", "friends", "blocked")
         },
         "incoming in its list": lambda: button("incoming", list_name="incoming"),
+        "none, too soon": lambda: {**button("none", list_name="profile"), "ask_again_at": MOMENT},
+    },
+    "friends/done": {
+        "declined": lambda: done("none", "Declined", "decline"),
+        "accepted": lambda: done("friends", "Friends"),
+        "cancelled in a search": lambda: done("none", "Cancelled", "cancel", leaves=False, focus=False),
     },
     "main/home": {
         "newcomer": lambda: home(suggestions=[PersonRow(person(3, "Leo"), "none", note="One friend in common")]),
@@ -303,9 +310,11 @@ STATES = {
         "out of band": lambda: {"person": person(1, "Mila", **MILA), "oob": True},
     },
     "people/inserted": {
-        "before a friend": lambda: {**inserted("friends"), "next_friend": person(3, "Leo")},
-        "last of the friends": lambda: {**inserted("friends"), "next_friend": None},
-        "first of the requests": lambda: {**inserted("incoming"), "next_friend": None},
+        "": lambda: {"row": PersonRow(person(2, "Nika"), "incoming"), "list_name": "incoming", "back": "/friends"}
+    },
+    "people/newcomers": {
+        "one request": lambda: {"list_name": "incoming", "count": 1, "href": "/friends/incoming"},
+        "two friends": lambda: {"list_name": "friends", "count": 2, "href": "/friends"},
     },
     "people/profile": {
         "self": lambda: profile(person(1, "Mila", **MILA), "self"),
@@ -314,7 +323,6 @@ STATES = {
         "stranger": lambda: profile(person(2, "Nika"), "none"),
         "blocked": lambda: profile(person(2, "Nika"), "blocked"),
     },
-    "people/removed": {"": lambda: {"public_id": "nika"}},
     "people/results": {
         **{
             name: lambda name=name: results(name, [])
@@ -378,7 +386,10 @@ STATES = {
     "ui/preference_switch": {"": lambda: {"next": "/auth/login"}},
     "ui/scripts": {"": dict},
     "ui/styles": {"": dict},
-    "ui/toast": {"ok": lambda: {"text": "<Saved>", "kind": "ok"}, "error": lambda: {"text": "No.", "kind": "error"}},
+    "ui/toast": {
+        "ok": lambda: {"text": "<Saved>", "kind": "ok", "subject": "nika"},
+        "error": lambda: {"text": "No.", "kind": "error", "subject": ""},
+    },
 }
 MACROS = {
     "friends/button_attributes",

@@ -55,28 +55,28 @@ def do_nothing(app, alice, bob):
 
 
 ACTIONS = {
-    "send": (do_nothing, "request", "outgoing", "is on its way", (0, 0, 1)),
+    "send": (do_nothing, "request", "outgoing", "You asked Bob", (0, 0, 1)),
     "send to somebody who asked": (receive_request, "request", "friends", "are friends now", (1, 0, 0)),
     "accept": (receive_request, "request/accept", "friends", "are friends now", (1, 0, 0)),
-    "decline": (receive_request, "request/decline", "none", "is declined", (0, 0, 0)),
-    "cancel": (send_request, "request/cancel", "none", "is cancelled", (0, 0, 0)),
+    "decline": (receive_request, "request/decline", "none", "You declined Bob's request", (0, 0, 0)),
+    "cancel": (send_request, "request/cancel", "none", "You cancelled your request", (0, 0, 0)),
     "unfriend": (befriend, "unfriend", "none", "no longer friends", (0, 0, 0)),
-    "block": (befriend, "block", "blocked", "is blocked", (0, 0, 0)),
-    "unblock": (block, "unblock", "none", "not blocked any more", (0, 0, 0)),
+    "block": (befriend, "block", "blocked", "You blocked Bob", (0, 0, 0)),
+    "unblock": (block, "unblock", "none", "You unblocked Bob", (0, 0, 0)),
 }
 OUTDATED_ACTIONS = {
     "send twice": (send_request, "request", "outgoing", "still open", (0, 0, 1)),
     "send to a friend": (befriend, "request", "friends", "friends already", (1, 0, 0)),
-    "accept after cancel": (do_nothing, "request/accept", "none", "Nothing is open", (0, 0, 0)),
+    "accept after cancel": (do_nothing, "request/accept", "none", "no longer exists", (0, 0, 0)),
     "accept own request": (send_request, "request/accept", "outgoing", "still open", (0, 0, 1)),
     "accept twice": (befriend, "request/accept", "friends", "friends already", (1, 0, 0)),
-    "decline after cancel": (do_nothing, "request/decline", "none", "Nothing is open", (0, 0, 0)),
+    "decline after cancel": (do_nothing, "request/decline", "none", "no longer exists", (0, 0, 0)),
     "decline a friend": (befriend, "request/decline", "friends", "friends already", (1, 0, 0)),
     "cancel after accept": (befriend, "request/cancel", "friends", "friends already", (1, 0, 0)),
     "cancel a received request": (receive_request, "request/cancel", "incoming", "waiting for your answer", (0, 1, 0)),
-    "unfriend a stranger": (do_nothing, "unfriend", "none", "Nothing is open", (0, 0, 0)),
+    "unfriend a stranger": (do_nothing, "unfriend", "none", "no longer exists", (0, 0, 0)),
     "block twice": (block, "block", "blocked", "blocked already", (0, 0, 0)),
-    "unblock a stranger": (do_nothing, "unblock", "none", "Nothing is open", (0, 0, 0)),
+    "unblock a stranger": (do_nothing, "unblock", "none", "no longer exists", (0, 0, 0)),
 }
 
 
@@ -216,26 +216,29 @@ PATHS = {"friends": "/friends", "incoming": "/friends/incoming", "outgoing": "/f
 PATHS["blocked"] = "/settings/blocked"
 
 
-ROWS_REMOVED = [
-    ("friends", "unfriend", (0, 0, 0)),
-    ("friends", "block", (0, 0, 0)),
-    ("incoming", "request/accept", (1, 0, 0)),
-    ("incoming", "request/decline", (0, 0, 0)),
-    ("outgoing", "request/cancel", (0, 0, 0)),
-    ("blocked", "unblock", (0, 0, 0)),
+ROWS_LEAVING = [
+    ("friends", "unfriend", "none", "Removed", "remove", (0, 0, 0)),
+    ("friends", "block", "blocked", "Blocked", "block", (0, 0, 0)),
+    ("incoming", "request/accept", "friends", "Friends", None, (1, 0, 0)),
+    ("incoming", "request/decline", "none", "Declined", "decline", (0, 0, 0)),
+    ("outgoing", "request/cancel", "none", "Cancelled", "cancel", (0, 0, 0)),
+    ("blocked", "unblock", "none", "Unblocked", None, (0, 0, 0)),
 ]
 
 
-def test_row_is_removed_from_its_list_after_an_action(alice_and_bob):
+def test_row_that_was_acted_on_says_what_happened_and_offers_undo(alice_and_bob):
     app, alice, bob, alice_browser, _at_bob = alice_and_bob
-    for list_name, path, numbers in ROWS_REMOVED:
+    for list_name, path, state, label, action, numbers in ROWS_LEAVING:
         forget_relationships(app)
         LISTS[list_name](app, alice, bob)
         page = soup(alice_browser.get(PATHS[list_name]).text)
         assert [row["data-user"] for row in page.select("[data-user]")] == ["bobby"], path
         answer = alice_browser.post(f"/u/bobby/{path}", {"list": list_name}, htmx=True)
-        assert answer.status_code == 200 and "data-friendship" not in answer.text, path
-        assert 'data-hx-target="#person-bobby" data-hx-swap="delete"' in answer.text, path
+        (button,) = soup(answer.text).select("[data-friendship]")
+        assert button["data-friendship"] == state and "data-leaves" in button.attrs and label in button.text, path
+        assert [field["value"] for field in button.select("[name=action]")] == ([action] if action else []), path
+        # What a second click or press of Enter would hit: never the button that takes it back.
+        assert button.select_one("[autofocus]").name == "span" and button.select("button, span")[-1].name == "span"
         assert counters(answer.text) == numbers, path
         assert soup(alice_browser.get(PATHS[list_name]).text).select("[data-user]") == [], path
 
@@ -384,26 +387,20 @@ def test_counters_and_button_as_fragments(alice_and_bob):
     assert 'data-friendship="incoming"' in answer.text and "autofocus" not in answer.text
     assert alice_browser.get("/u/bobby/button").location == "/u/bobby"
     assert alice_browser.get("/u/nobody/button", htmx=True).status_code == 404
+    # A row that no longer belongs to its list says so, with nothing to press.
     answer = alice_browser.get("/u/bobby/button?list=friends", htmx=True)
-    assert 'data-hx-swap="delete"' in answer.text
+    assert "data-leaves" in answer.text and "No longer friends" in answer.text and "<button" not in answer.text
 
 
-def test_new_row_is_inserted_at_its_position(alice_and_bob_on_each_database):
+def test_row_is_for_those_who_belong_to_the_list(alice_and_bob_on_each_database):
     app, alice, bob, alice_browser, _at_bob = alice_and_bob_on_each_database
-    zoe = make_person(app, "Zoe", public_id="zoe")
-    befriend(app, alice, zoe)
     befriend(app, alice, bob)
-    answer = alice_browser.get("/u/bobby/row?list=friends", htmx=True).text
-    assert 'data-hx-target="#person-zoe" data-hx-swap="beforebegin"' in answer and 'data-user="bobby"' in answer
-    answer = alice_browser.get("/u/zoe/row?list=friends", htmx=True).text
-    assert "#people:not(:has(.more))" in answer
+    answer = alice_browser.get("/u/bobby/row?list=friends&rows=0", htmx=True).text
+    assert 'data-user="bobby"' in answer and 'data-hx-target="#people" data-hx-swap="afterbegin"' in answer
     for query in ("list=incoming", "list=friends&q=x", "list=nonsense", ""):
-        answer = alice_browser.get(f"/u/bobby/row?{query}", htmx=True).text
-        assert "data-user" not in answer and counters(answer) == (2, 0, 0)
-    receive_request(app, alice, make_person(app, "Dora", public_id="dora"))
-    answer = alice_browser.get("/u/dora/row?list=incoming", htmx=True).text
-    assert 'data-hx-target="#people" data-hx-swap="afterbegin"' in answer
-    assert counters(alice_browser.get("/u/nobody/row?list=friends", htmx=True).text) == (2, 1, 0)
+        answer = alice_browser.get(f"/u/bobby/row?{query}&rows=0", htmx=True).text
+        assert "data-user" not in answer and counters(answer) == (1, 0, 0)
+    assert counters(alice_browser.get("/u/nobody/row?list=friends", htmx=True).text) == (1, 0, 0)
     assert alice_browser.get("/u/bobby/row").location == "/u/bobby"
 
 
@@ -431,3 +428,85 @@ def test_page_connects_to_the_event_stream(alice_and_bob):
     *_rest, alice_browser, _at_bob = alice_and_bob
     page = alice_browser.get("/friends").text
     assert re.search(r'data-hx-sse:connect="/events\?after=\d+&amp;tab=\w+"', page)
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+@pytest.mark.parametrize(
+    ("prepare", "path", "action", "state"),
+    [
+        (receive_request, "request/decline", "decline", "incoming"),
+        (send_request, "request/cancel", "cancel", "outgoing"),
+        (befriend, "unfriend", "remove", "friends"),
+        (befriend, "block", "block", "friends"),
+    ],
+)
+def test_undo_by_htmx_and_by_plain_form(alice_and_bob_on_each_database, prepare, path, action, state, htmx):
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob_on_each_database
+    prepare(app, alice, bob)
+    alice_browser.post(f"/u/bobby/{path}", {"next": "/friends"}, htmx=htmx)
+    if not htmx:
+        (form,) = soup(alice_browser.get("/friends").text).select(".notice form")
+        assert (form["action"], form.select_one("[name=action]")["value"]) == ("/u/bobby/undo", action)
+    answer = alice_browser.post("/u/bobby/undo", {"action": action, "next": "/friends"}, htmx=htmx)
+    if htmx:
+        assert (
+            answer.status_code == 200 and soup(answer.text).select_one("[data-friendship]")["data-friendship"] == state
+        )
+        assert notices(answer.text)[0][0] == "ok"
+    else:
+        assert (answer.status_code, answer.location) == (303, "/friends")
+        assert notices(alice_browser.get("/friends").text)[0][0] == "ok"
+    assert relationship_state(app, alice, bob) == state
+    again = alice_browser.post("/u/bobby/undo", {"action": action}, htmx=htmx)
+    assert again.status_code == (200 if htmx else 303)
+    text = again.text if htmx else alice_browser.get("/").text
+    assert notices(text)[0][0] == "info"
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_undo_is_refused_to_others_and_without_a_record(alice_and_bob, htmx):
+    app, alice, bob, alice_browser, at_bob = alice_and_bob
+    befriend(app, alice, bob)
+    alice_browser.post("/u/bobby/unfriend")
+    for fields in ({}, {"action": ""}, {"action": "block"}, {"action": "x" * 5000}):
+        assert alice_browser.post("/u/bobby/undo", fields, htmx=htmx).status_code == (200 if htmx else 303)
+    assert at_bob.post("/u/alice/undo", {"action": "remove"}, htmx=htmx).status_code == (200 if htmx else 303)
+    assert Browser(app).post("/u/bobby/undo", {"action": "remove"}, htmx=htmx).status_code == (401 if htmx else 302)
+    assert alice_browser.post("/u/bobby/undo", {"action": "remove"}, token=None, htmx=htmx).status_code == 400
+    assert alice_browser.post("/u/nobody/undo", {"action": "remove"}, htmx=htmx).status_code == 404
+    at_bob.post("/u/alice/block")
+    assert alice_browser.post("/u/bobby/undo", {"action": "remove"}, htmx=htmx).status_code == 404
+
+
+def test_newcomers_are_announced_above_a_list_and_inserted_only_into_an_empty_one(alice_and_bob):
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
+    receive_request(app, alice, bob)
+    query = {"list": "incoming", "next": "/friends/incoming"}
+    inserted = alice_browser.get("/u/bobby/row", htmx=True, query_string={**query, "rows": 0, "count": 1}).text
+    assert 'data-user="bobby"' in inserted and "newcomers" not in inserted
+    for count, text in ((1, "One new request: show"), (3, "3 new requests: show"), ("x", "One new"), (10**9, "99 new")):
+        answer = alice_browser.get("/u/bobby/row", htmx=True, query_string={**query, "rows": 5, "count": count}).text
+        link = soup(answer).select_one("#newcomers a")
+        assert text in link.text and link["href"] == "/friends/incoming" and "data-user" not in answer
+        assert soup(answer).select_one("#newcomers")["hx-swap-oob"] == "true"
+
+
+def test_profile_says_when_one_may_ask_again(alice_and_bob):
+    app, alice, bob, alice_browser, at_bob = alice_and_bob
+    send_request(app, alice, bob)
+    at_bob.post("/u/alice/request/decline")
+    for answer in (
+        alice_browser.get("/u/bobby"),
+        alice_browser.get("/u/bobby/button", htmx=True, query_string={"list": "profile"}),
+        alice_browser.post("/u/bobby/request", {"list": "profile"}, htmx=True),
+    ):
+        assert "You can ask again on" in answer.text and 'formaction="/u/bobby/request"' not in answer.text
+    assert 'formaction="/u/alice/request"' in at_bob.get("/u/alice").text
+
+
+def test_acceptance_is_told_in_words(alice_and_bob):
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
+    assert notices(alice_browser.get("/u/bobby/row?accepted=1", htmx=True).text) == []
+    befriend(app, alice, bob)
+    assert notices(alice_browser.get("/u/bobby/row?accepted=1", htmx=True).text)[0][1].startswith("Bob accepted")
+    assert notices(alice_browser.get("/u/bobby/row", htmx=True).text) == []
