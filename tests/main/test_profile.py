@@ -49,13 +49,13 @@ def test_home_shows_greeting_moon_phase_and_first_steps_until_there_is_a_friend(
     for htmx in (False, True):
         page = browser.get("/", htmx=htmx).text
         assert "Alice" in page and "tonight." in page and "Make yourself at home" in page and "h-news" not in page
-        assert "data-done" not in page
+        assert "data-complete" not in page
     browser.post("/settings/profile", {"username": "Alice", "public_id": "alice", "bio": "Here I am."})
-    assert browser.get("/").text.count("data-done") == 1
+    assert browser.get("/").text.count("data-complete") == 1
     browser.post("/u/bobby/request")
     for htmx in (False, True):
         page = browser.get("/", htmx=htmx).text
-        assert page.count("data-done") == 2 and "/friends/outgoing" in page
+        assert page.count("data-complete") == 2 and "/friends/outgoing" in page
     befriend(any_app, alice, bob)
     page = browser.get("/").text
     assert "Make yourself at home" not in page and "h-news" in page
