@@ -7,6 +7,7 @@ from flask_babel import gettext as _
 from flask_login import current_user
 
 from noxchat import accounts, avatars, profiles, relationships, throttle
+from noxchat.counters import get_counters
 from noxchat.database import begin_write
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
@@ -31,6 +32,7 @@ def profile(public_id):
         "partials/people/profile.html",
         person=person,
         state=state,
+        own_counters=(current_user.counters or get_counters(current_user)) if state == relationships.SELF else None,
         ask_again_at=relationships.get_cooldown(current_user, person) if state == relationships.NONE else None,
         online=relationships.person_row(person, state).online,
         hue=profiles.hue(person.public_id),

@@ -81,6 +81,7 @@ def init_app(app: Flask):
         current_path=current_path,
         csrf_token=csrf_token,
         new_tab_id=new_tab_id,
+        max_picture_bytes=lambda: current_app.config["AVATAR_BYTES"],
         max_picture_megabytes=max_picture_megabytes,
         BASE_URL=app.config["BASE_URL"],
         REGISTRATION=app.config["REGISTRATION"],

@@ -5,6 +5,9 @@ const root = document.documentElement;
 const toasts = () => document.getElementById("toasts");
 
 const meta = (name) => document.querySelector(`meta[name=${name}]`)?.content;
+const storage = (() => {
+  try { return window.sessionStorage; } catch { return undefined; } // cookies are switched off
+})();
 
 // htmx sends a form's CSRF token; this one is for requests without a form. The tab id keeps the event stream from telling
 // this tab what it changed itself.
@@ -166,6 +169,17 @@ document.addEventListener("htmx:sse:error", (event) => {
   else setTimeout(poll, 1000); // not if the page is only being left
 });
 
+// Logging out in one tab ends the others of this browser, once the page after it has come.
+const others = window.BroadcastChannel && new BroadcastChannel("logout");
+document.addEventListener("submit", (event) => {
+  if (event.target.matches("[action$='/auth/logout']")) storage?.setItem("logout", "1");
+});
+const announceLogout = () => {
+  if (storage?.getItem("logout") && !meta("tab")) others?.postMessage("");
+  storage?.removeItem("logout");
+};
+others?.addEventListener("message", () => { if (meta("tab")) location.reload(); });
+
 // A button that is swapped or removed loses the focus: it moves to the new button, or to the next row.
 let lostFocus = null;
 document.addEventListener("htmx:before:swap", (event) => {
@@ -281,9 +295,6 @@ document.addEventListener("click", (event) => {
 document.addEventListener("htmx:after:swap", showScripted);
 
 // Another language or theme loads a visitor's page again. What was typed there stays, except for passwords.
-const storage = (() => {
-  try { return window.sessionStorage; } catch { return undefined; } // cookies are switched off
-})();
 const typedInputs = () => document.querySelectorAll("main form:not(.look) input[type=text]");
 document.addEventListener("submit", (event) => {
   if (!event.target.matches(".look")) return;
@@ -325,6 +336,38 @@ document.addEventListener("input", (event) => {
   hint.textContent = left.replace("{}", max - [...event.target.value.trim().normalize("NFC")].length);
 });
 
+// The title says how many requests wait, as the server wrote it.
+const countInTitle = () => {
+  const count = Number(document.querySelector("#nav-friends [data-counter]")?.textContent ?? 0);
+  document.title = (count ? `(${count}) ` : "") + document.title.replace(/^\(\d+\) /, "");
+};
+document.addEventListener("htmx:after:swap", countInTitle);
+
+// Ctrl or ⌘ with K searches: on a page with a search box there, elsewhere for people.
+document.addEventListener("keydown", (event) => {
+  if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey) || event.altKey || !meta("tab")) return;
+  event.preventDefault();
+  const box = document.getElementById("q");
+  if (box) box.select();
+  else location.assign("/search");
+});
+
+// Back from a profile to the page that led there.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("[data-back]");
+  if (!link || !document.referrer.startsWith(`${location.origin}/`) || history.length < 2) return;
+  event.preventDefault();
+  history.back();
+});
+
+// A picture that is too large is refused before it is sent.
+document.addEventListener("change", (event) => {
+  const { maxBytes, tooLarge } = event.target.dataset;
+  if (!maxBytes) return;
+  event.target.setCustomValidity(event.target.files[0]?.size > Number(maxBytes) ? tooLarge : "");
+  event.target.reportValidity();
+});
+
 // Times are in UTC in the page, and shown in the reader's time zone here.
 if (window.moment) {
   moment.locale(root.lang);
@@ -341,5 +384,6 @@ document.addEventListener("DOMContentLoaded", () => {
   watchToasts();
   showScripted();
   restoreTyped();
+  announceLogout();
   if (history.state?.row && window.htmx) setTimeout(scrollToRow, 0, history.state.row);
 });

@@ -80,6 +80,7 @@ def test_error_notice_of_server_is_shown_and_input_kept(page):
     file = photo()
     file["buffer"] += bytes(5_000_001)
     page.set_input_files("#avatar", file)
+    page.eval_on_selector("#avatar", "input => input.setCustomValidity('')")  # as another setting of the server would
     page.click(".btn--primary")
     page.wait_for_selector("#toasts .notice[data-code='413']")
     assert "Too big to carry" in page.inner_text("#toasts")
@@ -182,3 +183,59 @@ def test_success_notice_disappears_by_itself(page):
     page.wait_for_selector("#toasts .notice[data-kind=ok]")
     page.clock.fast_forward(9000)
     page.wait_for_selector("#toasts .notice", state="detached")
+
+
+def test_logging_out_ends_the_other_tabs_at_once(site, new_page):
+    page = new_page(viewport={"width": 1280, "height": 800})
+    register(page, "Tabs")
+    other = page.context.new_page()
+    other.goto("/settings")
+    page.click(".nav__foot button")
+    page.wait_for_url(f"{site.base}/")
+    other.wait_for_url("**/auth/login?next=/settings", timeout=2000)
+
+
+def test_title_counts_the_requests(page):
+    page.goto("/friends/incoming")
+    assert re.match(r"\(3\) Incoming requests", page.title())
+    page.click("text=Decline >> nth=0")
+    page.wait_for_selector("[data-done]")
+    assert re.match(r"\(2\) Incoming requests", page.title())
+    page.click("[data-done] >> text=Undo")
+    page.wait_for_selector("[data-done]", state="detached")
+    assert re.match(r"\(3\) Incoming requests", page.title())
+
+
+def test_shortcut_searches(site, page):
+    page.goto("/settings")
+    page.keyboard.press("Control+k")
+    page.wait_for_url(f"{site.base}/search")
+    page.goto("/friends")
+    page.keyboard.press("Control+k")
+    assert page.evaluate("document.activeElement.id") == "q"
+
+
+def test_back_from_a_profile_leads_to_the_list_that_was_shown(site, page):
+    page.goto("/search?q=nika")
+    page.click(".row__link")
+    page.wait_for_url("**/u/nika")
+    page.click("[data-back]")
+    page.wait_for_url("**/search?q=nika")
+    page.goto("/u/nika")
+    page.evaluate("history.length")
+    assert page.get_attribute("[data-back]", "href") == "/friends"
+
+
+def test_picture_that_is_too_large_is_refused_before_it_is_sent(page):
+    page.goto("/settings/profile")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    file = photo()
+    file["buffer"] += bytes(5_000_001)
+    page.set_input_files("#avatar", file)
+    assert "too large" in page.eval_on_selector("#avatar", "input => input.validationMessage")
+    page.click("#profile-form .btn--primary")
+    page.wait_for_timeout(500)
+    assert sent == []
+    page.set_input_files("#avatar", photo())
+    assert page.eval_on_selector("#avatar", "input => input.validationMessage") == ""

@@ -126,7 +126,15 @@ def done(state, text, undo="", leaves=True, focus=True):
 
 
 def profile(user, state, online=False):
-    return {"person": user, "state": state, "online": online, "hue": 3, "back": "/u/nika", "ask_again_at": None}
+    return {
+        "person": user,
+        "state": state,
+        "online": online,
+        "hue": 3,
+        "back": "/u/nika",
+        "ask_again_at": None,
+        "own_counters": Counters(24, 3, 2, 77),
+    }
 
 
 def row(state, online=False, note="", query=None):
