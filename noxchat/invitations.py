@@ -130,11 +130,11 @@ def join(newcomer: User, found: OpenInvitation) -> Pair | None:
     """
     try:
         pair = friendships.lock_pair(newcomer, found.inviter.public_id) if found.inviter else None
-        if _use(found.invitation):
-            return pair
-    except NotFound:  # the inviter has just deleted their account
-        pass
-    raise no_longer_open()
+    except NotFound as error:  # the inviter has just deleted their account
+        raise no_longer_open() from error
+    if not _use(found.invitation):
+        raise no_longer_open()
+    return pair
 
 
 def no_longer_open() -> InvalidInput:
