@@ -21,6 +21,7 @@ from noxchat.event_stream import Detached
 from noxchat.web import connections
 from noxchat.web.connections import Arrival, Connection, TooSlow
 
+CHECK_SECONDS = 0.25  # between looks at the time limits of all connections, which take long when there are many
 IGNORES_HUP = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started by nohup
 
 
@@ -36,6 +37,7 @@ class Worker(ThreadWorker):
         gthread.TConn = type("WorkerConnection", (Connection,), {"worker": self})
         self.long_requests = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="long-requests")
         self.lingering: dict[Connection, float] = {}  # until when
+        self.next_check = 0.0
         super().init_process()
 
     def wait_for_and_dispatch_events(self, timeout: float):
@@ -118,7 +120,11 @@ class Worker(ThreadWorker):
 
         When there is no room for others, a quarter of them has had the time: those that have been silent for longest.
         """
-        for conn in [conn for conn, deadline in self.lingering.items() if deadline < time.monotonic()]:
+        now = time.monotonic()
+        if now < self.next_check:
+            return  # gunicorn's loop asks after each event
+        self.next_check = now + CHECK_SECONDS
+        for conn in [conn for conn, deadline in self.lingering.items() if deadline < now]:
             self.end_linger(conn)
         late = [conn for conn in self.pending_conns if self.is_late(conn)]
         if self.nr_conns >= self.worker_connections:
