@@ -56,9 +56,9 @@ def check_may_register(invitation: OpenInvitation | None):
     """Raise NotAllowed when the setting REGISTRATION does not let somebody register. invitation: theirs, if any."""
     registration = current_app.config["REGISTRATION"]
     if registration == "closed":
-        raise NotAllowed(_("Nobody can join at present. Whoever hosts this place has closed it for new people."))
+        raise NotAllowed(_("Registration is closed right now."))
     if registration == "invitation" and invitation is None:
-        raise NotAllowed(_("Joining takes an invitation that still works. Ask somebody who is here for their link."))
+        raise NotAllowed(_("To join, you need an invitation that still works. Ask someone here for a link."))
 
 
 def register(
@@ -166,10 +166,10 @@ def _recover(user: User, password_hash: str):
     sessions.revoke_all(user)
 
 
-def set_preferences(user: User, preferences: dict[str, str]):
-    """Set the theme, the language or both. Raises Conflict when the account was deleted."""
+def set_choices(user: User, choices: dict[str, str]):
+    """Set some of theme, language and the privacy settings. Raises Conflict when the account was deleted."""
     user = lock_account(user)
-    for name, value in preferences.items():
+    for name, value in choices.items():
         setattr(user, name, value)
     db.session.flush()
 

@@ -7,17 +7,15 @@ from noxchat.extensions import db
 from noxchat.models import User, blocks
 
 
-def hidden_from(viewer, *, include_blocked: bool = True, include_self: bool = False):
+def hidden_from(viewer, *, include_blocked: bool = True):
     """Return a select of the ids of people whom a viewer does not see. Every look-up of people excludes them.
 
     viewer: an id, or a parameter that stands for one. include_blocked: also those whom the viewer blocked: they are in
-    no list, though their profile opens, so that they can be unblocked. include_self: also the viewer.
+    no list, though their profile opens, so that they can be unblocked.
     """
     hidden = [select(blocks.c.blocker_id).where(blocks.c.blocked_id == viewer)]
     if include_blocked:
         hidden.append(select(blocks.c.blocked_id).where(blocks.c.blocker_id == viewer))
-    if include_self:
-        hidden.append(select(viewer))
     return union_all(*hidden)
 
 

@@ -74,8 +74,8 @@ RESERVED = OPERATORS | set(
 )
 # Parts of our own URLs, present and planned, that are good names for people but must not become Public IDs.
 PATHS = set(
-    "blocked confirm counters delete email email-undo i invitations look moment.js password sessions strength u "
-    "undo".split()
+    "blocked confirm counters delete email email-undo favicon.ico i invitations look moment.js password sessions "
+    "strength u undo".split()
 )
 
 # Characters of one alphabet that are easily confused (Unicode's UTS #39), in lower case. Tatweel only makes a word
@@ -182,16 +182,16 @@ def clean_username(text: str) -> str:
         elif not _is_name_char(char):
             raise InvalidInput(
                 _(
-                    "A name is made of letters, digits, spaces and _ - . '. It cannot hold %(sign)s.",
+                    "A name can have letters, digits, spaces and _ - . ' but not %(sign)s.",
                     sign=describe_char(char),
                 )
             )
     if ROW_OF_SIGNS.search(name):
-        raise InvalidInput(_("A name has single spaces and no rows of signs."))
+        raise InvalidInput(_("Use single spaces, and no two signs in a row."))
     _check_marks(name)
     key = skeleton(name)
     if not any(map(is_alnum, key)):  # in the name itself, tatweel and apostrophes are letters
-        raise InvalidInput(_("A name holds at least one letter or digit."))
+        raise InvalidInput(_("A name needs at least one letter or digit."))
     if key in reserved_skeletons() or imitates_operator(name):
         raise InvalidInput(_("This name is reserved. Choose another."))
     if len(key) > 255:
@@ -353,7 +353,7 @@ def clean_bio(text: str) -> str:
     for char in bio:
         invisible = category(char) in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"} and char != "\n"
         if invisible or DIRECTION.match(char):
-            raise InvalidInput(_("This text holds a sign that cannot be shown: %(sign)s.", sign=describe_char(char)))
+            raise InvalidInput(_("This text has a character that cannot be shown: %(sign)s.", sign=describe_char(char)))
     if len(bio) > BIO_LENGTH:
         over = len(bio) - BIO_LENGTH
         raise InvalidInput(ngettext("One character too many.", "%(num)s characters too many.", over))

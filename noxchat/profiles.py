@@ -17,7 +17,7 @@ from sqlalchemy.orm import contains_eager
 from noxchat.database import now, violates_constraint
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.models import USERNAME_LENGTH, Profile, PublicId, User
+from noxchat.models import TO_FRIENDS, USERNAME_LENGTH, Profile, PublicId, User
 from noxchat.names import clean_public_id, clean_username, skeleton
 
 ONLINE_FOR = timedelta(minutes=5)  # after the last request
@@ -75,11 +75,12 @@ class Person(Protocol):
     public_id: str
     avatar: str | None
     last_seen_at: datetime | None
+    show_presence: str
 
 
 def select_people(*more):
     """Return a select of people as lists show them, which costs half as much as loading users. more: columns."""
-    person = (User.id, User.username, Profile.public_id, Profile.avatar, User.last_seen_at)
+    person = (User.id, User.username, Profile.public_id, Profile.avatar, User.last_seen_at, User.show_presence)
     return select(*person, *more).join(User.profile)
 
 
@@ -151,6 +152,11 @@ def hue(public_id: str) -> int:
     return sum(ord(char) * (index + 1) for index, char in enumerate(public_id.lower())) % HUES
 
 
-def is_online(user: Person) -> bool:
-    """Tell whether somebody was active in the last minutes."""
-    return user.last_seen_at is not None and user.last_seen_at > now() - ONLINE_FOR
+def may_share_presence(viewer: User, friend: Person) -> bool:
+    """Tell whether two friends see when the other one is online: both have to show it."""
+    return viewer.show_presence == friend.show_presence == TO_FRIENDS
+
+
+def is_online(last_seen_at: datetime | None) -> bool:
+    """Tell whether somebody who was active last at this time counts as online."""
+    return last_seen_at is not None and last_seen_at > now() - ONLINE_FOR

@@ -3,12 +3,14 @@
 These are read on every page, so each statement is built once, with the viewer and whatever else differs as parameters.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
 from sqlalchemy import (
     Integer,
+    Row,
     Text,
     and_,
     bindparam,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -26,18 +29,30 @@ from noxchat import blocks, keyset
 from noxchat.database import UTCDateTime, now
 from noxchat.exceptions import NotFound
 from noxchat.extensions import db
-from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns, undo_records
-from noxchat.profiles import Person, is_online, select_people, with_profile
+from noxchat.models import (
+    BY_EVERYBODY,
+    TO_FRIENDS,
+    PublicId,
+    User,
+    friend_requests,
+    friends,
+    request_cooldowns,
+    undo_records,
+)
+from noxchat.profiles import Person, is_online, may_share_presence, select_people, with_profile
 from noxchat.search import EXACT, SUBSTRING, Hit, Query, contains_all
 
 # How a person is related to the viewer; also the states of the friend button.
 SELF, NONE, OUTGOING, INCOMING, FRIENDS, BLOCKED = "self", "none", "outgoing", "incoming", "friends", "blocked"
 
 VIEWER, OTHER = bindparam("viewer", type_=Integer), bindparam("other", type_=Integer)
+PUBLIC_ID = bindparam("public_id", type_=Text)
 LIMIT = keyset.PAGE_SIZE + 1  # one more than a page, to see whether there is another
 
 MAX_SUGGESTIONS = 6
 SUGGEST_UP_TO_FRIENDS = 5  # with more friends than this, nobody is suggested
+MAX_RECENT = 12  # friends who were active last, on the home page
+MAX_IN_COMMON = 12  # friends in common that a profile shows
 
 
 def _state(other):
@@ -152,12 +167,51 @@ class PersonRow:
     note: str = ""
 
 
-def person_row(person: Person, state: str, note: str = "") -> PersonRow:
+def person_row(viewer: User, person: Person, state: str, note: str = "") -> PersonRow:
     """Return the row for a person."""
-    return PersonRow(person, state, state == FRIENDS and is_online(person), note)
+    return PersonRow(person, state, is_online(last_seen(viewer, person, state)), note)
 
 
-IS_FINDABLE = User.id.not_in(blocks.hidden_from(VIEWER, include_self=True))
+def last_seen(viewer: User, person: Person, state: str) -> datetime | None:
+    """Return when somebody was active last, if the viewer may see that. state: how they are related."""
+    return person.last_seen_at if state == FRIENDS and may_share_presence(viewer, person) else None
+
+
+def _is_findable():
+    """Return the condition that VIEWER finds a row of `users` by its name, or by the exact Public ID in PUBLIC_ID.
+
+    Few people are limited to friends of friends, and those who match are looked at only.
+    """
+    found = literal_column("users.id", Integer)  # the condition is used as text: User.id would add its table to it
+    limited, mine, theirs = User.__table__.alias("limited"), friends.alias("mine"), friends.alias("theirs")
+
+    def lacks(rows):
+        return rows.limit(1).scalar_subquery().is_(None)
+
+    is_friend = select(literal(1)).where(mine.c.user_id == VIEWER, mine.c.friend_id == found)
+    shares_friend = select(literal(1)).where(
+        mine.c.user_id == VIEWER, theirs.c.user_id == found, mine.c.friend_id == theirs.c.friend_id
+    )
+    return and_(
+        found.not_in(blocks.hidden_from(VIEWER)),
+        or_(
+            lacks(select(literal(1)).where(limited.c.id == found, limited.c.findable != BY_EVERYBODY)),
+            found == VIEWER,
+            found.in_(User.exact_match_ids(PUBLIC_ID)),
+            ~lacks(is_friend),
+            ~lacks(shares_friend),
+        ),
+    )
+
+
+IS_FINDABLE = _is_findable()
+
+
+def findable_values(viewer: User, query: Query) -> dict:
+    """Return the parameters of IS_FINDABLE."""
+    return {"viewer": viewer.id, "public_id": query.words[0] if len(query.words) == 1 else ""}
+
+
 # With a parameter for each row of a page, since a list of any length costs a third of a millisecond each time.
 FOUND_IDS = [f"id{number}" for number in range(keyset.PAGE_SIZE)]
 IS_FOUND = User.id.in_([bindparam(name, type_=Integer) for name in FOUND_IDS])
@@ -171,7 +225,7 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
     """
     position = keyset.decode_cursor(cursor, int, str)
     after = Hit(0, *position) if position and EXACT <= position[0] <= SUBSTRING else None
-    hits = User.search(query, after, LIMIT, IS_FINDABLE, viewer=viewer.id)
+    hits = User.search(query, after, LIMIT, IS_FINDABLE, **findable_values(viewer, query))
     page = keyset.make_page(hits, cursor if after else None, lambda hit: hit[1:])
     if not page.items:
         return page
@@ -260,8 +314,11 @@ def _time_and_id(position) -> dict | None:
 
 
 @cache
-def _home_lists(max_requests: int, max_friends: int):
-    table, last_seen = friend_requests.c, func.coalesce(User.last_seen_at, User.created_at)
+def _home_lists(max_requests: int, max_friends: int, by_presence: bool):
+    table = friend_requests.c
+    # The order tells nothing about those who do not show their presence.
+    is_shown = and_(User.show_presence == TO_FRIENDS, User.last_seen_at > friends.c.since)
+    active_at = case((is_shown, User.last_seen_at), else_=friends.c.since) if by_presence else friends.c.since
     requests = (
         select(table.sender_id.label("id"), literal(INCOMING).label("kind"), table.created_at.label("time"))
         .where(table.receiver_id == VIEWER)
@@ -269,10 +326,10 @@ def _home_lists(max_requests: int, max_friends: int):
         .limit(max_requests)
     )
     recent_friends = (
-        select(User.id, literal(FRIENDS), last_seen.label("time"))
+        select(User.id, literal(FRIENDS), active_at.label("time"))
         .join(friends, friends.c.friend_id == User.id)
         .where(friends.c.user_id == VIEWER)
-        .order_by(last_seen.desc(), User.id)
+        .order_by(active_at.desc(), User.id)
         .limit(max_friends)
     )
     both = union_all(select(requests.subquery()), select(recent_friends.subquery())).subquery()
@@ -281,9 +338,19 @@ def _home_lists(max_requests: int, max_friends: int):
 
 
 def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[Person], list[Person]]:
-    """Return who sent the newest incoming requests, and the friends who were active last, in one statement."""
-    found = db.session.execute(_home_lists(max_requests, max_friends), {"viewer": viewer.id}).all()
+    """Return who sent the newest incoming requests, and the friends who were active last, in one statement.
+
+    Where presence is not shown, the friends who were made last.
+    """
+    statement = _home_lists(max_requests, max_friends, viewer.show_presence == TO_FRIENDS)
+    found = db.session.execute(statement, {"viewer": viewer.id}).all()
     return [row for row in found if row.kind == INCOMING], [row for row in found if row.kind == FRIENDS]
+
+
+def list_online(viewer: User) -> list[Person]:
+    """Return up to MAX_RECENT friends who are online, if the viewer may see that."""
+    _requests, recent = home_lists(viewer, 0, MAX_RECENT)
+    return [person for person in recent if is_online(last_seen(viewer, person, FRIENDS))]
 
 
 @cache
@@ -314,3 +381,48 @@ def _suggestions():
 def suggest_people(viewer: User) -> list[tuple[Person, int]]:
     """Return friends of friends with the number of friends in common, most of them first."""
     return [(row, row.shared) for row in db.session.execute(_suggestions(), {"viewer": viewer.id})]
+
+
+@dataclass(frozen=True)
+class ProfileDetails:
+    """A person as their profile shows them to a viewer.
+
+    person, state: as find_visible returns them. friend_count: of theirs. cooldown_until: until when the viewer may not
+    ask them again, or None. in_common: up to MAX_IN_COMMON friends of both, by name. in_common_count: of all of those.
+    """
+
+    person: User
+    state: str
+    friend_count: int
+    cooldown_until: datetime | None
+    in_common: list[Person]
+    in_common_count: int
+
+
+FIND_DETAILS = FIND.add_columns(
+    select(func.count()).where(friends.c.user_id == User.id).scalar_subquery(), _cooldown(VIEWER, User.id)
+)
+
+
+@cache
+def _in_common():
+    theirs = friends.alias()
+    both = friends.join(theirs, friends.c.friend_id == theirs.c.friend_id)
+    found = select_people(func.count().over().label("in_common_count")).join(both, User.id == friends.c.friend_id)
+    found = found.where(friends.c.user_id == VIEWER, theirs.c.user_id == OTHER)
+    return found.order_by(friends.c.search_text).limit(MAX_IN_COMMON)
+
+
+def find_details(viewer: User, public_id: str) -> ProfileDetails | None:
+    """Return what a profile shows, as find_visible finds the person; in two statements. None if there is nobody."""
+    found = db.session.execute(FIND_DETAILS, {"viewer": viewer.id, "key": public_id.lower()}).first()
+    if found is None:
+        return None
+    person, state, friend_count, cooldown_until = found
+    in_common: Sequence[Row] = ()
+    if friend_count and state not in (SELF, BLOCKED):
+        in_common = db.session.execute(_in_common(), {"viewer": viewer.id, "other": person.id}).all()
+    is_waiting = state == NONE and cooldown_until is not None and cooldown_until > now()
+    waits_until = cooldown_until if is_waiting else None
+    count = in_common[0].in_common_count if in_common else 0
+    return ProfileDetails(person, state, friend_count, waits_until, list(in_common), count)

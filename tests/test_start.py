@@ -13,7 +13,8 @@ from config import ROOT, Config, ConfigError, load_env
 from noxchat import changelog
 from noxchat.extensions import db
 from noxchat.models import User
-from tests.conftest import DATABASES, Browser, Server, free_port, make_person, settings
+from noxchat.web.preferences import LANGUAGES
+from tests.conftest import DATABASES, Browser, Server, befriend, free_port, make_person, settings
 
 KEY = {"SECRET_KEY": "0123456789abcdef" * 4}
 
@@ -206,10 +207,23 @@ def test_options_of_a_postgresql_address_are_used(make_app, new_database):
 
 
 def test_home_works_without_changelog(app, monkeypatch, tmp_path):
-    browser = Browser(app, make_person(app, "Alice", public_id="alice"))
-    for path in (tmp_path / "nothing.md", tmp_path):
-        monkeypatch.setattr(changelog, "CHANGELOG", Path(path))
+    alice = make_person(app, "Alice", public_id="alice")
+    befriend(app, alice, make_person(app, "Bob", public_id="bobby"))
+    browser = Browser(app, alice)
+    for folder in (tmp_path / "nothing", tmp_path):
+        monkeypatch.setattr(changelog, "FOLDER", Path(folder))
         assert browser.get("/").status_code == 200
-    (tmp_path / "latin.md").write_bytes("## 9.9 · 2030-01-01\n\n- **Ünlesbar.**\n".encode("latin-1"))
-    monkeypatch.setattr(changelog, "CHANGELOG", tmp_path / "latin.md")
-    assert browser.get("/").status_code == 200
+    (tmp_path / "en.md").write_bytes("## 9.9 · 2030-01-01\n\n- Ünlesbar.\n".encode("latin-1"))
+    page = browser.get("/")
+    assert page.status_code == 200 and "9.9" not in page.text
+    (tmp_path / "en.md").write_text("## 9.9 · 2030-01-01\n\n- Lesbar.\n")
+    assert "Lesbar." in browser.get("/").text
+
+
+def test_news_have_the_same_releases_in_every_language():
+    releases = {
+        language: [(entry.version, entry.date, len(entry.highlights)) for entry in changelog.latest_entries(language)]
+        for language in LANGUAGES
+    }
+    assert len({str(entries) for entries in releases.values()}) == 1 and len(releases["en"]) == changelog.MAX_ENTRIES
+    assert f"## {releases['en'][0][0]} ·" in (ROOT / "CHANGELOG.md").read_text()

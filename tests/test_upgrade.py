@@ -267,3 +267,20 @@ def test_upgrade_from_1_7_keeps_accounts_and_their_addresses_count_as_confirmed(
     assert {table: rows(f"SELECT * FROM {table}") for table in ("sessions", "friends")} == {
         table: before[table] for table in ("sessions", "friends")
     }
+
+
+RELEASE_1_8 = "d3b8f0627ce4"
+
+
+def test_upgrade_from_1_8_keeps_everybody_visible_and_findable(old_app):
+    flask_migrate.upgrade(revision=RELEASE_1_8)
+    before = rows("SELECT * FROM users ORDER BY id")
+    flask_migrate.upgrade()
+    after = rows("SELECT * FROM users ORDER BY id")
+    assert after == [(*row, "friends", "everybody") for row in before] and len(before) == 2
+    for column, value in (("show_presence", "all"), ("findable", "nobody"), ("findable", "")):
+        with pytest.raises(IntegrityError):
+            rows(f"UPDATE users SET {column} = '{value}' RETURNING id")
+        db.session.rollback()
+    flask_migrate.downgrade(revision=RELEASE_1_8)
+    assert rows("SELECT * FROM users ORDER BY id") == before

@@ -33,10 +33,10 @@ def error_page(code: int, kind: str = "") -> dict:
             *("crescent", _("This page is out of date")),
             *(_("Nothing was changed. Load it again and repeat the last step."), [reload, home]),
         ),
-        403: ("crescent", _("This door is closed"), _("You do not have the key to this page."), [home]),
+        403: ("crescent", _("This door is closed"), _("You do not have access to this page."), [home]),
         404: (
             *("new", _("Nothing shines here")),
-            *(_("The page moved, or never rose. Check the address, or begin again from home."), [home]),
+            *(_("The page has moved or does not exist. Check the address, or start again from home."), [home]),
         ),
         405: ("new", _("Not this way"), _("This address does not open like this. Begin again from home."), [home]),
         408: (
@@ -49,7 +49,7 @@ def error_page(code: int, kind: str = "") -> dict:
             *("half", _("This does not fit")),
             *(_("Something in the form cannot be taken. Go back and look at it again."), [again, home]),
         ),
-        429: ("half", _("Slow down a little"), _("Too many tries in a row. Wait a while, then try again."), [again]),
+        429: ("half", _("Slow down a little"), _("Too many tries in a row. Wait a while, then try again."), [home]),
         500: (
             *("full", _("Something broke on our side")),
             *(_("It is written to the log and we will look at it. What was saved is safe."), [again, home]),

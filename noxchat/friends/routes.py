@@ -12,11 +12,12 @@ from noxchat.relationships import FRIENDS, INCOMING, OUTGOING, person_row
 from noxchat.search import Query
 from noxchat.web.htmx import changed, render_partial, safe_path, toast, wants_fragment
 from noxchat.web.people import LIST_STATES, search_term, show_people
+from noxchat.web.security import background
 
 
 def show_list(list_name: str, page):
     """Answer with one of the three lists."""
-    rows = [person_row(person, LIST_STATES[list_name]) for person in page.items]
+    rows = [person_row(current_user, person, LIST_STATES[list_name]) for person in page.items]
     return show_people("friends/list.html", list_name, page, rows, search_term())
 
 
@@ -39,6 +40,16 @@ def outgoing():
     """List outgoing requests, newest first."""
     query = Query.parse(search_term())
     return show_list("outgoing", relationships.list_requests(current_user, OUTGOING, query, request.args.get("after")))
+
+
+@blueprint.route("/friends/online")
+@background
+def online():
+    """Show the friends who are online, as the home page asks again and again while it is open."""
+    if not wants_fragment():
+        return redirect(url_for("main.home"))
+    people = relationships.list_online(current_user)
+    return changed(render_partial("partials/people/online.html", people=people), back="/")
 
 
 @blueprint.route("/u/<public_id>/button")
@@ -75,7 +86,7 @@ def render_newcomer(person: User, list_name: str) -> str:
     """
     back = safe_path(request.args.get("next"))
     if request.args.get("rows") == "0":
-        row = person_row(person, LIST_STATES[list_name])
+        row = person_row(current_user, person, LIST_STATES[list_name])
         return render_partial("partials/people/inserted.html", row=row, list_name=list_name, back=back)
     count = min(max(request.args.get("count", 1, type=int), 1), 99)
     return render_partial("partials/people/newcomers.html", list_name=list_name, count=count, href=back)

@@ -1,4 +1,4 @@
-"""Files that are not static: avatars, and Flask-Moment's script."""
+"""Files that are not below static/: avatars, Flask-Moment's script, and the icon that browsers ask for unasked."""
 
 from flask import abort, current_app, make_response, send_from_directory
 from flask_moment import moment
@@ -8,6 +8,8 @@ from noxchat.main import blueprint
 from noxchat.names import PUBLIC_ID
 from noxchat.web.assets import CACHE_FOREVER
 from noxchat.web.security import machine_endpoint
+
+ICON_SECONDS = 24 * 3600
 
 
 @blueprint.route("/avatars/<public_id>/<name>")
@@ -23,6 +25,13 @@ def avatar(public_id, name):
     response = send_from_directory(current_app.config["AVATAR_DIR"], relative, mimetype="image/webp")
     response.headers["Cache-Control"] = CACHE_FOREVER
     return response
+
+
+@blueprint.route("/favicon.ico")
+@machine_endpoint
+def favicon():
+    """Send the icon to whoever asks for it without having read a page, such as bookmarks and feed readers."""
+    return send_from_directory(current_app.static_folder or "", "img/favicon.ico", max_age=ICON_SECONDS)
 
 
 @blueprint.route("/moment.js")

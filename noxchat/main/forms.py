@@ -1,6 +1,7 @@
 """The form of the profile. Its field names are part of the public contract."""
 
-from flask import abort, current_app, request
+from flask import current_app, request
+from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
 from flask_wtf.file import FileField
 from wtforms import StringField, TextAreaField
@@ -13,6 +14,7 @@ from noxchat.models import PUBLIC_ID_LENGTH, USERNAME_LENGTH, User
 from noxchat.names import clean_bio, clean_public_id, clean_username
 from noxchat.profiles import check_public_id, check_username
 from noxchat.web.forms import CleanedIfChanged, Form, required
+from noxchat.web.templating import max_picture_megabytes
 
 
 def length(limits: tuple[int, int]) -> dict:
@@ -45,11 +47,15 @@ class ProfileForm(Form):
         self.user = user
 
     def validate_avatar(self, _field):
-        """Redraw the picture that was uploaded, if there is one. 413 when the file is too large. Raises RateLimited."""
+        """Redraw the picture that was uploaded, if there is one. Raises RateLimited."""
         self.cleaned["avatar"] = None
         data = read_upload(request.files.get("avatar"))
         if data is None:
             return
+        if len(data) > current_app.config["AVATAR_BYTES"]:
+            self.error_status = 413
+            text = _("This picture is too large: it can be up to %(size)s MB.", size=max_picture_megabytes())
+            raise ValidationError(text)
         try:
             with avatar_utils.single_upload(self.user.id):
                 throttle.count_avatar(self.user)
@@ -59,10 +65,7 @@ class ProfileForm(Form):
 
 
 def read_upload(upload) -> bytes | None:
-    """Return the content of an uploaded file; None when none was chosen."""
+    """Return the content of an uploaded file, and no more than shows that it is too large; None if none was chosen."""
     if not upload or not upload.filename:
         return None
-    data = upload.read(current_app.config["AVATAR_BYTES"] + 1)
-    if len(data) > current_app.config["AVATAR_BYTES"]:
-        abort(413)
-    return data
+    return upload.read(current_app.config["AVATAR_BYTES"] + 1)

@@ -8,11 +8,13 @@ from noxchat import changelog, moon_phase, relationships
 from noxchat.counters import get_counters
 from noxchat.database import now
 from noxchat.main import blueprint
+from noxchat.models import TO_FRIENDS
+from noxchat.profiles import Person
 from noxchat.relationships import FRIENDS, INCOMING, NONE, PersonRow, person_row
 from noxchat.web.htmx import current_path, show
+from noxchat.web.preferences import language
 from noxchat.web.security import public
 
-MAX_FRIENDS = 12
 MAX_REQUESTS = 3
 
 
@@ -22,19 +24,28 @@ def home():
     """Show requests, friends or the first steps, suggestions and the changelog; to visitors, what NoxChat is."""
     if not current_user.is_authenticated:
         return render_template("main/landing.html")
-    requests, friends = relationships.home_lists(current_user, MAX_REQUESTS, MAX_FRIENDS)
+    requests, friends = relationships.home_lists(current_user, MAX_REQUESTS, relationships.MAX_RECENT)
+    friend_rows = [person_row(current_user, person, FRIENDS) for person in friends]
     return show(
         "main/home.html",
         "partials/main/home.html",
-        requests=[person_row(person, INCOMING) for person in requests],
-        friends=[person_row(person, FRIENDS) for person in friends],
+        requests=[person_row(current_user, person, INCOMING) for person in requests],
+        friends=friend_rows,
+        online=online_people(friend_rows),
         first_steps={} if friends else first_steps(),
         suggestions=suggestion_rows(len(friends)),
         moon=moon_phase.moon_phase(now()),
         today=now(),
-        changelog=changelog.latest_entries(),
+        changelog=changelog.latest_entries(language()),
         back=current_path(),
     )
+
+
+def online_people(friends: list[PersonRow]) -> list[Person] | None:
+    """Return those of the friends who are online; None for somebody who hides that, and sees it of nobody."""
+    if current_user.show_presence != TO_FRIENDS:
+        return None
+    return [row.person for row in friends if row.online]
 
 
 def first_steps() -> dict[str, bool]:
@@ -49,7 +60,7 @@ def suggestion_rows(friend_count: int) -> list[PersonRow]:
     if friend_count > relationships.SUGGEST_UP_TO_FRIENDS:
         return []
     suggestions = relationships.suggest_people(current_user)
-    return [person_row(person, NONE, friends_in_common(count)) for person, count in suggestions]
+    return [person_row(current_user, person, NONE, friends_in_common(count)) for person, count in suggestions]
 
 
 def friends_in_common(count: int) -> str:

@@ -22,19 +22,20 @@ log = logging.getLogger("noxchat.profiles")
 @blueprint.route("/u/<public_id>")
 def profile(public_id):
     """Show a person. A former Public ID redirects to the present one."""
-    person, state = relationships.find_visible(current_user, public_id)
-    if person is None or state is None:
+    details = relationships.find_details(current_user, public_id)
+    if details is None:
         abort(404)
+    person, is_self = details.person, details.state == relationships.SELF
     if person.profile.public_id_key != public_id.lower():
         return redirect(url_for("main.profile", public_id=person.public_id), 302)
+    last_seen_at = relationships.last_seen(current_user, person, details.state)
     return show(
         "main/profile.html",
         "partials/people/profile.html",
-        person=person,
-        state=state,
-        own_counters=(current_user.counters or get_counters(current_user)) if state == relationships.SELF else None,
-        ask_again_at=relationships.get_cooldown(current_user, person) if state == relationships.NONE else None,
-        online=relationships.person_row(person, state).online,
+        details=details,
+        own_counters=(current_user.counters or get_counters(current_user)) if is_self else None,
+        last_seen_at=last_seen_at,
+        online=profiles.is_online(last_seen_at),
         hue=profiles.hue(person.public_id),
         back=current_path(),
     )

@@ -7,9 +7,13 @@ from noxchat.models.friendships import blocks, friend_requests, friends, request
 from noxchat.models.invitations import Invitation
 from noxchat.models.people import (
     BIO_LENGTH,
+    BY_EVERYBODY,
     EMAIL_LENGTH,
+    FINDABLE,
     PASSWORD_LENGTH,
     PUBLIC_ID_LENGTH,
+    SHOW_PRESENCE,
+    TO_FRIENDS,
     USERNAME_LENGTH,
     Profile,
     PublicId,
@@ -19,9 +23,13 @@ from noxchat.models.sessions import Session
 
 __all__ = [
     "BIO_LENGTH",
+    "BY_EVERYBODY",
     "EMAIL_LENGTH",
+    "FINDABLE",
     "PASSWORD_LENGTH",
     "PUBLIC_ID_LENGTH",
+    "SHOW_PRESENCE",
+    "TO_FRIENDS",
     "USERNAME_LENGTH",
     "Attempt",
     "EmailChange",

@@ -27,6 +27,9 @@ PUBLIC_ID_LENGTH = (3, 32)
 BIO_LENGTH = 140
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3: a path of 256 with its angle brackets
 PASSWORD_LENGTH = (8, 1024)
+# Who sees when somebody is online, and who finds them by their name.
+TO_FRIENDS, TO_NOBODY = SHOW_PRESENCE = ("friends", "nobody")
+BY_EVERYBODY, BY_FRIENDS_OF_FRIENDS = FINDABLE = ("everybody", "friends_of_friends")
 
 
 class User(SearchableMixin, UserMixin, db.Model):
@@ -39,6 +42,15 @@ class User(SearchableMixin, UserMixin, db.Model):
         CheckConstraint("length(username) BETWEEN {} AND {}".format(*USERNAME_LENGTH), "username_length"),
         CheckConstraint(f"length(email) BETWEEN 3 AND {EMAIL_LENGTH}", "email_length"),
         CheckConstraint("theme IN ('auto', 'day', 'night')", "theme"),
+        CheckConstraint(f"show_presence IN {SHOW_PRESENCE}", "show_presence"),
+        CheckConstraint(f"findable IN {FINDABLE}", "findable"),
+        # The few people whom not everybody finds, for the search, which reads nothing else of those whom it considers.
+        Index(
+            "ix_users_not_findable",
+            "id",
+            sqlite_where=text("findable <> 'everybody'"),
+            postgresql_where=text("findable <> 'everybody'"),
+        ),
         # In the order of names, and covering what a search reads of people it does not return. Unique for the table of
         # friends, which refers to both columns.
         Index("ix_users_search_text", "search_text", "id", unique=True),
@@ -69,6 +81,8 @@ class User(SearchableMixin, UserMixin, db.Model):
     reset_nonce: Mapped[str | None] = mapped_column(String(32), unique=True)
     language: Mapped[str | None] = mapped_column(String(2))
     theme: Mapped[str] = mapped_column(String(5), default="auto")
+    show_presence: Mapped[str] = mapped_column(String(7), default=TO_FRIENDS, server_default=TO_FRIENDS)
+    findable: Mapped[str] = mapped_column(String(18), default=BY_EVERYBODY, server_default=BY_EVERYBODY)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     last_seen_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 

@@ -20,15 +20,33 @@ from noxchat.web.forms import (
     whole_number,
 )
 from noxchat.web.login import authenticate
-from noxchat.web.preferences import LANGUAGES, THEMES, language, theme
+from noxchat.web.preferences import LANGUAGES, language, theme
 
 
-class PreferencesForm(Form):
-    """Theme and language, or one of them.
+class ChoicesForm(Form):
+    """Base of forms of choices, of which any may be left out: the buttons of the guest pages send one.
 
     chosen: those that were submitted, once the form is valid.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.chosen: dict[str, str] = {}
+
+    def validate(self, *args, **kwargs) -> bool:
+        """Accept a form with at least one of the fields."""
+        choices = {
+            field.name: {choice.value for choice in field.choices} for field in self if hasattr(field, "choices")
+        }
+        self.chosen = {name: request.form[name] for name in choices if name in request.form}
+        if self.chosen and all(value in choices[name] for name, value in self.chosen.items()):
+            return True
+        super().validate(*args, **kwargs)
+        self.with_error(InvalidInput(_("Choose one of the options.")))
+        return False
+
+
+class PreferencesForm(ChoicesForm):
     theme = RadioField(
         _l("Theme"),
         choices=[
@@ -41,17 +59,26 @@ class PreferencesForm(Form):
 
     def __init__(self):
         super().__init__(data={"theme": theme(), "language": language()})
-        self.chosen = {}
 
-    def validate(self, *args, **kwargs) -> bool:
-        """Accept a form with only one of the fields, as the buttons of the guest pages send it."""
-        self.chosen = {name: request.form[name] for name in ("theme", "language") if name in request.form}
-        known = self.chosen.get("theme", "auto") in THEMES and self.chosen.get("language", "en") in LANGUAGES
-        if self.chosen and known:
-            return True
-        super().validate(*args, **kwargs)
-        self.with_error(InvalidInput(_("Choose one of the themes and languages that there are.")))
-        return False
+
+class PrivacyForm(ChoicesForm):
+    show_presence = RadioField(
+        _l("Who can see when you are online"),
+        choices=[
+            SelectChoice("friends", _l("Your friends")),
+            SelectChoice("nobody", _l("Nobody")),
+        ],
+    )
+    findable = RadioField(
+        _l("Who can find you by name"),
+        choices=[
+            SelectChoice("everybody", _l("Everybody")),
+            SelectChoice("friends_of_friends", _l("Friends and their friends")),
+        ],
+    )
+
+    def __init__(self, user):
+        super().__init__(data={"show_presence": user.show_presence, "findable": user.findable})
 
 
 class ConfirmedForm(Form):
@@ -99,7 +126,7 @@ class EmailForm(ConfirmedForm):
         """Validate the fields, and that the address is another one, unless that takes back a change."""
         is_valid = super().validate(*args, **kwargs)
         if is_valid and not self.user.unconfirmed_email and email_key(self.cleaned["email"]) == self.user.email_key:
-            self.with_error(InvalidInput(_("This is your address already."), "email"))
+            self.with_error(InvalidInput(_("This is already your address."), "email"))
             return False
         return is_valid
 

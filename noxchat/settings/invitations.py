@@ -32,7 +32,7 @@ def list_invitations():
     invitations.create(accounts.lock_account(current_user), form.uses.data, form.days.data)
     db.session.commit()
     log.info("invitation made: user %s", current_user.id)
-    return show_changed(_("Your invitation is ready: send the link to whom you want to invite."))
+    return show_changed(_("Your invitation is ready. Send the link to anyone you want to invite."))
 
 
 @blueprint.route("/settings/invitations/<int:invitation_id>/revoke", methods=["POST"])

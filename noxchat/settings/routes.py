@@ -1,4 +1,4 @@
-"""Settings: overview, preferences, password, blocked people, deletion of the account."""
+"""Settings: overview, preferences, privacy, password, blocked people, deletion of the account."""
 
 import logging
 
@@ -10,7 +10,7 @@ from noxchat import accounts, passwords, relationships, sessions
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.settings import blueprint
-from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm
+from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, PreferencesForm, PrivacyForm
 from noxchat.web import preferences
 from noxchat.web.htmx import changed, redirect_to, refresh_page, render_partial, safe_path, show
 from noxchat.web.login import log_out, replace_session_token
@@ -32,6 +32,7 @@ def index():
         "settings/index.html",
         "partials/settings/index.html",
         form=PreferencesForm(),
+        privacy_form=PrivacyForm(current_user),
         password_form=ChangePasswordForm(current_user),
         session_count=len(sessions.list_all(current_user)),
         user=current_user,
@@ -48,7 +49,7 @@ def edit_preferences():
     previous_language = preferences.language()
     if current_user.is_authenticated:
         begin_write(db.session)
-        accounts.set_preferences(current_user, form.chosen)
+        accounts.set_choices(current_user, form.chosen)
         db.session.commit()
     saved = _("Your choice is saved.") if current_user.is_authenticated else ""
     response = changed(back=safe_path(request.form.get("next")), ok=saved)
@@ -56,6 +57,18 @@ def edit_preferences():
     if form.chosen.get("language", previous_language) != previous_language:
         refresh_page(response)
     return response
+
+
+@blueprint.route("/settings/privacy", methods=["GET", "POST"])
+def edit_privacy():
+    """Change who sees when one is online, who finds one by one's name, or both."""
+    form = PrivacyForm(current_user)
+    if not form.validate_on_submit():
+        return show_form("privacy", form)
+    begin_write(db.session)
+    accounts.set_choices(current_user, form.chosen)
+    db.session.commit()
+    return changed(back=url_for("settings.edit_privacy"), ok=_("Your choice is saved."))
 
 
 @blueprint.route("/settings/password", methods=["GET", "POST"])
@@ -80,7 +93,7 @@ def change_password():
 def blocked():
     """List the people whom one blocks."""
     page = relationships.list_blocked(current_user, request.args.get("after"))
-    rows = [relationships.person_row(person, relationships.BLOCKED) for person in page.items]
+    rows = [relationships.person_row(current_user, person, relationships.BLOCKED) for person in page.items]
     return show_people("settings/blocked.html", "blocked", page, rows)
 
 

@@ -19,7 +19,10 @@ class Form(FlaskForm):
     """A form without a CSRF field of its own: web.security checks the token before every route.
 
     cleaned: the values that rules have returned, by field name. Fields keep what was typed, to be shown again.
+    error_status: of the answer that shows the form with its errors.
     """
+
+    error_status = 422
 
     class Meta:
         csrf = False
@@ -47,8 +50,8 @@ class Form(FlaskForm):
 
     @property
     def status(self) -> int:
-        """The HTTP status of an answer that shows the form: 422 when it was submitted, for then it has errors."""
-        return 422 if self.is_submitted() else 200
+        """The HTTP status of an answer that shows the form: when it was submitted, it has errors."""
+        return self.error_status if self.is_submitted() else 200
 
 
 class Cleaned:
@@ -119,7 +122,7 @@ def whole_number(minimum: int, maximum: int):
 def check_password_length(form, field):  # noqa: ARG001
     """Refuse a password that is too long before anything is computed from it."""
     if len(field.data or "") > PASSWORD_LENGTH[1]:
-        raise ValidationError(_("This is longer than any password here."))
+        raise ValidationError(_("This password is too long."))
 
 
 def new_password_fields(label):
@@ -139,7 +142,7 @@ def new_password_fields(label):
 def same_as_password(form, field):
     """Refuse a repetition that differs, if there is one."""
     if field.raw_data and field.data != form.password.data:
-        raise ValidationError(_("The two passwords differ."))
+        raise ValidationError(_("The passwords do not match."))
 
 
 class NewPasswordForm(Form):

@@ -52,8 +52,8 @@ def script_texts() -> dict[str, str]:
     return {
         "offline": _("The network does not answer. Nothing was changed; try again."),
         "broken": _("Something went wrong. Nothing was changed; try again."),
-        "again": _("Try again"),
-        "dismiss": _("Dismiss"),
+        "not-loaded": _("This could not be loaded. Check your connection, then try again."),
+        "more": _("The rest could not be loaded. Try again"),
     }
 
 

@@ -111,6 +111,8 @@ def replace_session_token(user: User, *, keep_previous: bool = False) -> bool:
 def record_presence(response):
     """Record that somebody is active, in a transaction of its own and at most once a minute."""
     user = loaded_user()
+    if getattr(current_app.view_functions.get(request.endpoint or ""), "is_background", False):
+        return response
     if user is not None and user.session is not None and not g.get("failed") and sessions.is_touch_due(user):
         try_write(db.session, lambda: sessions.touch(user))
     return response

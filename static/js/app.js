@@ -17,20 +17,14 @@ document.addEventListener("htmx:config:request", (event) => {
   if (meta("tab")) headers["X-Tab"] = meta("tab");
 });
 
-// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own.
-const showError = (message) => {
-  const notice = document.createElement("div");
-  notice.className = "notice";
-  notice.dataset.kind = "error";
+// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own. path: of the request
+// that failed; without, it is the network that does not answer.
+const showError = (message, path) => {
+  const notice = document.getElementById("error-notice").content.firstElementChild.cloneNode(true);
   notice.dataset.subject = message;
-  const text = document.createElement("p");
-  text.textContent = message;
-  const dismiss = document.createElement("button");
-  dismiss.className = "btn btn--quiet";
-  dismiss.type = "button";
-  dismiss.dataset.dismiss = "";
-  dismiss.textContent = toasts().dataset.dismiss;
-  notice.append(text, dismiss);
+  if (path) notice.dataset.path = path;
+  else notice.dataset.offline = "";
+  notice.querySelector("p").textContent = message;
   toasts().append(notice);
 };
 
@@ -40,16 +34,26 @@ const isBackground = (context) => Boolean(context?.sourceElement?.closest?.("#st
 document.addEventListener("htmx:response:error", (event) => {
   const { response, text } = event.detail.ctx;
   if (isBackground(event.detail.ctx)) return;
-  const notSwapped = response.status >= 500 || [403, 404, 413].includes(response.status);
+  const notSwapped = response.status >= 500 || [403, 404].includes(response.status);
   if (!notSwapped) return;
   const isNotice = response.headers.get("HX-Retarget") === "#toasts";
   const notice = isNotice && new DOMParser().parseFromString(text, "text/html").querySelector(".notice");
+  const { broken, notLoaded } = toasts().dataset;
+  const { action, method } = event.detail.ctx.request;
   if (notice) toasts().append(notice);
-  else showError(toasts().dataset.broken);
+  else if (!isNextPage(event.detail.ctx)) showError(method === "GET" ? notLoaded : broken, action);
 });
 document.addEventListener("htmx:error", (event) => {
   const { ctx } = event.detail;
-  if (ctx && !isBackground(ctx)) showError(toasts().dataset.offline);
+  if (!ctx || isBackground(ctx) || isNextPage(ctx)) return;
+  showError(ctx.request.method === "GET" ? toasts().dataset.notLoaded : toasts().dataset.offline);
+});
+// They leave once their cause is gone: when the same is answered, or anything after the network did not.
+document.addEventListener("htmx:after:request", (event) => {
+  const { request, response } = event.detail.ctx;
+  if (response.status >= 400) return;
+  const isOver = ({ dataset }) => "offline" in dataset || dataset.path === request.action;
+  [...toasts().querySelectorAll(".notice[data-kind=error]")].filter(isOver).forEach((notice) => notice.remove());
 });
 
 // htmx would also push the URL of a failed request to the history.
@@ -57,17 +61,73 @@ document.addEventListener("htmx:before:history:update", (event) => {
   if (event.detail.response?.status >= 400) event.preventDefault();
 });
 
-// The next page of a list loads by itself, once. If that fails, its link offers to try again.
+// The next page of a list loads by itself, once. If that fails, its link says so and offers to try again.
+const isNextPage = (context) => Boolean(context?.sourceElement?.matches?.("[data-next]"));
 const offerRetry = (event) => {
-  const link = event.detail.ctx?.sourceElement;
-  if (link?.matches?.("[data-next]")) link.textContent = toasts().dataset.again;
+  if (isNextPage(event.detail.ctx)) event.detail.ctx.sourceElement.textContent = toasts().dataset.more;
 };
 document.addEventListener("htmx:response:error", offerRetry);
 document.addEventListener("htmx:error", offerRetry);
 
+// From 1100 px, a list has its detail beside it: the profile that is chosen in the list. Back and forward change only the
+// detail, so that the list stays where it was scrolled to.
+const detail = () => document.getElementById("detail");
+const isSplit = () => Boolean(detail()?.checkVisibility() && document.querySelector(".split__list")?.checkVisibility());
+const isProfile = (path) => /^\/u\/[^/]+$/.test(path);
+const currentPath = () => location.pathname + location.search;
+let listPath = currentPath(); // of the page with the list, while the address is that of the detail
+let listTitle = document.title;
+let emptyDetail = "";
+let shownPath = "";
+const openDetail = (path, push) => {
+  shownPath = path;
+  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", ...push });
+};
+const rowLink = (path) => document.querySelector(`.split__list .row__link[href="${CSS.escape(path)}"]`);
+const markChosen = () => {
+  document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
+  rowLink(location.pathname)?.setAttribute("aria-current", "true");
+};
+const detailChanged = () => {
+  const heading = detail().querySelector("h1");
+  document.title = heading ? `${heading.textContent} · NoxChat` : listTitle;
+  countInTitle();
+  markChosen();
+  detail().scrollTop = 0;
+  heading?.focus();
+};
+const closeDetail = () => {
+  detail().innerHTML = emptyDetail;
+  detailChanged();
+  document.activeElement.blur(); // or the browser would reset the focus after going back, if it has not changed
+  rowLink(shownPath)?.focus();
+};
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.(".split a");
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (!window.htmx || !isProfile(link.pathname) || !isSplit()) return;
+  event.preventDefault();
+  openDetail(link.pathname, { push: "true" });
+});
+document.addEventListener("htmx:after:history:replace", (event) => { listPath = event.detail.path; });
+document.addEventListener("htmx:after:swap", (event) => {
+  if (!detail() || event.detail.ctx.target !== detail()) return;
+  // After the address has changed; somebody may have gone back before the answer came.
+  setTimeout(() => (isProfile(location.pathname) ? detailChanged() : closeDetail()));
+});
+const restoresDetail = () => Boolean(detail()) && (isProfile(location.pathname) || currentPath() === listPath);
+document.addEventListener("htmx:before:history:restore", (event) => { if (restoresDetail()) event.preventDefault(); });
+window.addEventListener("popstate", () => {
+  if (!restoresDetail()) return;
+  if (isProfile(location.pathname)) openDetail(location.pathname);
+  else closeDetail();
+});
+// The address of the page for what belongs to the list.
+const pagePath = () => (detail() ? listPath : currentPath());
+
 // Live updates: the event stream says with whom something changed; the fragments are fetched by their ordinary routes.
 const fetchLive = (path, listName, target, swap = "outerHTML", more = {}) => {
-  const query = new URLSearchParams({ list: listName, next: location.pathname + location.search, ...more });
+  const query = new URLSearchParams({ list: listName, next: pagePath(), ...more });
   const term = document.getElementById("q")?.value.trim();
   if (term) query.set("q", term);
   return htmx.ajax("GET", `${path}?${query}`, { source: target, target, swap, live: true });
@@ -157,7 +217,7 @@ const poll = () => {
   buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, listOf(button), button));
   const list = document.querySelector("#results [data-list]");
   if (list && list.children.length <= 21) {
-    fetchLive(location.pathname, "", document.getElementById("results"), "outerMorph");
+    fetchLive(pagePath().split("?")[0], "", document.getElementById("results"), "outerMorph");
   }
 };
 document.addEventListener("stale", () => location.reload());
@@ -182,15 +242,21 @@ others?.addEventListener("message", () => { if (meta("tab")) location.reload(); 
 
 // A button that is swapped or removed loses the focus: it moves to the new button, or to the next row.
 let lostFocus = null;
+let otherButtons = []; // of the person whose button was pressed: in the list and in the detail beside it
 document.addEventListener("htmx:before:swap", (event) => {
   const { sourceElement, live, target } = event.detail.ctx;
   const button = sourceElement?.closest?.("[data-friend]");
+  if (button && !live) {
+    const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(button.dataset.friend)}"]`);
+    otherButtons = [...buttons].filter((other) => other !== button);
+  }
   if (!button || (live && !target.contains(document.activeElement))) return;
   const row = button.closest("[data-user]");
   const list = row?.parentElement;
   lostFocus = { publicId: button.dataset.friend, row, list, index: list ? [...list.children].indexOf(row) : 0 };
 });
 document.addEventListener("htmx:after:swap", () => {
+  otherButtons.splice(0).forEach((other) => fetchLive(`/u/${other.dataset.friend}/button`, listOf(other), other));
   const lost = lostFocus;
   lostFocus = null;
   if (!lost || document.activeElement !== document.body) return;
@@ -360,14 +426,6 @@ document.addEventListener("click", (event) => {
   history.back();
 });
 
-// A picture that is too large is refused before it is sent.
-document.addEventListener("change", (event) => {
-  const { maxBytes, tooLarge } = event.target.dataset;
-  if (!maxBytes) return;
-  event.target.setCustomValidity(event.target.files[0]?.size > Number(maxBytes) ? tooLarge : "");
-  event.target.reportValidity();
-});
-
 // Times are in UTC in the page, and shown in the reader's time zone here.
 if (window.moment) {
   moment.locale(root.lang);
@@ -375,7 +433,10 @@ if (window.moment) {
     en: { sameDay: "[today at] LT", lastDay: "[yesterday at] LT", lastWeek: "[on] dddd [at] LT", sameElse: "D MMM YYYY" },
     ru: { sameDay: "[сегодня в] LT", lastDay: "[вчера в] LT", lastWeek: "dddd[, в] LT", sameElse: "D MMM YYYY" },
   };
-  moment.updateLocale(root.lang, { calendar: inSentence[root.lang] });
+  // English has both ways to tell the time: the device knows which one its owner reads.
+  const is24Hours = new Intl.DateTimeFormat(navigator.language, { hour: "numeric" }).resolvedOptions().hourCycle === "h23";
+  const longDateFormat = { ...moment.localeData()._longDateFormat, ...(is24Hours && { LT: "HH:mm" }) };
+  moment.updateLocale(root.lang, { calendar: inSentence[root.lang], longDateFormat });
 }
 const renderTimes = () => window.flask_moment_render_all && window.flask_moment_render_all();
 document.addEventListener("htmx:after:swap", renderTimes);
@@ -385,5 +446,7 @@ document.addEventListener("DOMContentLoaded", () => {
   showScripted();
   restoreTyped();
   announceLogout();
+  emptyDetail = detail()?.innerHTML ?? "";
+  listTitle = document.title;
   if (history.state?.row && window.htmx) setTimeout(scrollToRow, 0, history.state.row);
 });

@@ -10,8 +10,8 @@ VIEWERS = ("friend", "stranger", "blocked", "blocker", "anonymous")
 class Route:
     """path: one that exists for Alice. page: whether GET shows a page. post: whether it accepts POST.
 
-    status: of the page, for somebody who is logged in. public: whether it can be used without being logged in. machine: whether it is not for people. guests_only: whether
-    it redirects people who are logged in.
+    status: of the page, for somebody who is logged in. public: whether it can be used without being logged in. machine:
+    whether it is not for people. guests_only: whether it redirects people who are logged in.
 
     Who sees whom; a route with neither shows nobody but the viewer:
     about_bob: the status of the answer to each of VIEWERS, at Bob's path. lists_bob: whether Bob is on the page.
@@ -43,6 +43,7 @@ ROUTES = {
     "main.healthz": machine("/healthz"),
     "main.readyz": machine("/readyz"),
     "main.moment_js": machine("/moment.js"),
+    "main.favicon": machine("/favicon.ico"),
     # An avatar's name cannot be guessed: whoever was shown it may load it.
     "main.avatar": machine("/avatars/alice/" + "0" * 32 + ".webp", about_bob=(404, 404, 404, 404, 404)),
     "main.home": Route("/", public=True, lists_bob=(True, False, False, False, False)),
@@ -65,10 +66,12 @@ ROUTES = {
     "friends.button": Route("/u/bobby/button", page=False, about_bob=(302, 302, 404, 302, 302)),
     "friends.row": Route("/u/bobby/row", page=False, about_bob=(302, 302, 302, 302, 302)),
     "friends.counters": Route("/counters", page=False),
+    "friends.online": Route("/friends/online", page=False),
     # Invitations have tests of their own: tests/test_invitations.py.
     "friends.invitation": Route("/i/not-a-token", post=True, public=True, status=404),
     "settings.index": Route("/settings"),
     "settings.edit_preferences": Route("/settings/look", post=True, public=True),
+    "settings.edit_privacy": Route("/settings/privacy", post=True),
     "settings.change_password": Route("/settings/password", post=True),
     "settings.edit_email": Route("/settings/email", post=True),
     "settings.resend_confirmation": Route("/settings/email/resend", page=False, post=True),

@@ -67,7 +67,7 @@ def test_a_session_from_before_registering_does_not_become_the_new_accounts(app,
         ("email", "nobody", "not an e-mail address"),
         ("password", "short", "at least 8 characters"),
         ("password", "password", "too easy to guess"),
-        ("password2", "another", "passwords differ"),
+        ("password2", "another", "passwords do not match"),
     ],
 )
 @pytest.mark.parametrize("htmx", [False, True])
@@ -100,9 +100,9 @@ def test_all_errors_are_shown_at_once(app, anonymous, alice, htmx):
     assert summary.has_attr("autofocus") and "4 fields need another look" in summary.text
     assert [link["href"] for link in summary.select("a")] == ["#username", "#email", "#password", "#password2"]
     errors = [soup.select_one(f"#{name}-error").text for name in ("username", "email", "password", "password2")]
-    assert all(part in error for part, error in zip(("taken", "address", "too easy", "differ"), errors, strict=True)), (
-        errors
-    )
+    assert all(
+        part in error for part, error in zip(("taken", "address", "too easy", "do not match"), errors, strict=True)
+    ), errors
     assert soup.select_one("#username")["value"] == "Alice" and soup.select_one("#email")["value"] == "nonsense"
     assert "qwerty12" not in answer.text
 
@@ -248,10 +248,10 @@ def test_setting_decides_who_may_register(make_app, registration, expected):
         answer = Browser(app).post("/auth/register", fields, htmx=htmx)
         assert (page.status_code == 403, answer.status_code == 403) == (expected == 403,) * 2
         if expected == 403:
-            reason = "Joining takes an invitation" if registration == "invitation" else "Nobody can join"
+            reason = "To join, you need an invitation" if registration == "invitation" else "Registration is closed"
             assert reason in page.text and reason in answer.text
     landing, login = Browser(app).get("/").text, Browser(app).get("/auth/login").text
-    words = {"open": "Everybody may join", "invitation": "People join by invitation", "closed": "Nobody new can join"}
+    words = {"open": "Anyone can join", "invitation": "You need an invitation", "closed": "New people cannot join"}
     assert [text in landing for text in words.values()] == [kind == registration for kind in words]
     assert ("/auth/register" in landing, "/auth/register" in login) == (expected == 200,) * 2
     assert count_accounts(app) == (2 if expected == 200 else 0)

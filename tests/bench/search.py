@@ -51,7 +51,8 @@ REPEATS = 9
 
 
 def search_page(term, after=None):
-    return User.search(Query.parse(term), after, keyset.PAGE_SIZE + 1, relationships.IS_FINDABLE, viewer=1)
+    query, values = Query.parse(term), {"viewer": 1, "public_id": term}
+    return User.search(query, after, keyset.PAGE_SIZE + 1, relationships.IS_FINDABLE, **values)
 
 
 def median_milliseconds(function) -> float:

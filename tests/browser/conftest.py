@@ -10,7 +10,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.conftest import PASSWORD, Server, skip, wait_until
+from config import Config
+from noxchat import create_app, friendships
+from noxchat.database import begin_write
+from noxchat.extensions import db
+from tests.conftest import PASSWORD, Browser, Server, act, make_person, settings, skip, wait_until
+
+numbers = iter(range(1000))
 
 BUSY = "Transition was aborted"  # what Chromium says when it is too slow to animate the change of pages
 
@@ -86,6 +92,45 @@ def mila_cookie(site, chromium):
     (cookie,) = [cookie for cookie in context.cookies() if cookie["name"].endswith("_session")]
     context.close()
     return {"name": cookie["name"], "value": cookie["value"], "url": site.base}
+
+
+@pytest.fixture(scope="session")
+def site_app(site):
+    """An application on the server's database, to create people without the forms."""
+    app = create_app(Config(settings(site.folder, f"sqlite:///{site.folder}/nox.db"), debug=False))
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def logged_in_page(site_app, site, new_page):
+    """Return a function that opens a page in which somebody is logged in: a person, or a new one with a name.
+
+    page.user is the account, page.id its Public ID.
+    """
+
+    def open_page(person, **options):
+        if isinstance(person, str):
+            public_id = f"{person.lower()}{next(numbers)}"
+            email = f"{public_id}@nox.example"
+            person = make_person(site_app, f"{person} {public_id}", email, public_id=public_id)
+        page = new_page(**options)
+        browser = Browser(site_app, person)
+        cookie = {"name": browser.cookie_name("SESSION"), "value": browser.cookie("SESSION"), "url": site.base}
+        page.context.add_cookies([cookie])
+        page.user, page.id = person, person.public_id
+        return page
+
+    return open_page
+
+
+def send(site_app, sender, receiver):
+    """Send a friend request without the pages."""
+    with site_app.test_request_context():
+        begin_write(db.session)
+        act(friendships.send, sender, receiver)
+        db.session.commit()
 
 
 def demo_password(site):

@@ -1,12 +1,19 @@
 """What htmx and app.js add to plain forms: one test for each, since htmx 4 is young and may change."""
 
+import io
 import re
+import urllib.request
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
+from noxchat.database import begin_write, now
+from noxchat.extensions import db
+from noxchat.models import User
 from tests.browser.conftest import demo_password, log_in, photo, register
+from tests.conftest import befriend, make_person
 
 
 @pytest.fixture
@@ -14,6 +21,11 @@ def page(new_page, mila_cookie):
     page = new_page()
     page.context.add_cookies([mila_cookie])
     return page
+
+
+def unreadable(size):
+    """Return a file that a browser cannot read as a picture, for set_input_files."""
+    return {"name": "IMG_0002.HEIC", "mimeType": "image/heic", "buffer": bytes(size)}
 
 
 def test_invalid_form_is_swapped_in_place_and_focuses_errors(page):
@@ -74,17 +86,59 @@ def test_error_status_shows_error_and_keeps_input(page):
         assert page.input_value("#bio") == "typed with care", answered
 
 
-def test_error_notice_of_server_is_shown_and_input_kept(page):
+def test_too_large_picture_is_told_beside_its_field_and_input_kept(page):
+    """Where the browser did not notice, as with another setting of the server."""
+
+    def choose_too_large(size):
+        page.set_input_files("#avatar", unreadable(size))
+        page.wait_for_function("() => document.getElementById('avatar').validationMessage")
+        page.eval_on_selector("#avatar", "input => input.setCustomValidity('')")
+
     page.goto("/settings/profile")
     page.fill("#bio", "typed with care")
-    file = photo()
-    file["buffer"] += bytes(5_000_001)
-    page.set_input_files("#avatar", file)
-    page.eval_on_selector("#avatar", "input => input.setCustomValidity('')")  # as another setting of the server would
+    choose_too_large(5_000_001)
+    page.click(".btn--primary")
+    page.wait_for_selector("#avatar-error")
+    assert "up to 5 MB" in page.inner_text("#avatar-error") and page.input_value("#bio") == "typed with care"
+    choose_too_large(6_500_000)  # more than any request may have
     page.click(".btn--primary")
     page.wait_for_selector("#toasts .notice[data-code='413']")
-    assert "Too big to carry" in page.inner_text("#toasts")
-    assert page.input_value("#bio") == "typed with care"
+    assert "Too big to carry" in page.inner_text("#toasts") and page.input_value("#bio") == "typed with care"
+
+
+def test_errors_leave_once_their_cause_is_gone(logged_in_page):
+    page = logged_in_page("Retry")
+    page.goto("/settings")
+    path = "**/settings/privacy"
+    page.route(path, lambda route: route.abort())
+    page.locator("#privacy-form").get_by_label("Nobody").check()
+    error = page.locator("#toasts .notice[data-kind=error]")
+    expect(error).to_contain_text("network does not answer")
+    expect(error.locator("svg")).to_have_count(2)  # as the notices of the server, with an icon and a cross
+    page.unroute(path)
+    page.locator("#privacy-form").get_by_label("Your friends").check()
+    expect(page.locator("#toasts .notice[data-kind=ok]")).to_be_visible()
+    expect(error).to_have_count(0)
+    page.route(path, lambda route: route.fulfill(status=502, body="Bad gateway"))
+    page.locator("#privacy-form").get_by_label("Nobody").check()
+    expect(error).to_contain_text("Something went wrong")
+    page.locator("#preferences-form").get_by_label("Night").check()  # another request, whose success tells nothing
+    expect(page.locator("#toasts .notice[data-kind=ok]").last).to_be_visible()
+    expect(error).to_have_count(1)
+    page.unroute(path)
+    page.locator("#privacy-form").get_by_label("Your friends").check()
+    expect(error).to_have_count(0)
+
+
+def test_search_that_failed_says_so(page):
+    page.goto("/search")
+    page.route("**/search?**", lambda route: route.abort())
+    page.fill("#q", "ni")
+    expect(page.locator("#toasts .notice[data-kind=error]")).to_contain_text("could not be loaded")
+    page.unroute("**/search?**")
+    page.fill("#q", "nik")
+    expect(page.locator("#results [data-user]").first).to_be_visible()
+    expect(page.locator("#toasts .notice[data-kind=error]")).to_have_count(0)
 
 
 def test_invalid_csrf_token_offers_reload_and_keeps_input(page):
@@ -216,6 +270,7 @@ def test_shortcut_searches(site, page):
 
 
 def test_back_from_a_profile_leads_to_the_list_that_was_shown(site, page):
+    page.set_viewport_size({"width": 390, "height": 800})
     page.goto("/search?q=nika")
     page.click(".row__link")
     page.wait_for_url("**/u/nika")
@@ -227,15 +282,135 @@ def test_back_from_a_profile_leads_to_the_list_that_was_shown(site, page):
 
 
 def test_picture_that_is_too_large_is_refused_before_it_is_sent(page):
+    """One that the browser cannot read; of others it sends a part."""
     page.goto("/settings/profile")
     sent = []
     page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
-    file = photo()
-    file["buffer"] += bytes(5_000_001)
-    page.set_input_files("#avatar", file)
+    page.set_input_files("#avatar", unreadable(5_000_001))
+    page.wait_for_function("() => document.getElementById('avatar').validationMessage")
     assert "too large" in page.eval_on_selector("#avatar", "input => input.validationMessage")
     page.click("#profile-form .btn--primary")
     page.wait_for_timeout(500)
     assert sent == []
     page.set_input_files("#avatar", photo())
+    page.wait_for_selector("#crop:not([hidden])")
     assert page.eval_on_selector("#avatar", "input => input.validationMessage") == ""
+
+
+def stripes():
+    """Return a picture of three stripes, green, red and blue from left to right, that is larger than what may be sent."""
+    picture = Image.new("RGB", (3000, 2000), (255, 0, 0))
+    picture.paste((0, 255, 0), (0, 0, 1000, 2000))
+    picture.paste((0, 0, 255), (2000, 0, 3000, 2000))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=100)
+    return {"name": "stripes.jpg", "mimeType": "image/jpeg", "buffer": file.getvalue() + bytes(5_000_000)}
+
+
+def stored_colours(page, site):
+    """Return the colours in the middle of the left and the right edge of the picture on the profile that is open."""
+    (cookie,) = [cookie for cookie in page.context.cookies() if cookie["name"].endswith("_session")]
+    path = page.get_attribute(".profile__top img", "src")
+    request = urllib.request.Request(site.base + path, headers={"Cookie": f"{cookie['name']}={cookie['value']}"})
+    with urllib.request.urlopen(request) as response:
+        picture = Image.open(io.BytesIO(response.read())).convert("RGB")
+    names = {(True, False, False): "red", (False, True, False): "green", (False, False, True): "blue"}
+    return [names[tuple(value > 128 for value in picture.getpixel((x, 128)))] for x in (8, 247)]
+
+
+@pytest.mark.parametrize("way", ["mouse", "keyboard", "centre"])
+def test_square_of_the_picture_is_chosen(site, new_page, way):
+    page = new_page()
+    register(page, f"Painter-{way}")
+    page.goto("/settings/profile")
+    page.set_input_files("#avatar", stripes())
+    view = page.locator(".crop__view")
+    expect(view).to_be_visible()
+    if way == "mouse":
+        box = view.bounding_box()
+        page.mouse.move(box["x"] + 20, box["y"] + 100)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 900, box["y"] + 100, steps=4)
+        page.mouse.up()
+    elif way == "keyboard":
+        page.locator(".crop__zoom input").focus()
+        page.keyboard.press("Home")
+        view.focus()
+        for _press in range(10):
+            page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => document.getElementById('avatar').files[0].size < 500000")
+    page.wait_for_timeout(300)
+    # A form that comes back with errors still has the picture.
+    page.fill("#public_id", "nika")
+    page.click("#profile-form .btn--primary")
+    page.wait_for_selector("#public_id-error")
+    page.wait_for_function("() => document.getElementById('avatar').files.length")
+    page.fill("#public_id", f"by-{way}")
+    page.click("#profile-form .btn--primary")
+    page.wait_for_url(f"**/u/by-{way}")
+    assert stored_colours(page, site) == (["green", "blue"] if way == "centre" else ["green", "red"])
+    assert page.problems == []
+
+
+def test_progress_is_shown_while_a_picture_is_sent_and_read(logged_in_page):
+    page = logged_in_page("Sender")
+    page.goto("/settings/profile")
+    page.set_input_files("#avatar", photo())
+    page.wait_for_selector("#crop:not([hidden])")
+    page.evaluate(
+        """window.texts = [];
+        new MutationObserver(() => texts.push(document.getElementById("avatar-progress")?.textContent.trim()))
+          .observe(document.getElementById("profile-form"), { subtree: true, childList: true, characterData: true });"""
+    )
+    page.route("**/settings/profile", lambda route: route.abort())
+    page.click("#profile-form .btn--primary")
+    expect(page.locator("#toasts .notice[data-kind=error]")).to_be_visible()
+    expect(page.locator("#avatar-progress")).to_be_hidden()
+    page.unroute("**/settings/profile")
+    session = page.context.new_cdp_session(page)
+    session.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 50, "downloadThroughput": -1, "uploadThroughput": 20_000},
+    )
+    page.click("#profile-form .btn--primary")
+    expect(page.locator("#avatar-progress")).to_be_visible()
+    page.wait_for_function(
+        "() => texts.some(text => /Sending: \\d+ %/.test(text)) && texts.at(-1) === 'Reading the picture…'"
+    )
+    page.wait_for_url(f"**/u/{page.id}")
+
+
+def test_page_can_be_installed_as_an_app(page):
+    page.goto("/")
+    session = page.context.new_cdp_session(page)
+    found = session.send("Page.getAppManifest")
+    assert found["errors"] == [] and found["url"].split("?")[0].endswith("/static/manifest.webmanifest")
+    problems = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    # Headless browsers and private windows install nothing, whatever the manifest says.
+    assert {problem["errorId"] for problem in problems} <= {"in-incognito", "pipeline-restarted"}, problems
+    for path in ("/favicon.ico", page.get_attribute("link[rel=apple-touch-icon]", "href")):
+        assert page.request.get(path).status == 200
+
+
+def test_who_is_online_appears_without_reloading(site_app, logged_in_page):
+    anna, boris = logged_in_page("Anna"), make_person(site_app, "Boris Online", public_id="boris-online")
+    befriend(site_app, anna.user, boris)
+    anna.clock.install()
+    anna.goto("/")
+    expect(anna.locator("#online")).to_contain_text("No friends are online")
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, boris.id).last_seen_at = now()
+        db.session.commit()
+    anna.clock.run_for(61_000)
+    expect(anna.locator("#online .faces")).to_contain_text("Boris Online")
+
+
+@pytest.mark.parametrize(
+    ("locale", "shown"), [("en-US", r"\d:\d\d [AP]M"), ("en-GB", r"\d\d:\d\d$"), ("ru-RU", r"\d\d:\d\d$")]
+)
+def test_times_have_24_hours_where_the_reader_has(new_page, mila_cookie, locale, shown):
+    page = new_page(locale=locale)
+    page.context.add_cookies([mila_cookie])
+    page.goto("/settings/sessions")
+    assert re.search(shown, page.locator(".session time").first.inner_text())

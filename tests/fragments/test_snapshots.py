@@ -22,9 +22,16 @@ from noxchat.exceptions import InvalidInput
 from noxchat.invitations import OpenInvitation
 from noxchat.main.forms import ProfileForm
 from noxchat.models import Invitation, Profile, Session, User
-from noxchat.relationships import PersonRow
+from noxchat.relationships import PersonRow, ProfileDetails
 from noxchat.search import Query
-from noxchat.settings.forms import ChangePasswordForm, DeleteAccountForm, EmailForm, InvitationForm, PreferencesForm
+from noxchat.settings.forms import (
+    ChangePasswordForm,
+    DeleteAccountForm,
+    EmailForm,
+    InvitationForm,
+    PreferencesForm,
+    PrivacyForm,
+)
 from noxchat.web.htmx import render_partial
 from noxchat.web.templating import csrf_token
 
@@ -77,6 +84,8 @@ def person(number, username, pending_email=None, confirmed_at=MOMENT, **more):
         email_confirmed_at=confirmed_at,
         pending_email=pending_email,
         theme="auto",
+        show_presence="friends",
+        findable="everybody",
         created_at=MOMENT,
         last_seen_at=MOMENT,
         profile=Profile(**profile),
@@ -106,13 +115,14 @@ def counter(name, number, *, lit=False, label="", hide=False, oob=False):
     return {"name": name, "number": number, "id": f"count-{name}", "lit": lit, "label": label, "hide": hide, "oob": oob}
 
 
-def home(requests=(), friends=(), suggestions=(), entries=None):
+def home(requests=(), friends=(), suggestions=(), entries=None, online=()):
     entries = [changelog_entry()] if entries is None else entries
     today = {"moon": moon_phase.moon_phase(MOMENT), "today": MOMENT, "changelog": entries}
     steps = {"has_profile": True, "has_asked": False}
     return {
         "requests": requests,
         "friends": friends,
+        "online": online,
         "first_steps": steps,
         "suggestions": suggestions,
         "back": "/",
@@ -125,14 +135,13 @@ def done(state, text, undo="", leaves=True, focus=True):
     return {"person": person(2, "Nika"), "list_name": "incoming" if leaves else "", "back": "/", **values}
 
 
-def profile(user, state, online=False):
+def profile(user, state, online=False, last_seen_at=None, in_common=(), cooldown_until=None):
     return {
-        "person": user,
-        "state": state,
+        "details": ProfileDetails(user, state, 6, cooldown_until, list(in_common), 14 if in_common else 0),
+        "last_seen_at": last_seen_at,
         "online": online,
         "hue": 3,
         "back": "/u/nika",
-        "ask_again_at": None,
         "own_counters": Counters(24, 3, 2, 77),
     }
 
@@ -290,7 +299,9 @@ STATES = {
             requests=[PersonRow(person(4, "Sorin"), "incoming")],
             friends=[PersonRow(person(2, "Nika"), "friends", True)],
             entries=[],
+            online=[person(2, "Nika")],
         ),
+        "friends, presence hidden": lambda: home(friends=[PersonRow(person(2, "Nika"), "friends")], online=None),
     },
     "nav/counter": {
         "some in the navigation": lambda: counter("incoming", 3, lit=True, label="new requests", hide=True),
@@ -327,9 +338,20 @@ STATES = {
     "people/profile": {
         "self": lambda: profile(person(1, "Mila", **MILA), "self"),
         "friend online": lambda: profile(person(2, "Nika"), "friends", online=True),
-        "friend away": lambda: profile(person(2, "Nika"), "friends"),
-        "stranger": lambda: profile(person(2, "Nika"), "none"),
+        "friend away": lambda: profile(person(2, "Nika"), "friends", last_seen_at=MOMENT),
+        "friend whose presence is hidden": lambda: profile(person(2, "Nika"), "friends"),
+        "stranger": lambda: profile(person(2, "Nika"), "none", in_common=[person(3, "Boris"), person(4, "Zoë")]),
+        "stranger, too soon": lambda: profile(person(2, "Nika"), "none", cooldown_until=MOMENT),
         "blocked": lambda: profile(person(2, "Nika"), "blocked"),
+    },
+    "people/detail": {"": dict},
+    "people/faces": {
+        "online": lambda: {"people": [person(2, "Nika"), person(1, "Mila", **MILA)], "online": True},
+        "away": lambda: {"people": [person(2, "<b>Nika")], "online": False},
+    },
+    "people/online": {
+        "somebody": lambda: {"people": [person(2, "Nika")]},
+        "nobody": lambda: {"people": []},
     },
     "people/results": {
         **{
@@ -363,12 +385,17 @@ STATES = {
     "settings/index": {
         "": lambda: {
             "form": form(PreferencesForm, theme="night", language="en"),
+            "privacy_form": PrivacyForm(person(1, "Mila")),
             "password_form": form(ChangePasswordForm),
             "session_count": 2,
             "user": person(1, "Mila"),
         }
     },
     "settings/preferences": {"": lambda: {"form": form(PreferencesForm, theme="auto", language="en")}},
+    "settings/privacy": {
+        "": lambda: {"form": PrivacyForm(person(1, "Mila"))},
+        "error": lambda: {"form": PrivacyForm(person(1, "Mila")).with_error(InvalidInput("Choose one."))},
+    },
     "settings/password": {
         "empty": lambda: {"form": form(ChangePasswordForm)},
         "wrong": lambda: {"form": form(ChangePasswordForm, ("current_password", "Wrong."))},
@@ -391,6 +418,7 @@ STATES = {
         },
     },
     "settings/sessions": {"two": lambda: {"rows": session_rows()}, "one": lambda: {"rows": session_rows()[:1]}},
+    "ui/error_notice": {"": dict},
     "ui/preference_switch": {"": lambda: {"next": "/auth/login"}},
     "ui/scripts": {"": dict},
     "ui/styles": {"": dict},

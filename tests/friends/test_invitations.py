@@ -297,7 +297,7 @@ def test_place_for_invited_people(make_app):
     assert register_with(app, link).status_code == 303
     assert friend_names(app, "Alice") == ["Mila"]
     late = Browser(app).post("/auth/register", {**MILA, "username": "Nika", "invitation": link[3:]})
-    assert late.status_code == 403 and "Joining takes an invitation" in late.text
+    assert late.status_code == 403 and "To join, you need an invitation" in late.text
 
 
 def test_closed_place_lets_nobody_register_but_friends_meet(make_app):
@@ -305,7 +305,7 @@ def test_closed_place_lets_nobody_register_but_friends_meet(make_app):
     alice, bob = make_person(app, "Alice", public_id="alice"), make_person(app, "Bob", public_id="bobby")
     link = make_link(app, alice)
     page = Browser(app).get(link).text
-    assert "/auth/register" not in page and "Nobody new can join" in page
+    assert "/auth/register" not in page and "New people cannot join" in page
     assert Browser(app).post("/auth/register", {**MILA, "invitation": link[3:]}).status_code == 403
     assert Browser(app, bob).post(link).status_code == 303 and friend_names(app, "Bob") == ["Alice"]
 

@@ -324,7 +324,7 @@ def test_search_without_term_or_hits_shows_a_hint(alice_and_bob):
         text = alice_browser.get(path).text
         assert "data-user=" not in text and "Who are you looking for?" in text
     text = alice_browser.get("/search?q=zephyrine").text
-    assert "Nobody called “zephyrine”" in text and "Nobody found" in text
+    assert "No results for “zephyrine”" in text and "Nobody found" in text
 
 
 def test_one_letter_search_suggests_a_longer_term(alice_and_bob):

@@ -84,7 +84,7 @@ def test_password_change_ends_all_other_sessions(any_app, htmx):
     [
         ({"current_password": "wrong one 12"}, "This is not your password."),
         ({"password": "short", "password2": "short"}, "at least 8 characters"),
-        ({"password2": "different one 9"}, "passwords differ"),
+        ({"password2": "different one 9"}, "passwords do not match"),
         ({"password": "qwerty123", "password2": "qwerty123"}, "too easy to guess"),
     ],
 )
@@ -99,7 +99,7 @@ def test_wrong_current_and_weak_new_password_are_told_at_once(app, alice_browser
     fields = {"current_password": "wrong one 12", "password": "qwerty123", "password2": "qwerty124"}
     answer = alice_browser.post("/settings/password", fields)
     assert answer.status_code == 422 and "3 fields need another look" in answer.text
-    for message in ("This is not your password.", "too easy to guess", "passwords differ"):
+    for message in ("This is not your password.", "too easy to guess", "passwords do not match"):
         assert message in answer.text
     assert Browser(app).log_in("alice").status_code == 303
 

@@ -1,0 +1,127 @@
+// The picture of the profile: choosing the square of it that is shown, and how far it has been sent. Without this file, the
+// whole file is sent, and the server cuts the square out of its centre.
+"use strict";
+
+(() => {
+  const SIDE = 512; // pixels of what is sent: enough for sharp screens
+  const KEY_STEP = 0.05; // of the square
+  const input = () => document.getElementById("avatar");
+  const crop = () => document.getElementById("crop");
+  const view = () => crop().querySelector("canvas");
+  const slider = () => crop().querySelector("input");
+
+  let picture = null; // as the browser has decoded it, upright
+  let name = ""; // of the file that was chosen
+  let centre = { x: 0, y: 0 }; // of the square, in pixels of the picture
+  const side = () => Math.min(picture.width, picture.height) / Number(slider().value);
+
+  const draw = (canvas) => {
+    const half = side() / 2;
+    centre.x = Math.min(Math.max(centre.x, half), picture.width - half);
+    centre.y = Math.min(Math.max(centre.y, half), picture.height - half);
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(picture, centre.x - half, centre.y - half, 2 * half, 2 * half, 0, 0, canvas.width, canvas.height);
+  };
+
+  // What the form sends in place of the file that was chosen.
+  const replaceFile = () => {
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = Math.max(1, Math.round(Math.min(SIDE, side())));
+    draw(canvas);
+    canvas.toBlob((blob) => {
+      if (!blob || !picture) return;
+      const chosen = new DataTransfer();
+      chosen.items.add(new File([blob], name, { type: blob.type }));
+      input().files = chosen.files;
+    }, "image/webp", 0.95); // as PNG in browsers that write no WebP
+  };
+  const update = () => {
+    draw(view());
+    replaceFile();
+  };
+
+  document.addEventListener("change", async (event) => {
+    if (event.target !== input()) return;
+    const [file] = input().files;
+    picture = null;
+    crop().hidden = true;
+    input().setCustomValidity("");
+    if (!file) return;
+    try {
+      picture = await createImageBitmap(file);
+    } catch { // one that this browser cannot read, but the server may
+      const { maxBytes, tooLarge } = input().dataset;
+      input().setCustomValidity(file.size > Number(maxBytes) ? tooLarge : "");
+      input().reportValidity();
+      return;
+    }
+    name = file.name;
+    centre = { x: picture.width / 2, y: picture.height / 2 };
+    slider().value = 1;
+    crop().hidden = false;
+    update();
+  });
+  document.addEventListener("input", (event) => { if (picture && event.target === slider()) update(); });
+
+  const move = (x, y) => {
+    centre.x += x;
+    centre.y += y;
+    draw(view());
+  };
+  document.addEventListener("pointerdown", (event) => {
+    if (picture && event.target === view()) view().setPointerCapture(event.pointerId);
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!picture || event.target !== view() || !view().hasPointerCapture(event.pointerId)) return;
+    const scale = side() / view().clientWidth;
+    move(-event.movementX * scale, -event.movementY * scale);
+  });
+  document.addEventListener("pointerup", (event) => { if (picture && event.target === view()) replaceFile(); });
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!picture || !step || event.target !== view()) return;
+    event.preventDefault();
+    move(...step.map((each) => each * KEY_STEP * side()));
+    replaceFile();
+  });
+
+  // A form that comes back with errors has lost its file.
+  document.addEventListener("htmx:after:swap", () => {
+    if (!picture || !input() || input().files.length) return;
+    crop().hidden = false;
+    update();
+  });
+
+  // Only XMLHttpRequest tells how much has been sent.
+  const fetchWithProgress = (show) => (url, { method, headers, body, signal }) => new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open(method, url);
+    Object.entries(headers).forEach(([name, value]) => request.setRequestHeader(name, value));
+    request.upload.addEventListener("progress", ({ loaded, total }) => show(loaded / total));
+    request.addEventListener("load", () => {
+      const lines = request.getAllResponseHeaders().trim().split("\r\n");
+      const received = lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]);
+      resolve(new Response(request.response, { status: request.status, headers: received }));
+    });
+    request.addEventListener("error", () => reject(new TypeError("network error")));
+    request.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
+    signal?.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+  const showProgress = (part) => {
+    const progress = document.getElementById("avatar-progress");
+    if (!progress) return;
+    const { sending, reading } = progress.dataset;
+    progress.hidden = part === null;
+    progress.querySelector("progress").value = part ?? 0;
+    progress.querySelector("output").textContent = part < 1 ? sending.replace("{}", Math.floor(100 * part)) : reading;
+  };
+  document.addEventListener("htmx:config:request", (event) => {
+    const { ctx } = event.detail;
+    if (ctx.sourceElement?.id === "profile-form" && input()?.files.length) ctx.fetch = fetchWithProgress(showProgress);
+  });
+  document.addEventListener("htmx:finally:request", (event) => {
+    if (event.detail.ctx.sourceElement?.id === "profile-form") showProgress(null);
+  });
+})();

@@ -1,0 +1,237 @@
+"""How pages are laid out: the longest names on every width, and nothing that moves by itself."""
+
+from datetime import timedelta
+
+import pytest
+from playwright.sync_api import expect
+
+from noxchat import invitations
+from noxchat.database import begin_write, now
+from noxchat.extensions import db
+from noxchat.models import User, blocks
+from tests.architecture.routes import ROUTES
+from tests.browser.conftest import send
+from tests.conftest import befriend, make_person
+
+WIDTHS = (320, 390, 768, 1280, 1920)
+
+# What is cut off although it has to be read as a whole: buttons, counters, tabs, placeholders, headings; and what is
+# beyond the right edge of the window.
+FIND_CUT_OFF = """() => {
+  const isShown = (e) => e.checkVisibility({ visibilityProperty: true }) && !e.closest(".sr, [popover]:not(:popover-open)");
+  const name = (e) => `${e.tagName}.${e.className} ${(e.textContent || e.placeholder || "").trim().slice(0, 40)}`;
+  const found = [];
+  for (const e of document.querySelectorAll(".btn, .badge, .count, .tabs a, h1, h2, .hint, p")) {
+    if (isShown(e) && !e.closest(".sr, .row__cut") && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline")
+      found.push("cut off: " + name(e));
+  }
+  for (const e of document.querySelectorAll("body *")) {
+    if (isShown(e) && e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".sky")) found.push("outside: " + name(e));
+  }
+  const pen = document.createElement("canvas").getContext("2d");
+  for (const e of document.querySelectorAll("input[placeholder]")) {
+    const style = getComputedStyle(e);
+    pen.font = style.font;
+    const room = e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    if (isShown(e) && pen.measureText(e.placeholder).width > room) found.push("placeholder: " + e.placeholder);
+  }
+  if (document.documentElement.scrollWidth > innerWidth) found.push(`scrolls sideways: ${document.documentElement.scrollWidth}`);
+  return [...new Set(found)];
+}"""
+
+
+def longest(number, letter="W"):
+    """Return the longest name and Public ID with this number, without a place to break."""
+    return f"{letter * 30}{number:02}", f"{'w' * 30}{number:02}"
+
+
+@pytest.fixture(scope="module")
+def crowd(site_app):
+    """Return a person with the longest texts in every list, who is related to others with the longest texts."""
+    people = []
+    for number, letter in enumerate("WЩWWЩ"):
+        name, public_id = longest(number, letter)
+        people.append(
+            make_person(site_app, name, f"{'m' * 60}{number}@nox.example", public_id=public_id, bio="W" * 140)
+        )
+    person, friend, asker, asked, blocked = people
+    for one, other in ((person, friend), (friend, asked), (friend, asker)):
+        befriend(site_app, one, other)
+    send(site_app, asker, person)
+    send(site_app, person, asked)
+    with site_app.app_context():
+        begin_write(db.session)
+        for each in people:
+            db.session.get(User, each.id).last_seen_at = now()
+        db.session.execute(blocks.insert(), [{"blocker_id": person.id, "blocked_id": blocked.id, "since": now()}])
+        invitations.create(db.session.get(User, person.id), 100, 30)
+        db.session.get(User, person.id).created_at = now() - timedelta(days=400)
+        db.session.commit()
+    return people
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_longest_texts_fit_every_width(site_app, crowd, logged_in_page, language):
+    person, *others = crowd
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, person.id).language = language
+        db.session.commit()
+    page = logged_in_page(person, reduced_motion="reduce")
+    paths = {
+        route.path.replace("alice", longest(0)[1]) for route in ROUTES.values() if route.page and not route.guests_only
+    }
+    paths |= {f"/u/{longest(number)[1]}" for number in range(1, 5)}
+    paths |= {"/search?q=www", "/search?q=" + "w" * 32, "/friends?q=zzz", "/nowhere"}
+    found = {}
+    for path in sorted(paths):
+        page.goto(path)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            page.wait_for_function(f"() => innerWidth === {width}")
+            page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            if cut_off := page.evaluate(FIND_CUT_OFF):
+                found[f"{path} {width}"] = cut_off
+    assert not found, "\n".join(f"{place}: {texts}" for place, texts in found.items())
+
+
+# Sums the layout shifts of a page (https://wicg.github.io/layout-instability/), those after an input too: what one presses
+# moves nothing else.
+OBSERVE_SHIFTS = """
+  window.shifts = [];
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => window.shifts.push(
+    { value: entry.value, what: entry.sources.map(({ node }) => node?.className || node?.nodeName).join(" ") }
+  ))).observe({ type: "layout-shift", buffered: true });
+"""
+MAX_SHIFT = 0.02
+
+
+def check_shift(page, what, figures):
+    """Record how much the page has moved since the last check, and fail if that is too much."""
+    page.wait_for_timeout(400)
+    shifts = page.evaluate("window.shifts.splice(0)")
+    figures[what] = round(sum(shift["value"] for shift in shifts), 4)
+    assert figures[what] <= MAX_SHIFT, (what, shifts)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_moves_by_itself_or_by_an_action(site_app, crowd, logged_in_page, width):
+    figures = {}
+    page = logged_in_page("Steady", viewport={"width": width, "height": 800})
+    page.add_init_script(OBSERVE_SHIFTS)
+    friends = [
+        make_person(site_app, f"Friend {letter} {width}", public_id=f"friend-{letter}-{width}") for letter in "abcdef"
+    ]
+    for friend in friends[:4]:
+        befriend(site_app, page.user, friend)
+    for friend in friends[4:]:
+        send(site_app, friend, page.user)
+    for endpoint, route in ROUTES.items():
+        if route.page and not route.guests_only:
+            page.goto(route.path.replace("alice", page.id))
+            check_shift(page, endpoint, figures)
+    page.goto("/friends/incoming")
+    row = page.locator(f"[data-user='friend-f-{width}']")
+    row.get_by_role("button", name="Accept").click()
+    expect(row.locator("[data-done]")).to_be_visible()
+    check_shift(page, "accept", figures)
+    page.locator(f"[data-user='friend-e-{width}']").get_by_role("button", name="Decline").click()
+    check_shift(page, "decline", figures)
+    page.get_by_role("button", name="Undo").last.click()
+    check_shift(page, "undo", figures)
+    newcomer = logged_in_page(crowd[4])
+    newcomer.goto(f"/u/{page.id}")
+    newcomer.locator(".profile__top").get_by_role("button", name="Add").click()
+    expect(page.locator("#newcomers a")).to_be_visible()
+    check_shift(page, "newcomer", figures)
+    page.goto("/friends")
+    page.locator(f"[data-user='friend-b-{width}'] button[popovertarget]").click()
+    page.get_by_role("button", name="Remove friend").locator("visible=true").click()
+    check_shift(page, "remove", figures)
+    page.goto(f"/u/{crowd[0].public_id}")
+    page.locator(".profile__top").get_by_role("button", name="Add").click()
+    expect(page.locator("[data-friendship=outgoing]")).to_be_visible()
+    check_shift(page, "add on a profile", figures)
+    page.get_by_role("button", name="Cancel request").click()
+    check_shift(page, "cancel on a profile", figures)
+    page.goto("/")
+    page.locator("[data-list=incoming]").get_by_role("button", name="Accept").first.click()
+    check_shift(page, "accept on home", figures)
+    page.goto("/settings")
+    page.locator("#privacy-form").get_by_label("Nobody").check()
+    expect(page.locator("#toasts .notice")).to_be_visible()
+    check_shift(page, "privacy", figures)
+    if width == 1280:
+        page.goto("/friends")
+        page.locator(".split__list .row__link").first.click()
+        expect(page.locator("#detail h1")).to_be_visible()
+        check_shift(page, "open a detail", figures)
+    print({what: shift for what, shift in figures.items() if shift})
+    assert page.problems == []
+
+
+def test_detail_opens_beside_the_list_and_back_returns_to_it(site_app, logged_in_page):
+    page = logged_in_page("Splitter")
+    friends = [make_person(site_app, f"Beside {letter}", public_id=f"beside-{letter}") for letter in "abcdefghjkmn"]
+    for friend in friends:
+        befriend(site_app, page.user, friend)
+    page.goto("/friends")
+    page.evaluate("window.notReloaded = true")
+    listed, detail = page.locator(".split__list"), page.locator("#detail")
+    expect(detail).to_contain_text("Nobody chosen")
+    listed.evaluate("list => { list.scrollTop = 120; }")
+    scrolled_to = listed.evaluate("list => list.scrollTop")
+    assert scrolled_to > 0
+    for letter in "ef":
+        page.locator(f"[data-user=beside-{letter}] .row__link").click()
+        expect(detail.locator("h1")).to_have_text(f"Beside {letter}")
+        expect(detail.locator("h1")).to_be_focused()
+        assert page.url.endswith(f"/u/beside-{letter}") and page.title() == f"Beside {letter} · NoxChat"
+        expect(listed.locator("[aria-current=true]")).to_have_text(f"Beside {letter}")
+    page.go_back()
+    expect(detail.locator("h1")).to_have_text("Beside e")
+    page.go_back()
+    expect(detail).to_contain_text("Nobody chosen")
+    assert page.url.endswith("/friends") and page.title() == "Friends · NoxChat"
+    expect(page.locator("[data-user=beside-e] .row__link")).to_be_focused()
+    page.go_forward()
+    expect(detail.locator("h1")).to_have_text("Beside e")
+    assert listed.evaluate("list => list.scrollTop") == scrolled_to and page.evaluate("window.notReloaded")
+    page.reload()
+    expect(page.locator("main h1")).to_have_text("Beside e")
+    assert page.problems == []
+
+
+def test_button_of_a_person_is_the_same_in_list_and_detail(site_app, logged_in_page):
+    page = logged_in_page("Twofold")
+    make_person(site_app, "Twice Shown", public_id="twice-shown")
+    page.goto("/search?q=twice")
+    page.locator("[data-user=twice-shown] .row__link").click()
+    page.locator("#detail").get_by_role("button", name="Add").click()
+    for place in ("#detail", ".split__list"):
+        expect(page.locator(f"{place} [data-friend=twice-shown]")).to_have_attribute("data-friendship", "outgoing")
+    page.locator(".split__list").get_by_role("button", name="Cancel request").click()
+    for place in ("#detail", ".split__list"):
+        expect(page.locator(f"{place} [data-friend=twice-shown]")).to_have_attribute("data-friendship", "none")
+    ids = page.eval_on_selector_all("[id]", "elements => elements.map(element => element.id)")
+    assert len(ids) == len(set(ids))
+    # What is typed into the search changes the list only; going back restores what was searched for.
+    page.fill("#q", "twice shown")
+    page.wait_for_url("**/search?q=twice+shown")
+    expect(page.locator("#detail h1")).to_have_text("Twice Shown")
+    page.go_back()
+    page.wait_for_url("**/search?q=twice")
+    expect(page.locator("#q")).to_have_value("twice")
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("options", [{"viewport": {"width": 1000, "height": 800}}, {"java_script_enabled": False}])
+def test_profile_is_a_page_of_its_own_without_room_or_script(site_app, logged_in_page, options):
+    page = logged_in_page("Narrow", **options)
+    friend = make_person(site_app, f"Alone {page.id}", public_id=f"alone-{page.id}")
+    befriend(site_app, page.user, friend)
+    page.goto("/friends")
+    assert not page.is_visible("#detail")
+    page.click(".row__link")
+    page.wait_for_url(f"**/u/{friend.public_id}")
+    assert page.locator(".split").count() == 0

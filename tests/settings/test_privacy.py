@@ -1,0 +1,168 @@
+"""Privacy settings: who sees when somebody is online, and who finds them by name."""
+
+from datetime import timedelta
+
+import pytest
+from bs4 import BeautifulSoup
+from sqlalchemy import select
+
+from noxchat import friendships, profiles, relationships
+from noxchat.database import begin_write, now
+from noxchat.extensions import db
+from noxchat.models import Session, User
+from noxchat.search import Query
+from tests.conftest import Browser, act, befriend, index_everything, make_person
+from tests.test_search import engine_app  # noqa: F401  the fixture
+
+
+def choose(browser, **fields):
+    return browser.post("/settings/privacy", fields)
+
+
+def be_active(app, *people):
+    """Have people been active just now."""
+    with app.app_context():
+        begin_write(db.session)
+        for person in people:
+            db.session.get(User, person.id).last_seen_at = now()
+        db.session.commit()
+
+
+def make_friends(app):
+    """Return the browsers of two friends who are both active."""
+    alice, bob = make_person(app, "Alice", public_id="alice"), make_person(app, "Bob", public_id="bobby")
+    befriend(app, alice, bob)
+    be_active(app, alice, bob)
+    return Browser(app, alice), Browser(app, bob)
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_choices_are_saved_and_shown(any_app, htmx):
+    browser = Browser(any_app, make_person(any_app, "Alice", public_id="alice"))
+    fields = {"show_presence": "nobody", "findable": "friends_of_friends"}
+    answer = browser.post("/settings/privacy", fields, htmx=htmx)
+    assert (answer.status_code, answer.location) == ((200, None) if htmx else (303, "/settings/privacy"))
+    notice = answer.text if htmx else browser.get("/settings/privacy").text
+    assert 'data-kind="ok"' in notice and "Your choice is saved." in notice
+    assert browser.post("/settings/privacy", {"findable": "everybody"}, htmx=htmx).status_code == (200 if htmx else 303)
+    for path in ("/settings", "/settings/privacy"):
+        checked = BeautifulSoup(browser.get(path).text, "html.parser").select("#privacy-form [checked]")
+        assert [each["value"] for each in checked] == ["nobody", "everybody"]
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+@pytest.mark.parametrize(
+    "fields", [{}, {"show_presence": "all"}, {"findable": ""}, {"show_presence": "nobody", "findable": "x"}]
+)
+def test_unknown_choices_are_refused(app, alice_browser, fields, htmx):
+    answer = alice_browser.post("/settings/privacy", fields, htmx=htmx)
+    assert answer.status_code == 422 and "Choose one of the options." in answer.text
+    checked = BeautifulSoup(alice_browser.get("/settings").text, "html.parser").select("#privacy-form [checked]")
+    assert [each["value"] for each in checked] == ["friends", "everybody"]
+
+
+PLACES = {
+    "/": "#online li",
+    "/friends": ".avatar[data-online]",
+    "/search?q=bob": ".avatar[data-online]",
+    "/u/bobby": ".presence",
+}
+
+
+@pytest.mark.parametrize("hides", ["the viewer", "the friend"])
+def test_who_hides_presence_is_not_seen_and_sees_nobody(any_app, hides):
+    alice, bob = make_friends(any_app)
+    for path, selector in PLACES.items():
+        assert BeautifulSoup(alice.get(path).text, "html.parser").select(selector), path
+    assert "Bob" in alice.get("/friends/online", htmx=True).text
+    assert choose(alice if hides == "the viewer" else bob, show_presence="nobody").status_code == 303
+    for path, selector in PLACES.items():
+        page = alice.get(path)
+        assert not BeautifulSoup(page.text, "html.parser").select(selector), path
+        assert "last seen" not in page.text, path
+    assert "Bob" not in alice.get("/friends/online", htmx=True).text
+    assert ("Online now" in alice.get("/").text) is (hides == "the friend")
+
+
+def test_order_of_friends_on_home_does_not_tell_who_was_active(any_app):
+    alice = make_person(any_app, "Alice", public_id="alice")
+    people = [make_person(any_app, name) for name in ("Bob", "Clara", "Dora")]
+    for friend in people:
+        befriend(any_app, alice, friend)
+    browser = Browser(any_app, alice)
+
+    def names():
+        return [row.bdi.text for row in BeautifulSoup(browser.get("/").text, "html.parser").select(".rows--grid .row")]
+
+    be_active(any_app, people[0])
+    assert names()[0] == "Bob"
+    assert choose(Browser(any_app, people[0]), show_presence="nobody").status_code == 303
+    hidden = names()
+    be_active(any_app, people[0])
+    assert names() == hidden
+    assert choose(browser, show_presence="nobody").status_code == 303
+    hidden = names()
+    be_active(any_app, people[1])
+    assert names() == hidden
+
+
+def test_asking_who_is_online_does_not_count_as_being_active(any_app):
+    alice, _bob = make_friends(any_app)
+    with any_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, alice.user_id).last_seen_at = None
+        for session in db.session.scalars(select(Session)):
+            session.last_used_at = now() - timedelta(hours=1)
+        db.session.commit()
+
+    def last_seen():
+        with any_app.app_context():
+            return db.session.get(User, alice.user_id).last_seen_at
+
+    assert alice.get("/friends/online", htmx=True).status_code == 200
+    assert alice.get("/friends/online").location == "/"
+    assert last_seen() is None
+    alice.get("/friends")
+    assert last_seen() is not None
+
+
+def test_limited_person_is_found_by_friends_their_friends_and_exact_public_id(engine_app):  # noqa: F811
+    app = engine_app
+    limited, friend, friend_of_friend, stranger = (
+        make_person(app, name, public_id=public_id)
+        for name, public_id in (("Limited One", "lim_one-1"), ("Fred", "fred"), ("Fay", "fay"), ("Stan", "stan"))
+    )
+    befriend(app, limited, friend)
+    befriend(app, friend, friend_of_friend)
+    assert choose(Browser(app, limited), findable="friends_of_friends").status_code == 303
+
+    def found(viewer, term):
+        with app.test_request_context():
+            if app.extensions["indexer"]:
+                index_everything(app)
+            page = relationships.search_people(db.session.get(User, viewer.id), Query.parse(term), None)
+            return [person.username for person, _state in page.items]
+
+    for viewer in (friend, friend_of_friend, limited):
+        for term in ("limited one", "limited", "lim", "imi", "one lim", "lim_one-1"):
+            assert found(viewer, term) == ["Limited One"], (viewer.username, term)
+    for term in ("limited one", "limited", "lim", "imi", "one lim", "lim_one", "im_one-1"):
+        assert found(stranger, term) == [], term
+    for term in ("lim_one-1", "@lim_one-1", "LIM_ONE-1"):
+        assert found(stranger, term) == ["Limited One"], term
+    browser = Browser(app, stranger)
+    assert browser.get("/u/lim_one-1").status_code == 200
+    assert browser.post("/u/lim_one-1/request").status_code == 303
+    with app.test_request_context():
+        begin_write(db.session)
+        act(friendships.block, profiles.find_by_public_id("lim_one-1"), profiles.find_by_public_id("stan"))
+        db.session.commit()
+    assert found(stranger, "lim_one-1") == []
+
+
+def test_limited_person_is_still_listed_among_requests_and_suggestions(any_app):
+    bob, clara, dora = (make_person(any_app, name) for name in ("Bob", "Clara", "Dora"))
+    befriend(any_app, bob, clara)
+    befriend(any_app, clara, dora)
+    assert choose(Browser(any_app, dora), findable="friends_of_friends").status_code == 303
+    assert "Dora" in Browser(any_app, bob).get("/").text
