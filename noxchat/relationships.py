@@ -4,7 +4,7 @@ These are read on every page, so each statement is built once, with the viewer a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
@@ -18,7 +18,6 @@ from sqlalchemy import (
     exists,
     func,
     literal,
-    literal_column,
     or_,
     select,
     tuple_,
@@ -32,6 +31,7 @@ from noxchat.extensions import db
 from noxchat.models import (
     BY_EVERYBODY,
     TO_FRIENDS,
+    Profile,
     PublicId,
     User,
     friend_requests,
@@ -177,63 +177,61 @@ def last_seen(viewer: User, person: Person, state: str) -> datetime | None:
     return person.last_seen_at if state == FRIENDS and may_share_presence(viewer, person) else None
 
 
-def _is_findable():
-    """Return the condition that VIEWER finds a row of `users` by its name, or by the exact Public ID in PUBLIC_ID.
-
-    Few people are limited to friends of friends, and those who match are looked at only.
-    """
-    found = literal_column("users.id", Integer)  # the condition is used as text: User.id would add its table to it
-    limited, mine, theirs = User.__table__.alias("limited"), friends.alias("mine"), friends.alias("theirs")
-
-    def lacks(rows):
-        return rows.limit(1).scalar_subquery().is_(None)
-
-    is_friend = select(literal(1)).where(mine.c.user_id == VIEWER, mine.c.friend_id == found)
-    shares_friend = select(literal(1)).where(
-        mine.c.user_id == VIEWER, theirs.c.user_id == found, mine.c.friend_id == theirs.c.friend_id
-    )
-    return and_(
-        found.not_in(blocks.hidden_from(VIEWER)),
-        or_(
-            lacks(select(literal(1)).where(limited.c.id == found, limited.c.findable != BY_EVERYBODY)),
-            found == VIEWER,
-            found.in_(User.exact_match_ids(PUBLIC_ID)),
-            ~lacks(is_friend),
-            ~lacks(shares_friend),
-        ),
-    )
-
-
-IS_FINDABLE = _is_findable()
-
-
-def findable_values(viewer: User, query: Query) -> dict:
-    """Return the parameters of IS_FINDABLE."""
-    return {"viewer": viewer.id, "public_id": query.words[0] if len(query.words) == 1 else ""}
-
-
 # With a parameter for each row of a page, since a list of any length costs a third of a millisecond each time.
 FOUND_IDS = [f"id{number}" for number in range(keyset.PAGE_SIZE)]
 IS_FOUND = User.id.in_([bindparam(name, type_=Integer) for name in FOUND_IDS])
-LOAD_FOUND = select_people(STATE.label("state")).where(IS_FOUND)
+
+
+def _may_be_found():
+    """Return the condition that VIEWER finds a user by name, or by the exact Public ID in PUBLIC_ID."""
+    mine, theirs = friends.alias("mine"), friends.alias("theirs")
+    is_mine = exists().where(mine.c.user_id == VIEWER, mine.c.friend_id == theirs.c.friend_id)
+    return or_(
+        User.findable == BY_EVERYBODY,
+        User.id == VIEWER,
+        Profile.public_id_key == PUBLIC_ID,
+        STATE == FRIENDS,
+        # Read from the side of the other, who has mostly few friends.
+        exists().where(theirs.c.user_id == User.id, is_mine),
+    )
+
+
+LOAD_FOUND = select_people(STATE.label("state")).where(IS_FOUND, _may_be_found())
+MAX_ROUNDS = 20  # of hits that are looked at for a page
 
 
 def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
     """Return a page of pairs of Person and state, best match first.
 
-    Whichever search engine finds them, the database decides who may be seen.
+    Whichever search engine finds them, the database decides who may be seen. Where the viewer may find few of very many
+    hits, a page is shorter than usual, or even empty, though others follow.
     """
     position = keyset.decode_cursor(cursor, int, str)
     after = Hit(0, *position) if position and EXACT <= position[0] <= SUBSTRING else None
-    hits = User.search(query, after, LIMIT, IS_FINDABLE, **findable_values(viewer, query))
-    page = keyset.make_page(hits, cursor if after else None, lambda hit: hit[1:])
-    if not page.items:
-        return page
-    ids = [hit.id for hit in page.items]
-    padded = [*ids, *[0] * keyset.PAGE_SIZE][: keyset.PAGE_SIZE]
-    found = db.session.execute(LOAD_FOUND, {"viewer": viewer.id, **dict(zip(FOUND_IDS, padded, strict=True))})
-    people = {person.id: (person, person.state) for person in found}
-    return replace(page, items=[people[row_id] for row_id in ids if row_id in people])
+    is_first, has_more, rows = after is None, True, list[tuple[Person, str]]()
+    for _round in range(MAX_ROUNDS):
+        hits = User.search(query, after, LIMIT, IS_LISTED, viewer=viewer.id)
+        people, examined = _load_found(viewer, query, hits[: keyset.PAGE_SIZE]), 0
+        for after in hits[: keyset.PAGE_SIZE]:
+            examined += 1
+            rows += people.get(after.id, ())
+            if len(rows) == keyset.PAGE_SIZE:
+                break
+        has_more = examined < len(hits)
+        if len(rows) == keyset.PAGE_SIZE or not has_more:
+            break
+    next_cursor = keyset.encode_cursor(*after[1:]) if after and has_more else None
+    return keyset.Page(rows, next_cursor, is_first)
+
+
+def _load_found(viewer: User, query: Query, hits: list[Hit]) -> dict[int, list[tuple[Person, str]]]:
+    """Return those whom the viewer may find, with their state, by id. hits: up to PAGE_SIZE."""
+    if not hits:
+        return {}
+    ids = [hit.id for hit in hits] + [0] * (keyset.PAGE_SIZE - len(hits))
+    word = query.words[0] if len(query.words) == 1 else ""
+    values = {"viewer": viewer.id, "public_id": word, **dict(zip(FOUND_IDS, ids, strict=True))}
+    return {person.id: [(person, person.state)] for person in db.session.execute(LOAD_FOUND, values)}
 
 
 @cache

@@ -14,7 +14,7 @@ from noxchat import accounts, blocks, friendships, profiles, search
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, User
-from noxchat.relationships import IS_FINDABLE, findable_values
+from noxchat.relationships import IS_LISTED
 from noxchat.search import EXACT, NAME_PREFIX, SUBSTRING, WORD_PREFIX, Query, fold, make_search_text, outbox
 from tests.conftest import act, index_everything, index_prefix, make_person
 
@@ -44,8 +44,7 @@ def search_page(viewer, term, after, limit):
     if indexer and (not indexer.engine.is_ready or outbox.lag("users") is not None):
         db.session.commit()
         index_everything(current_app)
-    query = Query.parse(term)
-    return User.search(query, after, limit, IS_FINDABLE, **findable_values(viewer, query))
+    return User.search(Query.parse(term), after, limit, IS_LISTED, viewer=viewer.id)
 
 
 def find_all(viewer, term, limit=21):

@@ -1,14 +1,11 @@
 """who sees when somebody is online, and who finds them by name"""
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = '7f2c5b9ad013'
 down_revision = 'd3b8f0627ce4'
 branch_labels = None
 depends_on = None
-
-NOT_FINDABLE = sa.text("findable <> 'everybody'")
 
 
 def upgrade():
@@ -21,12 +18,8 @@ def upgrade():
         "ALTER TABLE users ADD COLUMN findable VARCHAR(18) DEFAULT 'everybody' NOT NULL"
         " CONSTRAINT ck_users_findable CHECK (findable IN ('everybody', 'friends_of_friends'))"
     )
-    op.create_index(
-        'ix_users_not_findable', 'users', ['id'], sqlite_where=NOT_FINDABLE, postgresql_where=NOT_FINDABLE
-    )
 
 
 def downgrade():
-    op.drop_index('ix_users_not_findable', 'users')
     op.drop_column('users', 'findable')
     op.drop_column('users', 'show_presence')

@@ -44,13 +44,6 @@ class User(SearchableMixin, UserMixin, db.Model):
         CheckConstraint("theme IN ('auto', 'day', 'night')", "theme"),
         CheckConstraint(f"show_presence IN {SHOW_PRESENCE}", "show_presence"),
         CheckConstraint(f"findable IN {FINDABLE}", "findable"),
-        # The few people whom not everybody finds, for the search, which reads nothing else of those whom it considers.
-        Index(
-            "ix_users_not_findable",
-            "id",
-            sqlite_where=text("findable <> 'everybody'"),
-            postgresql_where=text("findable <> 'everybody'"),
-        ),
         # In the order of names, and covering what a search reads of people it does not return. Unique for the table of
         # friends, which refers to both columns.
         Index("ix_users_search_text", "search_text", "id", unique=True),

@@ -1,4 +1,4 @@
-"""The settings blueprint: preferences, privacy, password, e-mail address, invitations, sessions, blocked people, deletion."""
+"""The settings blueprint: preferences, privacy, password, address, invitations, sessions, blocked people, deletion."""
 
 from flask import Blueprint
 

@@ -51,8 +51,7 @@ REPEATS = 9
 
 
 def search_page(term, after=None):
-    query, values = Query.parse(term), {"viewer": 1, "public_id": term}
-    return User.search(query, after, keyset.PAGE_SIZE + 1, relationships.IS_FINDABLE, **values)
+    return User.search(Query.parse(term), after, keyset.PAGE_SIZE + 1, relationships.IS_LISTED, viewer=1)
 
 
 def median_milliseconds(function) -> float:

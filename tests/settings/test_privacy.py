@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from bs4 import BeautifulSoup
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from noxchat import friendships, profiles, relationships
 from noxchat.database import begin_write, now
@@ -12,7 +12,7 @@ from noxchat.extensions import db
 from noxchat.models import Session, User
 from noxchat.search import Query
 from tests.conftest import Browser, act, befriend, index_everything, make_person
-from tests.test_search import engine_app  # noqa: F401  the fixture
+from tests.test_search import add_people, engine_app  # noqa: F401  the fixture
 
 
 def choose(browser, **fields):
@@ -158,6 +158,28 @@ def test_limited_person_is_found_by_friends_their_friends_and_exact_public_id(en
         act(friendships.block, profiles.find_by_public_id("lim_one-1"), profiles.find_by_public_id("stan"))
         db.session.commit()
     assert found(stranger, "lim_one-1") == []
+
+
+@pytest.mark.parametrize("rounds", [relationships.MAX_ROUNDS, 1, 2])
+def test_pages_are_filled_from_those_who_may_be_found(any_app, monkeypatch, rounds):
+    """Of 130 people, a fifth. Where too many have to be looked at, a page is shorter, and nobody is lost."""
+    monkeypatch.setattr(relationships, "MAX_ROUNDS", rounds)
+    viewer = make_person(any_app, "Viewer", public_id="viewer")
+    with any_app.test_request_context():
+        add_people([f"Ann {number:03}" for number in range(130)], "id-")
+        begin_write(db.session)
+        db.session.execute(update(User).where(User.id != viewer.id).values(findable="friends_of_friends"))
+        visible = [f"Ann {number:03}" for number in range(0, 130, 5)]
+        db.session.execute(update(User).where(User.username.in_(visible)).values(findable="everybody"))
+        db.session.commit()
+        pages, cursor = [], None
+        while not pages or cursor:
+            page = relationships.search_people(db.session.get(User, viewer.id), Query.parse("ann"), cursor)
+            pages.append([person.username for person, _state in page.items])
+            cursor = page.next_cursor
+    assert sum(pages, []) == visible
+    sizes = {1: [4] * 6 + [2], 2: [8] * 3 + [2]}
+    assert [len(names) for names in pages] == sizes.get(rounds, [20, 6])
 
 
 def test_limited_person_is_still_listed_among_requests_and_suggestions(any_app):
