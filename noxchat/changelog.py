@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "news"
 HEADING = re.compile(r"## (?P<version>\S+) · (?P<date>\d{4}-\d{2}-\d{2})")
-MAX_ENTRIES = 3
+MAX_ENTRIES = 2
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from noxchat.models import (
     request_cooldowns,
     undo_records,
 )
-from noxchat.profiles import Person, is_online, may_share_presence, select_people, with_profile
+from noxchat.profiles import ONLINE_FOR, Person, is_online, may_share_presence, select_people, with_profile
 from noxchat.search import EXACT, SUBSTRING, Hit, Query, contains_all
 
 # How a person is related to the viewer; also the states of the friend button.
@@ -51,7 +51,7 @@ LIMIT = keyset.PAGE_SIZE + 1  # one more than a page, to see whether there is an
 
 MAX_SUGGESTIONS = 6
 SUGGEST_UP_TO_FRIENDS = 5  # with more friends than this, nobody is suggested
-MAX_RECENT = 12  # friends who were active last, on the home page
+MAX_RECENT, MAX_ONLINE = 12, 24  # friends who were active last, and who are online, on the home page
 MAX_IN_COMMON = 12  # friends in common that a profile shows
 
 
@@ -311,44 +311,53 @@ def _time_and_id(position) -> dict | None:
         return None
 
 
+ONLINE = "online"
+
+
 @cache
 def _home_lists(max_requests: int, max_friends: int, by_presence: bool):
     table = friend_requests.c
-    # The order tells nothing about those who do not show their presence.
-    is_shown = and_(User.show_presence == TO_FRIENDS, User.last_seen_at > friends.c.since)
-    active_at = case((is_shown, User.last_seen_at), else_=friends.c.since) if by_presence else friends.c.since
     requests = (
         select(table.sender_id.label("id"), literal(INCOMING).label("kind"), table.created_at.label("time"))
         .where(table.receiver_id == VIEWER)
         .order_by(table.created_at.desc())
         .limit(max_requests)
     )
-    recent_friends = (
-        select(User.id, literal(FRIENDS), active_at.label("time"))
-        .join(friends, friends.c.friend_id == User.id)
-        .where(friends.c.user_id == VIEWER)
-        .order_by(active_at.desc(), User.id)
-        .limit(max_friends)
+    mine = select(User.id).join(friends, friends.c.friend_id == User.id).where(friends.c.user_id == VIEWER)
+    # The order tells nothing about those who do not show their presence.
+    is_shown = User.show_presence == TO_FRIENDS
+    seen_at = case((and_(is_shown, User.last_seen_at > friends.c.since), User.last_seen_at), else_=friends.c.since)
+    active_at = seen_at if by_presence else friends.c.since
+    recent = mine.add_columns(literal(FRIENDS), active_at.label("time")).order_by(active_at.desc(), User.id)
+    online = (
+        mine.add_columns(literal(ONLINE), User.last_seen_at.label("time"))
+        .where(is_shown, User.last_seen_at > bindparam("online_since", type_=UTCDateTime))
+        .order_by(User.last_seen_at.desc(), User.id)
     )
-    both = union_all(select(requests.subquery()), select(recent_friends.subquery())).subquery()
-    rows = select_people(both.c.kind).join(both, both.c.id == User.id).where(IS_LISTED)
-    return rows.order_by(both.c.time.desc(), User.id)
+    parts = [requests, recent.limit(max_friends), *([online.limit(MAX_ONLINE)] if by_presence else ())]
+    every = union_all(*(select(part.subquery()) for part in parts)).subquery()
+    rows = select_people(every.c.kind).join(every, every.c.id == User.id).where(IS_LISTED)
+    return rows.order_by(every.c.time.desc(), User.id)
 
 
-def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[Person], list[Person]]:
-    """Return who sent the newest incoming requests, and the friends who were active last, in one statement.
+def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[Person], list[Person], list[Person]]:
+    """Return who sent the newest incoming requests, the friends who were active last, and those who are online.
 
-    Where presence is not shown, the friends who were made last.
+    In one statement. Of those who are online, up to MAX_ONLINE. Where the viewer does not show their presence, nobody
+    is, and the friends are those who were made last.
     """
     statement = _home_lists(max_requests, max_friends, viewer.show_presence == TO_FRIENDS)
-    found = db.session.execute(statement, {"viewer": viewer.id}).all()
-    return [row for row in found if row.kind == INCOMING], [row for row in found if row.kind == FRIENDS]
+    found = db.session.execute(statement, {"viewer": viewer.id, "online_since": now() - ONLINE_FOR}).all()
+    return (
+        [row for row in found if row.kind == INCOMING],
+        [row for row in found if row.kind == FRIENDS],
+        [row for row in found if row.kind == ONLINE],
+    )
 
 
 def list_online(viewer: User) -> list[Person]:
-    """Return up to MAX_RECENT friends who are online, if the viewer may see that."""
-    _requests, recent = home_lists(viewer, 0, MAX_RECENT)
-    return [person for person in recent if is_online(last_seen(viewer, person, FRIENDS))]
+    """Return up to MAX_ONLINE friends who are online, if the viewer may see that."""
+    return home_lists(viewer, 0, 0)[2]
 
 
 @cache

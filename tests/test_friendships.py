@@ -498,7 +498,7 @@ def test_home_lists_newest_requests_and_recently_active_friends(any_app):
             update(User).where(User.id == made["Friend"][7].id).values(last_seen_at=now() + timedelta(hours=1))
         )
         db.session.commit()
-        senders, active_friends = relationships.home_lists(alice, 3, 12)
+        senders, active_friends, _online = relationships.home_lists(alice, 3, 12)
         assert [person.username for person in senders] == [person.username for person in made["Asker"][:-4:-1]]
         assert len(active_friends) == 12 and active_friends[0].id == made["Friend"][7].id
 

@@ -12,7 +12,6 @@ from noxchat.relationships import FRIENDS, INCOMING, OUTGOING, person_row
 from noxchat.search import Query
 from noxchat.web.htmx import changed, render_partial, safe_path, toast, wants_fragment
 from noxchat.web.people import LIST_STATES, search_term, show_people
-from noxchat.web.security import background
 
 
 def show_list(list_name: str, page):
@@ -43,13 +42,12 @@ def outgoing():
 
 
 @blueprint.route("/friends/online")
-@background
 def online():
     """Show the friends who are online, as the home page asks again and again while it is open."""
     if not wants_fragment():
         return redirect(url_for("main.home"))
-    people = relationships.list_online(current_user)
-    return changed(render_partial("partials/people/online.html", people=people), back="/")
+    people, most = relationships.list_online(current_user), relationships.MAX_ONLINE
+    return changed(render_partial("partials/people/online.html", people=people, most=most), back="/")
 
 
 @blueprint.route("/u/<public_id>/button")

@@ -9,7 +9,6 @@ from noxchat.counters import get_counters
 from noxchat.database import now
 from noxchat.main import blueprint
 from noxchat.models import TO_FRIENDS
-from noxchat.profiles import Person
 from noxchat.relationships import FRIENDS, INCOMING, NONE, PersonRow, person_row
 from noxchat.web.htmx import current_path, show
 from noxchat.web.preferences import language
@@ -24,14 +23,14 @@ def home():
     """Show requests, friends or the first steps, suggestions and the changelog; to visitors, what NoxChat is."""
     if not current_user.is_authenticated:
         return render_template("main/landing.html")
-    requests, friends = relationships.home_lists(current_user, MAX_REQUESTS, relationships.MAX_RECENT)
-    friend_rows = [person_row(current_user, person, FRIENDS) for person in friends]
+    requests, friends, online = relationships.home_lists(current_user, MAX_REQUESTS, relationships.MAX_RECENT)
     return show(
         "main/home.html",
         "partials/main/home.html",
         requests=[person_row(current_user, person, INCOMING) for person in requests],
-        friends=friend_rows,
-        online=online_people(friend_rows),
+        friends=[person_row(current_user, person, FRIENDS) for person in friends],
+        online=online if current_user.show_presence == TO_FRIENDS else None,
+        most_online=relationships.MAX_ONLINE,
         first_steps={} if friends else first_steps(),
         suggestions=suggestion_rows(len(friends)),
         moon=moon_phase.moon_phase(now()),
@@ -39,13 +38,6 @@ def home():
         changelog=changelog.latest_entries(language()),
         back=current_path(),
     )
-
-
-def online_people(friends: list[PersonRow]) -> list[Person] | None:
-    """Return those of the friends who are online; None for somebody who hides that, and sees it of nobody."""
-    if current_user.show_presence != TO_FRIENDS:
-        return None
-    return [row.person for row in friends if row.online]
 
 
 def first_steps() -> dict[str, bool]:

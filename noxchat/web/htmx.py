@@ -107,6 +107,11 @@ def tab_id() -> str:
     return request.headers.get("X-Tab", "")[:16]
 
 
+def is_background() -> bool:
+    """Tell whether an open page has sent the request by itself, which is no activity of the person."""
+    return "X-Background" in request.headers
+
+
 def current_path() -> str:
     """Return the path of this request, with its query."""
     return request.full_path.rstrip("?")

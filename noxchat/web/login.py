@@ -11,7 +11,7 @@ from noxchat.database import begin_read, begin_write, try_write
 from noxchat.extensions import db, login
 from noxchat.models import User
 from noxchat.web import cookies
-from noxchat.web.htmx import login_required, wants_fragment
+from noxchat.web.htmx import is_background, login_required, wants_fragment
 from noxchat.web.preferences import apply_preferences
 from noxchat.web.security import SAFE_METHODS
 
@@ -111,7 +111,7 @@ def replace_session_token(user: User, *, keep_previous: bool = False) -> bool:
 def record_presence(response):
     """Record that somebody is active, in a transaction of its own and at most once a minute."""
     user = loaded_user()
-    if getattr(current_app.view_functions.get(request.endpoint or ""), "is_background", False):
+    if is_background():
         return response
     if user is not None and user.session is not None and not g.get("failed") and sessions.is_touch_due(user):
         try_write(db.session, lambda: sessions.touch(user))

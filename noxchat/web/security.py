@@ -40,12 +40,6 @@ def public(view):
     return view
 
 
-def background(view):
-    """Mark a route that open pages ask for by themselves: it does not count as somebody's activity."""
-    view.is_background = True
-    return view
-
-
 def machine_endpoint(view):
     """Mark a public route for machines: session, cookies and account are never touched."""
     view.is_public = view.is_machine_endpoint = True

@@ -15,6 +15,7 @@ document.addEventListener("htmx:config:request", (event) => {
   const { headers } = event.detail.ctx.request;
   if (meta("csrf-token")) headers["X-CSRFToken"] = meta("csrf-token");
   if (meta("tab")) headers["X-Tab"] = meta("tab");
+  if (isBackground(event.detail.ctx)) headers["X-Background"] = "1"; // which is no activity of the person
 });
 
 // Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own. path: of the request
@@ -51,8 +52,8 @@ document.addEventListener("htmx:error", (event) => {
 // They leave once their cause is gone: when the same is answered, or anything after the network did not.
 document.addEventListener("htmx:after:request", (event) => {
   const { request, response } = event.detail.ctx;
-  if (response.status >= 400) return;
-  const isOver = ({ dataset }) => "offline" in dataset || dataset.path === request.action;
+  if (!response || response.status >= 400) return;
+  const isOver = ({ dataset }) => "offline" in dataset || dataset.path?.split("?")[0] === request.action.split("?")[0];
   [...toasts().querySelectorAll(".notice[data-kind=error]")].filter(isOver).forEach((notice) => notice.remove());
 });
 
@@ -75,55 +76,83 @@ const detail = () => document.getElementById("detail");
 const isSplit = () => Boolean(detail()?.checkVisibility() && document.querySelector(".split__list")?.checkVisibility());
 const isProfile = (path) => /^\/u\/[^/]+$/.test(path);
 const currentPath = () => location.pathname + location.search;
-let listPath = currentPath(); // of the page with the list, while the address is that of the detail
-let listTitle = document.title;
-let emptyDetail = "";
-let shownPath = "";
-const openDetail = (path, push) => {
-  shownPath = path;
-  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", ...push });
-};
+let list = {}; // path and title of the page with the list, while the address is that of the detail; the empty detail
+let wanted = {}; // the detail that was asked for last: its path, and what had the focus
+let shownPath = ""; // of the detail
 const rowLink = (path) => document.querySelector(`.split__list .row__link[href="${CSS.escape(path)}"]`);
-const markChosen = () => {
-  document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
-  rowLink(location.pathname)?.setAttribute("aria-current", "true");
-};
-const detailChanged = () => {
+const describeDetail = () => {
   const heading = detail().querySelector("h1");
-  document.title = heading ? `${heading.textContent} · NoxChat` : listTitle;
+  const isAddress = isProfile(location.pathname);
+  detail().parentElement.toggleAttribute("data-detail", isAddress);
+  document.title = isAddress && heading ? `${heading.textContent} · NoxChat` : list.title;
   countInTitle();
-  markChosen();
-  detail().scrollTop = 0;
-  heading?.focus();
+  document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
+  rowLink(shownPath)?.setAttribute("aria-current", "true");
+};
+const openDetail = (path, push) => {
+  wanted = { path, focused: document.activeElement };
+  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, ...push });
 };
 const closeDetail = () => {
-  detail().innerHTML = emptyDetail;
-  detailChanged();
+  const link = rowLink(shownPath);
+  wanted = {};
+  shownPath = "";
+  detail().innerHTML = list.emptyDetail;
+  describeDetail();
+  if (document.activeElement.matches("input")) return;
   document.activeElement.blur(); // or the browser would reset the focus after going back, if it has not changed
-  rowLink(shownPath)?.focus();
+  link?.focus();
 };
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.(".split a");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   if (!window.htmx || !isProfile(link.pathname) || !isSplit()) return;
   event.preventDefault();
-  openDetail(link.pathname, { push: "true" });
+  if (link.pathname !== wanted.path) openDetail(link.pathname, { push: "true" });
 });
-document.addEventListener("htmx:after:history:replace", (event) => { listPath = event.detail.path; });
+// Somebody may have chosen another, or gone back, before an answer came.
+document.addEventListener("htmx:before:response", (event) => {
+  const { ctx } = event.detail;
+  if (ctx.wanted && ctx.wanted !== wanted) event.preventDefault();
+});
 document.addEventListener("htmx:after:swap", (event) => {
-  if (!detail() || event.detail.ctx.target !== detail()) return;
-  // After the address has changed; somebody may have gone back before the answer came.
-  setTimeout(() => (isProfile(location.pathname) ? detailChanged() : closeDetail()));
+  const { target } = event.detail.ctx;
+  if (target === document.body) setTimeout(beginList); // another page, restored by htmx
+  if (!detail()) return;
+  if (target.id === "results") describeDetail();
+  if (target !== detail()) return;
+  shownPath = wanted.path;
+  detail().scrollTop = 0;
+  if ([wanted.focused, document.body].includes(document.activeElement)) detail().querySelector("h1")?.focus();
+  setTimeout(describeDetail); // after the address has changed
 });
-const restoresDetail = () => Boolean(detail()) && (isProfile(location.pathname) || currentPath() === listPath);
+const detailFailed = (event) => {
+  const { ctx } = event.detail;
+  if (!ctx?.wanted || ctx.wanted !== wanted) return;
+  if (location.pathname === wanted.path) closeDetail(); // by going back
+  else wanted = { path: shownPath };
+};
+document.addEventListener("htmx:response:error", detailFailed);
+document.addEventListener("htmx:error", detailFailed);
+document.addEventListener("htmx:after:history:replace", (event) => {
+  list.path = event.detail.path;
+  if (detail()) describeDetail();
+});
+const restoresDetail = () => Boolean(detail()) && (isProfile(location.pathname) || currentPath() === list.path);
 document.addEventListener("htmx:before:history:restore", (event) => { if (restoresDetail()) event.preventDefault(); });
 window.addEventListener("popstate", () => {
   if (!restoresDetail()) return;
   if (isProfile(location.pathname)) openDetail(location.pathname);
   else closeDetail();
 });
+const beginList = () => {
+  list = { path: currentPath(), title: document.title, emptyDetail: detail()?.innerHTML };
+  wanted = {};
+  shownPath = "";
+  if (history.state?.row && window.htmx) scrollToRow(history.state.row);
+};
 // The address of the page for what belongs to the list.
-const pagePath = () => (detail() ? listPath : currentPath());
+const pagePath = () => (detail() ? list.path : currentPath());
 
 // Live updates: the event stream says with whom something changed; the fragments are fetched by their ordinary routes.
 const fetchLive = (path, listName, target, swap = "outerHTML", more = {}) => {
@@ -146,17 +175,24 @@ const updateSoon = (publicId) => {
   pending.add(publicId);
   setTimeout(() => { pending.delete(publicId); updatePerson(publicId); }, 50);
 };
+// On a profile, more than the button depends on how two people are related.
+const updateButton = (button) => {
+  const path = `/u/${button.dataset.friend}`;
+  const profile = button.closest("#profile");
+  if (profile) htmx.ajax("GET", path, { source: button, target: profile, swap: "outerMorph", live: true });
+  else fetchLive(`${path}/button`, listOf(button), button);
+};
 const updatePerson = (publicId) => {
   const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(publicId)}"]`);
   buttons.forEach((button) => {
     if (button.querySelector(":disabled")) setTimeout(updateSoon, 300, publicId); // a request of its own is running
-    else fetchLive(`/u/${publicId}/button`, listOf(button), button);
+    else updateButton(button);
   });
   if (buttons.length) return;
   // Nobody is inserted above a row that somebody may be about to press: a link above the list announces them.
-  const list = document.querySelector("[data-list]");
+  const rows = document.querySelector("[data-list]");
   const count = Number(document.getElementById("newcomers")?.dataset.count ?? 0) + 1;
-  fetchOutOfBand(`/u/${publicId}/row`, list?.dataset.list, { rows: list?.children.length ?? 0, count });
+  fetchOutOfBand(`/u/${publicId}/row`, rows?.dataset.list, { rows: rows?.children.length ?? 0, count });
 };
 document.addEventListener("friendship", (event) => updateSoon(event.detail.data));
 document.addEventListener("accepted", (event) => {
@@ -192,11 +228,15 @@ const finishDone = () => document.querySelectorAll("[data-done]:not([data-finish
     if (!done.isConnected) return; // undone
     if (document.getElementById("home")) fetchLive("/", "", document.getElementById("home"), "outerMorph");
     else if (row && "leaves" in done.dataset) row.remove();
-    else fetchLive(`/u/${done.dataset.friend}/button`, listOf(done), done);
+    else updateButton(done);
   });
 });
 document.addEventListener("htmx:after:swap", finishDone);
 
+const leaveDetail = () => {
+  history.replaceState({ htmx: true }, "", list.path);
+  closeDetail();
+};
 // A person who may no longer be seen disappears from the page.
 document.addEventListener("htmx:response:error", (event) => {
   const { live, target, response } = event.detail.ctx;
@@ -206,7 +246,8 @@ document.addEventListener("htmx:response:error", (event) => {
   if (row) {
     row.inert = true;
     whenUnused(row.parentElement, () => row.remove());
-  } else if (target.closest("#profile")) location.reload();
+  } else if (detail()?.contains(target)) leaveDetail();
+  else if (target.closest("#profile")) location.reload();
   fetchOutOfBand("/counters");
 });
 
@@ -214,13 +255,16 @@ document.addEventListener("htmx:response:error", (event) => {
 const poll = () => {
   fetchOutOfBand("/counters");
   const buttons = document.querySelectorAll("#profile [data-friend]");
-  buttons.forEach((button) => fetchLive(`/u/${button.dataset.friend}/button`, listOf(button), button));
-  const list = document.querySelector("#results [data-list]");
-  if (list && list.children.length <= 21) {
+  buttons.forEach(updateButton);
+  const rows = document.querySelector("#results [data-list]");
+  if (rows && rows.children.length <= 21) {
     fetchLive(pagePath().split("?")[0], "", document.getElementById("results"), "outerMorph");
   }
 };
-document.addEventListener("stale", () => location.reload());
+document.addEventListener("stale", () => {
+  if (detail() && isProfile(location.pathname)) location.assign(list.path);
+  else location.reload();
+});
 document.addEventListener("htmx:response:error", (event) => {
   if (event.detail.ctx.sourceElement?.id === "stream") poll();
 });
@@ -250,20 +294,20 @@ document.addEventListener("htmx:before:swap", (event) => {
     const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(button.dataset.friend)}"]`);
     otherButtons = [...buttons].filter((other) => other !== button);
   }
-  if (!button || (live && !target.contains(document.activeElement))) return;
+  if (!button || (live && !target.contains?.(document.activeElement))) return;
   const row = button.closest("[data-user]");
-  const list = row?.parentElement;
-  lostFocus = { publicId: button.dataset.friend, row, list, index: list ? [...list.children].indexOf(row) : 0 };
+  const rows = row?.parentElement;
+  lostFocus = { publicId: button.dataset.friend, row, rows, index: rows ? [...rows.children].indexOf(row) : 0 };
 });
 document.addEventListener("htmx:after:swap", () => {
-  otherButtons.splice(0).forEach((other) => fetchLive(`/u/${other.dataset.friend}/button`, listOf(other), other));
+  otherButtons.splice(0).forEach(updateButton);
   const lost = lostFocus;
   lostFocus = null;
   if (!lost || document.activeElement !== document.body) return;
-  const { publicId, row, list, index } = lost;
+  const { publicId, row, rows, index } = lost;
   const newButton = document.querySelector(`[data-friend="${CSS.escape(publicId)}"] :is(button, [tabindex])`);
-  const rows = list && !row.isConnected ? list.querySelectorAll(".row__link") : [];
-  const next = newButton ?? rows[Math.min(index, rows.length - 1)];
+  const links = rows && !row.isConnected ? rows.querySelectorAll(".row__link") : [];
+  const next = newButton ?? links[Math.min(index, links.length - 1)];
   (next ?? document.querySelector("#main h1[tabindex]") ?? document.getElementById("main")).focus();
 });
 
@@ -334,11 +378,28 @@ document.addEventListener("click", (event) => {
 });
 
 // A new theme shows at once; the server stores it.
-document.addEventListener("change", (event) => {
-  if (event.target.name !== "theme") return;
-  if (event.target.value === "auto") delete root.dataset.theme;
-  else root.dataset.theme = event.target.value;
+const applyTheme = (value) => {
+  if (value === "auto") delete root.dataset.theme;
+  else root.dataset.theme = value;
+};
+document.addEventListener("change", (event) => { if (event.target.name === "theme") applyTheme(event.target.value); });
+
+// A form that saves each change shows what is stored, also after a failure.
+const savingForm = (context) => context?.sourceElement?.closest?.("[data-saves]");
+document.addEventListener("htmx:after:request", (event) => {
+  const form = event.detail.ctx.response?.status < 400 && savingForm(event.detail.ctx);
+  if (!form) return;
+  const sent = event.detail.ctx.request.body;
+  form.querySelectorAll("input[type=radio]").forEach((input) => { input.defaultChecked = sent.get(input.name) === input.value; });
+  form.querySelectorAll("option").forEach((option) => { option.defaultSelected = sent.get(option.parentElement.name) === option.value; });
 });
+const resetSavingForm = (event) => {
+  const form = savingForm(event.detail.ctx);
+  form?.reset();
+  if (form?.theme) applyTheme(form.theme.value);
+};
+document.addEventListener("htmx:response:error", resetSavingForm);
+document.addEventListener("htmx:error", resetSavingForm);
 
 // What works with JavaScript only appears: buttons to show a new password, which is then typed once, and to copy a text.
 const showScripted = () => {
@@ -421,7 +482,8 @@ document.addEventListener("keydown", (event) => {
 // Back from a profile to the page that led there.
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("[data-back]");
-  if (!link || !document.referrer.startsWith(`${location.origin}/`) || history.length < 2) return;
+  const cameFromHere = detail() || document.referrer.startsWith(`${location.origin}/`);
+  if (!link || !cameFromHere || history.length < 2) return;
   event.preventDefault();
   history.back();
 });
@@ -446,7 +508,5 @@ document.addEventListener("DOMContentLoaded", () => {
   showScripted();
   restoreTyped();
   announceLogout();
-  emptyDetail = detail()?.innerHTML ?? "";
-  listTitle = document.title;
-  if (history.state?.row && window.htmx) setTimeout(scrollToRow, 0, history.state.row);
+  setTimeout(beginList);
 });

@@ -12,8 +12,9 @@
 
   let picture = null; // as the browser has decoded it, upright
   let name = ""; // of the file that was chosen
+  let zoom = 1;
   let centre = { x: 0, y: 0 }; // of the square, in pixels of the picture
-  const side = () => Math.min(picture.width, picture.height) / Number(slider().value);
+  const side = () => Math.min(picture.width, picture.height) / zoom;
 
   const draw = (canvas) => {
     const half = side() / 2;
@@ -25,20 +26,29 @@
   };
 
   // What the form sends in place of the file that was chosen.
+  const saveButton = () => document.querySelector("#profile-form .btn--primary");
   const replaceFile = () => {
+    const drawn = picture;
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = Math.max(1, Math.round(Math.min(SIDE, side())));
     draw(canvas);
     canvas.toBlob((blob) => {
-      if (!blob || !picture) return;
+      if (!blob || drawn !== picture) return; // another was chosen
       const chosen = new DataTransfer();
       chosen.items.add(new File([blob], name, { type: blob.type }));
       input().files = chosen.files;
+      saveButton().disabled = false;
     }, "image/webp", 0.95); // as PNG in browsers that write no WebP
   };
   const update = () => {
     draw(view());
     replaceFile();
+  };
+
+  const show = () => {
+    slider().value = zoom;
+    crop().hidden = false;
+    update();
   };
 
   document.addEventListener("change", async (event) => {
@@ -47,22 +57,31 @@
     picture = null;
     crop().hidden = true;
     input().setCustomValidity("");
+    saveButton().disabled = Boolean(file); // until it is known what is to be sent
     if (!file) return;
+    let decoded;
     try {
-      picture = await createImageBitmap(file);
+      decoded = await createImageBitmap(file);
     } catch { // one that this browser cannot read, but the server may
+      if (input()?.files[0] !== file) return;
+      saveButton().disabled = false;
       const { maxBytes, tooLarge } = input().dataset;
       input().setCustomValidity(file.size > Number(maxBytes) ? tooLarge : "");
       input().reportValidity();
       return;
     }
+    if (input()?.files[0] !== file) return; // another was chosen meanwhile
+    picture = decoded;
     name = file.name;
+    zoom = 1;
     centre = { x: picture.width / 2, y: picture.height / 2 };
-    slider().value = 1;
-    crop().hidden = false;
+    show();
+  });
+  document.addEventListener("input", (event) => {
+    if (!picture || event.target !== slider()) return;
+    zoom = Number(slider().value);
     update();
   });
-  document.addEventListener("input", (event) => { if (picture && event.target === slider()) update(); });
 
   const move = (x, y) => {
     centre.x += x;
@@ -86,11 +105,11 @@
     replaceFile();
   });
 
-  // A form that comes back with errors has lost its file.
-  document.addEventListener("htmx:after:swap", () => {
-    if (!picture || !input() || input().files.length) return;
-    crop().hidden = false;
-    update();
+  // A form that comes back with errors has lost its file. Whoever goes back to initials wants none.
+  document.addEventListener("htmx:after:swap", (event) => {
+    const { target } = event.detail.ctx;
+    if (target?.id === "picture") picture = null;
+    else if (picture && input() && !input().files.length) show();
   });
 
   // Only XMLHttpRequest tells how much has been sent.

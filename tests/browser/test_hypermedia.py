@@ -6,14 +6,16 @@ import urllib.request
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
+from sqlalchemy import select
 
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User
 from tests.browser.conftest import demo_password, log_in, photo, register
-from tests.conftest import befriend, make_person
+from tests.conftest import befriend, make_person, wait_until
 
 
 @pytest.fixture
@@ -111,22 +113,22 @@ def test_errors_leave_once_their_cause_is_gone(logged_in_page):
     page.goto("/settings")
     path = "**/settings/privacy"
     page.route(path, lambda route: route.abort())
-    page.locator("#privacy-form").get_by_label("Nobody").check()
+    page.locator("#privacy-form").get_by_label("Nobody").click()
     error = page.locator("#toasts .notice[data-kind=error]")
     expect(error).to_contain_text("network does not answer")
     expect(error.locator("svg")).to_have_count(2)  # as the notices of the server, with an icon and a cross
     page.unroute(path)
-    page.locator("#privacy-form").get_by_label("Your friends").check()
+    page.locator("#privacy-form").get_by_label("Nobody").click()
     expect(page.locator("#toasts .notice[data-kind=ok]")).to_be_visible()
     expect(error).to_have_count(0)
     page.route(path, lambda route: route.fulfill(status=502, body="Bad gateway"))
-    page.locator("#privacy-form").get_by_label("Nobody").check()
+    page.locator("#privacy-form").get_by_label("Your friends").click()
     expect(error).to_contain_text("Something went wrong")
-    page.locator("#preferences-form").get_by_label("Night").check()  # another request, whose success tells nothing
+    page.locator("#preferences-form").get_by_label("Night").click()  # another request, whose success tells nothing
     expect(page.locator("#toasts .notice[data-kind=ok]").last).to_be_visible()
     expect(error).to_have_count(1)
     page.unroute(path)
-    page.locator("#privacy-form").get_by_label("Your friends").check()
+    page.locator("#privacy-form").get_by_label("Your friends").click()
     expect(error).to_have_count(0)
 
 
@@ -326,6 +328,7 @@ def test_square_of_the_picture_is_chosen(site, new_page, way):
     page.set_input_files("#avatar", stripes())
     view = page.locator(".crop__view")
     expect(view).to_be_visible()
+    assert Axe().run(page).response["violations"] == []
     if way == "mouse":
         box = view.bounding_box()
         page.mouse.move(box["x"] + 20, box["y"] + 100)
@@ -350,6 +353,80 @@ def test_square_of_the_picture_is_chosen(site, new_page, way):
     page.wait_for_url(f"**/u/by-{way}")
     assert stored_colours(page, site) == (["green", "blue"] if way == "centre" else ["green", "red"])
     assert page.problems == []
+
+
+def plain(colour, side):
+    """Return a picture of one colour, for set_input_files."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, "JPEG")
+    return {"name": f"{colour}.jpg", "mimeType": "image/jpeg", "buffer": file.getvalue()}
+
+
+def test_last_chosen_picture_is_sent_whole_or_not_at_all(site, logged_in_page):
+    page = logged_in_page("Chooser")
+    page.goto("/settings/profile")
+    page.set_input_files("#avatar", stripes())
+    page.set_input_files("#avatar", plain("blue", 300))  # before the other was read
+    page.click("#profile-form .btn--primary")  # which waits until it is known what is sent
+    page.wait_for_url(f"**/u/{page.id}")
+    assert stored_colours(page, site) == ["blue", "blue"]
+    page.goto("/settings/profile")
+    page.set_input_files("#avatar", stripes())
+    page.click("#profile-form .btn--primary")  # as large as it is, only its square is sent
+    page.wait_for_url(f"**/u/{page.id}")
+    assert stored_colours(page, site) == ["green", "blue"]
+    page.goto("/settings/profile")
+    page.set_input_files("#avatar", plain("red", 300))
+    page.wait_for_selector("#crop:not([hidden])")
+    page.click("text=Use my initials instead")
+    page.wait_for_selector("#picture .avatar[data-hue]")
+    page.wait_for_timeout(300)
+    assert page.eval_on_selector("#avatar", "input => input.files.length") == 0 and not page.is_visible("#crop")
+
+
+def test_zoom_stays_when_a_form_comes_back_with_errors(logged_in_page):
+    page = logged_in_page("Zoomer")
+    page.goto("/settings/profile")
+    page.set_input_files("#avatar", photo())
+    page.locator(".crop__zoom input").fill("3")
+    page.fill("#public_id", "nika")
+    page.click("#profile-form .btn--primary")
+    page.wait_for_selector("#public_id-error")
+    assert page.input_value(".crop__zoom input") == "3"
+
+
+def stored_presence(site_app, page):
+    with site_app.app_context():
+        return db.session.scalar(select(User.show_presence).where(User.id == page.user.id))
+
+
+def test_choices_are_stored_as_they_are_shown(site_app, logged_in_page):
+    page, other_tab = logged_in_page("Chooses"), logged_in_page("Chooses")
+    other_tab.context.clear_cookies()
+    other_tab.context.add_cookies(page.context.cookies())
+    for tab in (page, other_tab):
+        tab.goto("/settings")
+    form = page.locator("#privacy-form")
+
+    def answer_slowly(route):
+        page.wait_for_timeout(300)
+        route.continue_()
+
+    page.route("**/settings/privacy", answer_slowly)
+    for label in ("Nobody", "Your friends", "Nobody"):
+        form.get_by_label(label).check()
+    expect(page.locator("#toasts .notice[data-kind=ok]").last).to_be_visible()
+    wait_until(lambda: stored_presence(site_app, page) == "nobody")
+    page.wait_for_timeout(1000)
+    assert stored_presence(site_app, page) == "nobody"
+    # A tab that was opened before changes only what is chosen there.
+    other_tab.locator("#privacy-form").get_by_label("Friends and their friends").check()
+    expect(other_tab.locator("#toasts .notice[data-kind=ok]").last).to_be_visible()
+    assert stored_presence(site_app, page) == "nobody"
+    page.unroute_all()
+    page.route("**/settings/privacy", lambda route: route.abort())
+    form.get_by_label("Your friends").check(force=True)
+    expect(form.get_by_label("Nobody")).to_be_checked()
 
 
 def test_progress_is_shown_while_a_picture_is_sent_and_read(logged_in_page):

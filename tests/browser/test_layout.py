@@ -1,8 +1,10 @@
 """How pages are laid out: the longest names on every width, and nothing that moves by itself."""
 
+import re
 from datetime import timedelta
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from noxchat import invitations
@@ -13,6 +15,7 @@ from tests.architecture.routes import ROUTES
 from tests.browser.conftest import send
 from tests.conftest import befriend, make_person
 
+axe = Axe()
 WIDTHS = (320, 390, 768, 1280, 1920)
 
 # What is cut off although it has to be read as a whole: buttons, counters, tabs, placeholders, headings; and what is
@@ -114,6 +117,31 @@ def check_shift(page, what, figures):
     assert figures[what] <= MAX_SHIFT, (what, shifts)
 
 
+COVERED = """() => [...document.querySelectorAll("#toasts .notice")].flatMap((notice) => {
+  const over = notice.getBoundingClientRect();
+  return [...document.querySelectorAll("a, button, input, select")].filter((e) => {
+    const box = e.getBoundingClientRect();
+    return !e.closest("#toasts, .skip, .sr") && e.checkVisibility() && box.width && box.right > over.left
+      && box.left < over.right && box.bottom > over.top && box.top < over.bottom;
+  }).map((e) => e.outerHTML.slice(0, 100));
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_notices_cover_nothing_that_can_be_pressed(site_app, logged_in_page, width):
+    """On phones, once one has scrolled to the end."""
+    page = logged_in_page("Noticed", viewport={"width": width, "height": 800})
+    for number in range(15):
+        send(site_app, make_person(site_app, f"Asker {page.id} {number}"), page.user)
+    page.goto("/friends/incoming")
+    for number in range(3):
+        page.get_by_role("button", name="Decline").nth(number).click()
+        expect(page.locator("#toasts .notice")).to_have_count(number + 1)
+    page.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_timeout(400)
+    assert page.evaluate(COVERED) == []
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_moves_by_itself_or_by_an_action(site_app, crowd, logged_in_page, width):
     figures = {}
@@ -188,6 +216,7 @@ def test_detail_opens_beside_the_list_and_back_returns_to_it(site_app, logged_in
         expect(detail.locator("h1")).to_be_focused()
         assert page.url.endswith(f"/u/beside-{letter}") and page.title() == f"Beside {letter} · NoxChat"
         expect(listed.locator("[aria-current=true]")).to_have_text(f"Beside {letter}")
+    assert axe.run(page).response["violations"] == []
     page.go_back()
     expect(detail.locator("h1")).to_have_text("Beside e")
     page.go_back()
@@ -223,6 +252,112 @@ def test_button_of_a_person_is_the_same_in_list_and_detail(site_app, logged_in_p
     page.wait_for_url("**/search?q=twice")
     expect(page.locator("#q")).to_have_value("twice")
     assert page.problems == []
+
+
+@pytest.fixture
+def beside(site_app, logged_in_page):
+    """A page with a list of friends Side a, Side b … that is answered slowly. page.open(letter) chooses one."""
+    page = logged_in_page("Racer")
+    for letter in "abcd":
+        friend = make_person(site_app, f"Side {letter} {page.id}", public_id=f"side-{letter}-{page.id}")
+        befriend(site_app, page.user, friend)
+    page.goto("/friends")
+    page.open = lambda letter: page.locator(f"[data-user=side-{letter}-{page.id}] .row__link").click()
+
+    def answer_slowly(route):
+        page.wait_for_timeout(400)
+        route.continue_()
+
+    page.route(re.compile(r"/u/side-\w-"), answer_slowly)
+    return page
+
+
+def check_detail(page, letter):
+    """Fail unless address, title, row and detail are about the same person."""
+    expect(page.locator("#detail h1")).to_have_text(f"Side {letter} {page.id}")
+    page.wait_for_timeout(700)  # for what is still to come
+    assert page.locator("#detail h1").inner_text() == f"Side {letter} {page.id}"
+    assert page.url.endswith(f"/u/side-{letter}-{page.id}") and page.title() == f"Side {letter} {page.id} · NoxChat"
+    assert page.locator("[aria-current=true]").inner_text() == f"Side {letter} {page.id}"
+
+
+def test_last_choice_counts_however_slow_the_answers(beside):
+    page = beside
+    for letter in "abc":
+        page.open(letter)
+    check_detail(page, "c")
+    page.open("c")  # again: nothing happens
+    for letter in "da":
+        page.open(letter)
+        check_detail(page, letter)
+    page.go_back()
+    page.go_back()
+    check_detail(page, "c")
+    page.open("b")
+    page.go_back()  # before the answer
+    expect(page.locator("#detail")).to_contain_text("Nobody chosen")
+    page.wait_for_timeout(700)
+    assert page.url.endswith("/friends") and page.locator("#detail h1").count() == 0
+
+
+def test_detail_that_cannot_be_loaded_is_not_shown_as_another(beside):
+    page = beside
+    for letter in "ab":
+        page.open(letter)
+        check_detail(page, letter)
+    page.unroute_all()
+    page.route("**/u/side-a-*", lambda route: route.abort())
+    page.open("a")
+    expect(page.locator("#toasts .notice[data-kind=error]")).to_contain_text("could not be loaded")
+    check_detail(page, "b")
+    page.go_back()
+    expect(page.locator("#detail")).to_contain_text("Nobody chosen")
+
+
+def test_detail_takes_no_focus_from_typing(beside):
+    page = beside
+    page.open("a")
+    page.click("#q")
+    page.keyboard.type("side", delay=150)
+    expect(page.locator("#detail h1")).to_be_visible()
+    assert page.evaluate("document.activeElement.id") == "q" and page.input_value("#q") == "side"
+    # The address is that of the search now, and the narrow page shows it.
+    page.wait_for_url("**/friends?q=side")
+    assert page.title() == "Friends · NoxChat"
+    page.set_viewport_size({"width": 800, "height": 700})
+    assert page.is_visible("#q") and not page.is_visible("#detail")
+
+
+def test_detail_of_somebody_who_blocks_the_viewer_closes(site_app, logged_in_page):
+    page, blocker = logged_in_page("Watcher"), logged_in_page("Leaver")
+    befriend(site_app, page.user, blocker.user)
+    with page.expect_response("**/events?*"):
+        page.goto("/friends")
+    page.click(".row__link")
+    expect(page.locator("#detail h1")).to_be_visible()
+    blocker.goto(f"/u/{page.id}")
+    blocker.click("[popovertarget]")
+    blocker.get_by_role("button", name="Block").locator("visible=true").click()
+    expect(page.locator("#detail")).to_contain_text("Nobody chosen")
+    assert page.url.endswith("/friends") and page.title() == "Friends · NoxChat"
+    assert page.problems == []
+
+
+def test_facts_of_a_profile_follow_what_was_done(site_app, logged_in_page):
+    page, friend = logged_in_page("Factual"), logged_in_page("Fact")
+    befriend(site_app, page.user, friend.user)
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, friend.user.id).last_seen_at = now()
+        db.session.commit()
+    with page.expect_response("**/events?*"):
+        page.goto(f"/u/{friend.id}")
+    expect(page.locator(".presence")).to_be_visible()
+    friend.goto(f"/u/{page.id}")
+    friend.click("[popovertarget]")
+    friend.get_by_role("button", name="Remove friend").locator("visible=true").click()
+    expect(page.locator("[data-friendship=none]")).to_be_visible()
+    expect(page.locator(".presence")).to_have_count(0)
 
 
 @pytest.mark.parametrize("options", [{"viewport": {"width": 1000, "height": 800}}, {"java_script_enabled": False}])

@@ -123,6 +123,7 @@ def home(requests=(), friends=(), suggestions=(), entries=None, online=()):
         "requests": requests,
         "friends": friends,
         "online": online,
+        "most_online": 24,
         "first_steps": steps,
         "suggestions": suggestions,
         "back": "/",
@@ -140,6 +141,7 @@ def profile(user, state, online=False, last_seen_at=None, in_common=(), cooldown
         "details": ProfileDetails(user, state, 6, cooldown_until, list(in_common), 14 if in_common else 0),
         "last_seen_at": last_seen_at,
         "online": online,
+        "most_online": 24,
         "hue": 3,
         "back": "/u/nika",
         "own_counters": Counters(24, 3, 2, 77),
@@ -350,8 +352,9 @@ STATES = {
         "away": lambda: {"people": [person(2, "<b>Nika")], "online": False},
     },
     "people/online": {
-        "somebody": lambda: {"people": [person(2, "Nika")]},
-        "nobody": lambda: {"people": []},
+        "somebody": lambda: {"people": [person(2, "Nika")], "most": 24},
+        "as many as are shown": lambda: {"people": [person(2, "Nika"), person(3, "Leo")], "most": 2},
+        "nobody": lambda: {"people": [], "most": 24},
     },
     "people/results": {
         **{

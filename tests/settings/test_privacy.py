@@ -106,7 +106,23 @@ def test_order_of_friends_on_home_does_not_tell_who_was_active(any_app):
     assert names() == hidden
 
 
-def test_asking_who_is_online_does_not_count_as_being_active(any_app):
+def test_everybody_who_is_online_is_shown_however_many_friends_hide_it(any_app):
+    alice = make_person(any_app, "Alice", public_id="alice")
+    hidden = [make_person(any_app, f"Hidden {letter}") for letter in "abcdefghjkmnop"]
+    shown = [make_person(any_app, f"Shown {letter}") for letter in "abcdefghjkmnop"]
+    for friend in (*shown, *hidden):
+        befriend(any_app, alice, friend)
+    be_active(any_app, *shown, *hidden)
+    with any_app.app_context():
+        begin_write(db.session)
+        db.session.execute(update(User).where(User.username.startswith("Hidden")).values(show_presence="nobody"))
+        db.session.commit()
+    card = BeautifulSoup(Browser(any_app, alice).get("/").text, "html.parser").select_one("#online")
+    assert {face.bdi.text for face in card.select("li")} == {friend.username for friend in shown}
+    assert card.select_one(".count").text == "14"
+
+
+def test_what_a_page_asks_for_by_itself_does_not_count_as_being_active(any_app):
     alice, _bob = make_friends(any_app)
     with any_app.app_context():
         begin_write(db.session)
@@ -119,8 +135,9 @@ def test_asking_who_is_online_does_not_count_as_being_active(any_app):
         with any_app.app_context():
             return db.session.get(User, alice.user_id).last_seen_at
 
-    assert alice.get("/friends/online", htmx=True).status_code == 200
-    assert alice.get("/friends/online").location == "/"
+    background = {"X-Background": "1"}
+    for path in ("/friends/online", "/counters", "/u/bobby", "/u/bobby/button", "/u/bobby/row"):
+        assert alice.get(path, htmx=True, headers=background).status_code == 200
     assert last_seen() is None
     alice.get("/friends")
     assert last_seen() is not None
