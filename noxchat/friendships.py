@@ -141,7 +141,7 @@ def send(pair: Pair, tab: str = "") -> FriendshipChange:
 def check_not_blocked(pair: Pair):
     """Raise Conflict when the viewer blocks the person."""
     if pair.state == BLOCKED:
-        raise Conflict(_("You blocked %(name)s. Unblock first, then ask.", name=pair.person.username))
+        raise Conflict(_("You blocked %(name)s. Unblock them first.", name=pair.person.username))
 
 
 def befriend(pair: Pair, tab: str = "") -> FriendshipChange:

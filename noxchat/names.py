@@ -195,7 +195,7 @@ def clean_username(text: str) -> str:
     if key in reserved_skeletons() or imitates_operator(name):
         raise InvalidInput(_("This name is reserved. Choose another."))
     if len(key) > 255:
-        raise InvalidInput(_("This name is too long when written out. Choose another."))
+        raise InvalidInput(_("This name is too long. Choose another."))
     return name
 
 

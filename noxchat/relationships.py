@@ -137,8 +137,12 @@ def get_relationship(viewer: User, person: User) -> Relationship:
 def get_cooldown(viewer: User, person: User) -> datetime | None:
     """Return until when the viewer may not ask a person again; None when they may."""
     until = select(_cooldown(viewer.id, person.id))
-    cooldown_until = db.session.scalar(until)
-    return cooldown_until if cooldown_until and cooldown_until > now() else None
+    return _if_ahead(db.session.scalar(until))
+
+
+def _if_ahead(time: datetime | None) -> datetime | None:
+    """Return a time that is still to come; None for one that has passed."""
+    return time if time and time > now() else None
 
 
 FIND = (
@@ -190,14 +194,14 @@ def _may_be_found():
         User.findable == BY_EVERYBODY,
         User.id == VIEWER,
         Profile.public_id_key == PUBLIC_ID,
-        STATE == FRIENDS,
+        exists().where(mine.c.user_id == VIEWER, mine.c.friend_id == User.id),
         # Read from the side of the other, who has mostly few friends.
         exists().where(theirs.c.user_id == User.id, is_mine),
     )
 
 
 LOAD_FOUND = select_people(STATE.label("state")).where(IS_FOUND, _may_be_found())
-MAX_ROUNDS = 20  # of hits that are looked at for a page
+MAX_ROUNDS = 5  # of PAGE_SIZE hits that are looked at for a page
 
 
 def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
@@ -214,7 +218,8 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
         people, examined = _load_found(viewer, query, hits[: keyset.PAGE_SIZE]), 0
         for after in hits[: keyset.PAGE_SIZE]:
             examined += 1
-            rows += people.get(after.id, ())
+            if after.id in people:
+                rows.append(people[after.id])
             if len(rows) == keyset.PAGE_SIZE:
                 break
         has_more = examined < len(hits)
@@ -224,14 +229,14 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
     return keyset.Page(rows, next_cursor, is_first)
 
 
-def _load_found(viewer: User, query: Query, hits: list[Hit]) -> dict[int, list[tuple[Person, str]]]:
+def _load_found(viewer: User, query: Query, hits: list[Hit]) -> dict[int, tuple[Person, str]]:
     """Return those whom the viewer may find, with their state, by id. hits: up to PAGE_SIZE."""
     if not hits:
         return {}
     ids = [hit.id for hit in hits] + [0] * (keyset.PAGE_SIZE - len(hits))
     word = query.words[0] if len(query.words) == 1 else ""
     values = {"viewer": viewer.id, "public_id": word, **dict(zip(FOUND_IDS, ids, strict=True))}
-    return {person.id: [(person, person.state)] for person in db.session.execute(LOAD_FOUND, values)}
+    return {person.id: (person, person.state) for person in db.session.execute(LOAD_FOUND, values)}
 
 
 @cache
@@ -340,23 +345,26 @@ def _home_lists(max_requests: int, max_friends: int, by_presence: bool):
     return rows.order_by(every.c.time.desc(), User.id)
 
 
-def home_lists(viewer: User, max_requests: int, max_friends: int) -> tuple[list[Person], list[Person], list[Person]]:
+def home_lists(
+    viewer: User, max_requests: int, max_friends: int
+) -> tuple[list[Person], list[Person], list[Person] | None]:
     """Return who sent the newest incoming requests, the friends who were active last, and those who are online.
 
-    In one statement. Of those who are online, up to MAX_ONLINE. Where the viewer does not show their presence, nobody
-    is, and the friends are those who were made last.
+    In one statement. Of those who are online, up to MAX_ONLINE; None where the viewer does not show presence, and the
+    friends are those who were made last.
     """
-    statement = _home_lists(max_requests, max_friends, viewer.show_presence == TO_FRIENDS)
+    by_presence = viewer.show_presence == TO_FRIENDS
+    statement = _home_lists(max_requests, max_friends, by_presence)
     found = db.session.execute(statement, {"viewer": viewer.id, "online_since": now() - ONLINE_FOR}).all()
     return (
         [row for row in found if row.kind == INCOMING],
         [row for row in found if row.kind == FRIENDS],
-        [row for row in found if row.kind == ONLINE],
+        [row for row in found if row.kind == ONLINE] if by_presence else None,
     )
 
 
-def list_online(viewer: User) -> list[Person]:
-    """Return up to MAX_ONLINE friends who are online, if the viewer may see that."""
+def list_online(viewer: User) -> list[Person] | None:
+    """Return up to MAX_ONLINE friends who are online; None if the viewer may not see that."""
     return home_lists(viewer, 0, 0)[2]
 
 
@@ -416,7 +424,7 @@ def _in_common():
     theirs = friends.alias()
     both = friends.join(theirs, friends.c.friend_id == theirs.c.friend_id)
     found = select_people(func.count().over().label("in_common_count")).join(both, User.id == friends.c.friend_id)
-    found = found.where(friends.c.user_id == VIEWER, theirs.c.user_id == OTHER)
+    found = found.where(friends.c.user_id == VIEWER, theirs.c.user_id == OTHER, IS_LISTED)
     return found.order_by(friends.c.search_text).limit(MAX_IN_COMMON)
 
 
@@ -429,7 +437,6 @@ def find_details(viewer: User, public_id: str) -> ProfileDetails | None:
     in_common: Sequence[Row] = ()
     if friend_count and state not in (SELF, BLOCKED):
         in_common = db.session.execute(_in_common(), {"viewer": viewer.id, "other": person.id}).all()
-    is_waiting = state == NONE and cooldown_until is not None and cooldown_until > now()
-    waits_until = cooldown_until if is_waiting else None
+    waits_until = _if_ahead(cooldown_until) if state == NONE else None
     count = in_common[0].in_common_count if in_common else 0
     return ProfileDetails(person, state, friend_count, waits_until, list(in_common), count)

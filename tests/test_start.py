@@ -220,10 +220,13 @@ def test_home_works_without_changelog(app, monkeypatch, tmp_path):
     assert "Lesbar." in browser.get("/").text
 
 
-def test_news_have_the_same_releases_in_every_language():
+def test_news_have_the_same_releases_in_every_language(monkeypatch):
+    monkeypatch.setattr(changelog, "MAX_ENTRIES", 1000)
+    changelog._parse.cache_clear()
     releases = {
         language: [(entry.version, entry.date, len(entry.highlights)) for entry in changelog.latest_entries(language)]
         for language in LANGUAGES
     }
-    assert len({str(entries) for entries in releases.values()}) == 1 and len(releases["en"]) == changelog.MAX_ENTRIES
+    changelog._parse.cache_clear()
+    assert len({str(entries) for entries in releases.values()}) == 1 and len(releases["en"]) >= 3
     assert f"## {releases['en'][0][0]} ·" in (ROOT / "CHANGELOG.md").read_text()

@@ -113,7 +113,7 @@ def undo_email_change(token):
         return show_invalid_link("link_invalid")
     db.session.commit()
     log.info("change of address undone: user %s", user.id)
-    text = _("Your address and your password are as you want them again. Log in.")
+    text = _("The change is taken back, and your password is new. Log in.")
     return without_referrer(redirect_to(url_for("auth.login"), text))
 
 

@@ -21,7 +21,7 @@ def error_page(code: int, kind: str = "") -> dict:
     form = {"href": _upload_form_path(), "label": _("Back to the form")}
     home = {"href": "/", "label": _("Go home")}
     size = max_picture_megabytes()
-    too_large = _("Pictures can be up to %(size)s MB. Make it smaller and try again. Nothing else is lost.", size=size)
+    too_large = _("A picture can be up to %(size)s MB. Make it smaller and try again. Nothing was changed.", size=size)
     no_cookie = _(
         "Your browser sent no cookie. Load the page again and repeat the last step; if this comes back, allow cookies"
         " for %(url)s. Nothing was changed.",
@@ -43,7 +43,7 @@ def error_page(code: int, kind: str = "") -> dict:
             *("half", _("It did not arrive whole")),
             *(_("The connection is too slow, or was interrupted. Nothing was changed; try again."), [again, home]),
         ),
-        409: ("half", _("It is different by now"), _("Somebody was faster. Look at it again."), [again, home]),
+        409: ("half", _("This has changed"), _("Somebody was faster. Look at it again."), [again, home]),
         413: ("gibbous", _("Too big to carry"), too_large, [form]),
         422: (
             *("half", _("This does not fit")),
@@ -52,7 +52,7 @@ def error_page(code: int, kind: str = "") -> dict:
         429: ("half", _("Slow down a little"), _("Too many tries in a row. Wait a while, then try again."), [home]),
         500: (
             *("full", _("Something broke on our side")),
-            *(_("It is written to the log and we will look at it. What was saved is safe."), [again, home]),
+            *(_("It is written to the log. What was saved before is safe."), [again, home]),
         ),
         503: (
             *("full", _("Back in a moment")),
@@ -74,7 +74,7 @@ def error_response(code: int, text: str = "", headers: dict | None = None, kind:
     context = error_page(code, kind)
     if text:
         context["text"] = text
-    context.update(code=code, request_id=g.get("request_id", "-"))
+    context.update(code=code, request_id=g.get("request_id", "-"), request_name=f"{request.method} {request.path}")
     if htmx.wants_fragment():
         fragment = render_partial("partials/errors/notice.html", **context)
         response = htmx.retarget_to_toasts(make_response(fragment, code))

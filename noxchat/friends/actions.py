@@ -38,7 +38,7 @@ def notice(change: FriendshipChange, state: str | None, name: str) -> tuple[str,
         return done[change], "ok"
     unchanged: dict[str | None, str] = {
         FRIENDS: _("You and %(name)s are friends already.", name=name),
-        OUTGOING: _("Your request to %(name)s is still open.", name=name),
+        OUTGOING: _("%(name)s has not answered your request yet.", name=name),
         INCOMING: _("%(name)s is waiting for your answer.", name=name),
         BLOCKED: _("%(name)s is blocked already.", name=name),
     }

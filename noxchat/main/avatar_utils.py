@@ -91,8 +91,8 @@ def _refusal(name: str, done: subprocess.CompletedProcess, pixels: int) -> str:
             return _("This picture has more than %(count)s megapixels. Make it smaller.", count=count)
         case avatar_decode.OUT_OF_MEMORY if re.fullmatch(rb"\d{1,3}", done.stdout):
             return _(
-                "Such %(format)s files can be read up to %(count)s megapixels. "
-                "Save it smaller, or as an ordinary JPEG, not a progressive one.",
+                "%(format)s files like this can have up to %(count)s megapixels. "
+                "Make the picture smaller, or save it as an ordinary JPEG, not a progressive one.",
                 format=name,
                 count=int(done.stdout),
             )

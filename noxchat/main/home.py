@@ -8,7 +8,6 @@ from noxchat import changelog, moon_phase, relationships
 from noxchat.counters import get_counters
 from noxchat.database import now
 from noxchat.main import blueprint
-from noxchat.models import TO_FRIENDS
 from noxchat.relationships import FRIENDS, INCOMING, NONE, PersonRow, person_row
 from noxchat.web.htmx import current_path, show
 from noxchat.web.preferences import language
@@ -29,7 +28,7 @@ def home():
         "partials/main/home.html",
         requests=[person_row(current_user, person, INCOMING) for person in requests],
         friends=[person_row(current_user, person, FRIENDS) for person in friends],
-        online=online if current_user.show_presence == TO_FRIENDS else None,
+        online=online,
         most_online=relationships.MAX_ONLINE,
         first_steps={} if friends else first_steps(),
         suggestions=suggestion_rows(len(friends)),

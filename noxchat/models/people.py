@@ -27,8 +27,9 @@ PUBLIC_ID_LENGTH = (3, 32)
 BIO_LENGTH = 140
 EMAIL_LENGTH = 254  # RFC 5321, 4.5.3.1.3: a path of 256 with its angle brackets
 PASSWORD_LENGTH = (8, 1024)
-# Who sees when somebody is online, and who finds them by their name.
+# To whom somebody shows when they are online.
 TO_FRIENDS, TO_NOBODY = SHOW_PRESENCE = ("friends", "nobody")
+# By whom somebody is found by their name.
 BY_EVERYBODY, BY_FRIENDS_OF_FRIENDS = FINDABLE = ("everybody", "friends_of_friends")
 
 

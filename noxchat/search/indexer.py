@@ -44,7 +44,7 @@ CHANGES_PER_BATCH = 1000
 SETTINGS = {"number_of_shards": 1, "auto_expand_replicas": "0-1", "refresh_interval": "500ms"}
 # The keys in an index's _meta, as indexes of all releases have them.
 OWNER, VERSION = "place", "layout"
-FINDABLE = {"exists": {"field": "text"}}  # not the tombstones of deleted rows
+NOT_DELETED = {"exists": {"field": "text"}}  # not the tombstones of deleted rows
 
 
 class IndexUnusable(Unavailable):
@@ -160,7 +160,7 @@ class Indexer:
         name, _known = outbox.last_built(model.__tablename__)
         if not name:
             raise IndexUnusable("its index has not been built yet")
-        return server, name, self.client.count(index=name, query=FINDABLE)["count"]
+        return server, name, self.client.count(index=name, query=NOT_DELETED)["count"]
 
     # Writing.
 
@@ -275,7 +275,7 @@ class Indexer:
 
     def _documents(self, table: str) -> Iterator[tuple[int, str]]:
         """Yield row id and text of the documents, by row id."""
-        query = {"query": FINDABLE, "sort": [{"id": "asc"}, {"text": "asc"}], "_source": False}
+        query = {"query": NOT_DELETED, "sort": [{"id": "asc"}, {"text": "asc"}], "_source": False}
         options: dict[str, Any] = {"size": BATCH_SIZE, "preserve_order": True, "request_timeout": TIMEOUT_SECONDS}
         hits = helpers.scan(self.client, query, index=self.engine.aliases[table], **options)
         return (tuple(hit["sort"]) for hit in hits)

@@ -9,6 +9,7 @@ from wtforms.fields.choices import SelectChoice
 from noxchat import throttle
 from noxchat.exceptions import InvalidInput
 from noxchat.invitations import DEFAULT_DAYS, DEFAULT_USES, MAX_DAYS, MAX_USES
+from noxchat.models import BY_EVERYBODY, BY_FRIENDS_OF_FRIENDS, TO_FRIENDS, TO_NOBODY
 from noxchat.names import email_key
 from noxchat.web.forms import (
     Form,
@@ -24,7 +25,7 @@ from noxchat.web.preferences import LANGUAGES, language, theme
 
 
 class ChoicesForm(Form):
-    """Base of forms of choices, of which any may be left out: the buttons of the guest pages send one.
+    """Base of forms of choices, of which any may be left out: pages send the one that was changed.
 
     chosen: those that were submitted, once the form is valid.
     """
@@ -35,9 +36,7 @@ class ChoicesForm(Form):
 
     def validate(self, *args, **kwargs) -> bool:
         """Accept a form with at least one of the fields."""
-        choices = {
-            field.name: {choice.value for choice in field.choices} for field in self if hasattr(field, "choices")
-        }
+        choices = {field.name: {choice.value for choice in field.choices} for field in self}
         self.chosen = {name: request.form[name] for name in choices if name in request.form}
         if self.chosen and all(value in choices[name] for name, value in self.chosen.items()):
             return True
@@ -50,7 +49,7 @@ class PreferencesForm(ChoicesForm):
     theme = RadioField(
         _l("Theme"),
         choices=[
-            SelectChoice("auto", _l("Device")),
+            SelectChoice("auto", _l("Same as device")),
             SelectChoice("night", _l("Night")),
             SelectChoice("day", _l("Day")),
         ],
@@ -65,15 +64,15 @@ class PrivacyForm(ChoicesForm):
     show_presence = RadioField(
         _l("Who can see when you are online"),
         choices=[
-            SelectChoice("friends", _l("Your friends")),
-            SelectChoice("nobody", _l("Nobody")),
+            SelectChoice(TO_FRIENDS, _l("Your friends")),
+            SelectChoice(TO_NOBODY, _l("Nobody")),
         ],
     )
     findable = RadioField(
         _l("Who can find you by name"),
         choices=[
-            SelectChoice("everybody", _l("Everybody")),
-            SelectChoice("friends_of_friends", _l("Friends and their friends")),
+            SelectChoice(BY_EVERYBODY, _l("Everybody")),
+            SelectChoice(BY_FRIENDS_OF_FRIENDS, _l("Friends and their friends")),
         ],
     )
 

@@ -97,9 +97,7 @@ def new_email_field(label):
 def deliverable(form, _field):
     """Refuse an address that the mail server cannot take."""
     if not worker.accepts_address(form.cleaned.get("email", "")):
-        raise ValidationError(
-            _("No e-mail can be sent to this address: it has other letters than a to z before the @.")
-        )
+        raise ValidationError(_("No e-mail can be sent to this address: it has letters other than a–z before the @."))
 
 
 def required():

@@ -33,6 +33,7 @@ MACROS = {
     "partials/friends/button_attributes.html": ("button_attributes",),
     "partials/friends/button.html": ("friend_button",),
     "partials/people/row.html": ("person_row",),
+    "partials/settings/saving_form.html": ("saving_form",),
 }
 
 

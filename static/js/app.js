@@ -18,12 +18,13 @@ document.addEventListener("htmx:config:request", (event) => {
   if (isBackground(event.detail.ctx)) headers["X-Background"] = "1"; // which is no activity of the person
 });
 
-// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own. path: of the request
-// that failed; without, it is the network that does not answer.
-const showError = (message, path) => {
+// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own. request: the one that
+// failed, by requestName; without, it is the network that does not answer.
+const requestName = ({ method, action }) => `${method} ${action.split("?")[0]}`;
+const showError = (message, request) => {
   const notice = document.getElementById("error-notice").content.firstElementChild.cloneNode(true);
   notice.dataset.subject = message;
-  if (path) notice.dataset.path = path;
+  if (request) notice.dataset.request = request;
   else notice.dataset.offline = "";
   notice.querySelector("p").textContent = message;
   toasts().append(notice);
@@ -32,28 +33,32 @@ const showError = (message, path) => {
 // Requests that nobody waits for fail silently.
 const isBackground = (context) => Boolean(context?.sourceElement?.closest?.("#stream, [data-background]") || context?.live);
 
+// What a proxy answers in place of the server is no part of the page.
+const isForeign = ({ response }) => response?.status >= 400 && !response.headers.get("X-Request-ID");
+document.addEventListener("htmx:before:swap", (event) => { if (isForeign(event.detail.ctx)) event.preventDefault(); });
+
 document.addEventListener("htmx:response:error", (event) => {
-  const { response, text } = event.detail.ctx;
-  if (isBackground(event.detail.ctx)) return;
-  const notSwapped = response.status >= 500 || [403, 404].includes(response.status);
+  const { ctx } = event.detail;
+  const { response, request, text } = ctx;
+  if (isBackground(ctx)) return;
+  const notSwapped = response.status >= 500 || [403, 404].includes(response.status) || isForeign(ctx);
   if (!notSwapped) return;
   const isNotice = response.headers.get("HX-Retarget") === "#toasts";
   const notice = isNotice && new DOMParser().parseFromString(text, "text/html").querySelector(".notice");
   const { broken, notLoaded } = toasts().dataset;
-  const { action, method } = event.detail.ctx.request;
   if (notice) toasts().append(notice);
-  else if (!isNextPage(event.detail.ctx)) showError(method === "GET" ? notLoaded : broken, action);
+  else if (!isNextPage(ctx)) showError(request.method === "GET" ? notLoaded : broken, requestName(request));
 });
 document.addEventListener("htmx:error", (event) => {
   const { ctx } = event.detail;
   if (!ctx || isBackground(ctx) || isNextPage(ctx)) return;
-  showError(ctx.request.method === "GET" ? toasts().dataset.notLoaded : toasts().dataset.offline);
+  showError(ctx.request.method === "GET" ? toasts().dataset.notReached : toasts().dataset.offline);
 });
-// They leave once their cause is gone: when the same is answered, or anything after the network did not.
+// They leave once their cause is gone: when the same request succeeds, or the network answers anything.
 document.addEventListener("htmx:after:request", (event) => {
   const { request, response } = event.detail.ctx;
-  if (!response || response.status >= 400) return;
-  const isOver = ({ dataset }) => "offline" in dataset || dataset.path?.split("?")[0] === request.action.split("?")[0];
+  if (!response) return;
+  const isOver = ({ dataset }) => "offline" in dataset || (response.status < 400 && dataset.request === requestName(request));
   [...toasts().querySelectorAll(".notice[data-kind=error]")].filter(isOver).forEach((notice) => notice.remove());
 });
 
@@ -76,7 +81,7 @@ const detail = () => document.getElementById("detail");
 const isSplit = () => Boolean(detail()?.checkVisibility() && document.querySelector(".split__list")?.checkVisibility());
 const isProfile = (path) => /^\/u\/[^/]+$/.test(path);
 const currentPath = () => location.pathname + location.search;
-let list = {}; // path and title of the page with the list, while the address is that of the detail; the empty detail
+let listPage = {}; // path and title of the page with the list, while the address is that of the detail; the empty detail
 let wanted = {}; // the detail that was asked for last: its path, and what had the focus
 let shownPath = ""; // of the detail
 const rowLink = (path) => document.querySelector(`.split__list .row__link[href="${CSS.escape(path)}"]`);
@@ -84,20 +89,20 @@ const describeDetail = () => {
   const heading = detail().querySelector("h1");
   const isAddress = isProfile(location.pathname);
   detail().parentElement.toggleAttribute("data-detail", isAddress);
-  document.title = isAddress && heading ? `${heading.textContent} · NoxChat` : list.title;
+  document.title = isAddress && heading ? `${heading.textContent} · NoxChat` : listPage.title;
   countInTitle();
   document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
   rowLink(shownPath)?.setAttribute("aria-current", "true");
 };
-const openDetail = (path, push) => {
+const openDetail = (path, options) => {
   wanted = { path, focused: document.activeElement };
-  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, ...push });
+  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, ...options });
 };
 const closeDetail = () => {
   const link = rowLink(shownPath);
   wanted = {};
   shownPath = "";
-  detail().innerHTML = list.emptyDetail;
+  detail().innerHTML = listPage.emptyDetail;
   describeDetail();
   if (document.activeElement.matches("input")) return;
   document.activeElement.blur(); // or the browser would reset the focus after going back, if it has not changed
@@ -135,10 +140,10 @@ const detailFailed = (event) => {
 document.addEventListener("htmx:response:error", detailFailed);
 document.addEventListener("htmx:error", detailFailed);
 document.addEventListener("htmx:after:history:replace", (event) => {
-  list.path = event.detail.path;
+  listPage.path = event.detail.path;
   if (detail()) describeDetail();
 });
-const restoresDetail = () => Boolean(detail()) && (isProfile(location.pathname) || currentPath() === list.path);
+const restoresDetail = () => Boolean(detail()) && (isProfile(location.pathname) || currentPath() === listPage.path);
 document.addEventListener("htmx:before:history:restore", (event) => { if (restoresDetail()) event.preventDefault(); });
 window.addEventListener("popstate", () => {
   if (!restoresDetail()) return;
@@ -146,13 +151,13 @@ window.addEventListener("popstate", () => {
   else closeDetail();
 });
 const beginList = () => {
-  list = { path: currentPath(), title: document.title, emptyDetail: detail()?.innerHTML };
+  listPage = { path: currentPath(), title: document.title, emptyDetail: detail()?.innerHTML };
   wanted = {};
   shownPath = "";
   if (history.state?.row && window.htmx) scrollToRow(history.state.row);
 };
 // The address of the page for what belongs to the list.
-const pagePath = () => (detail() ? list.path : currentPath());
+const pagePath = () => (detail() ? listPage.path : currentPath());
 
 // Live updates: the event stream says with whom something changed; the fragments are fetched by their ordinary routes.
 const fetchLive = (path, listName, target, swap = "outerHTML", more = {}) => {
@@ -176,7 +181,7 @@ const updateSoon = (publicId) => {
   setTimeout(() => { pending.delete(publicId); updatePerson(publicId); }, 50);
 };
 // On a profile, more than the button depends on how two people are related.
-const updateButton = (button) => {
+const updateRelationship = (button) => {
   const path = `/u/${button.dataset.friend}`;
   const profile = button.closest("#profile");
   if (profile) htmx.ajax("GET", path, { source: button, target: profile, swap: "outerMorph", live: true });
@@ -186,7 +191,7 @@ const updatePerson = (publicId) => {
   const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(publicId)}"]`);
   buttons.forEach((button) => {
     if (button.querySelector(":disabled")) setTimeout(updateSoon, 300, publicId); // a request of its own is running
-    else updateButton(button);
+    else updateRelationship(button);
   });
   if (buttons.length) return;
   // Nobody is inserted above a row that somebody may be about to press: a link above the list announces them.
@@ -223,18 +228,17 @@ const whenUnused = (element, done) => {
 const finishDone = () => document.querySelectorAll("[data-done]:not([data-finishing])").forEach((done) => {
   done.dataset.finishing = "";
   const row = done.closest("[data-user]");
-  const place = row?.parentElement ?? done;
-  whenUnused(place, () => {
+  whenUnused(row?.parentElement ?? done, () => {
     if (!done.isConnected) return; // undone
     if (document.getElementById("home")) fetchLive("/", "", document.getElementById("home"), "outerMorph");
     else if (row && "leaves" in done.dataset) row.remove();
-    else updateButton(done);
+    else updateRelationship(done);
   });
 });
 document.addEventListener("htmx:after:swap", finishDone);
 
 const leaveDetail = () => {
-  history.replaceState({ htmx: true }, "", list.path);
+  history.replaceState({ htmx: true }, "", listPage.path);
   closeDetail();
 };
 // A person who may no longer be seen disappears from the page.
@@ -255,14 +259,14 @@ document.addEventListener("htmx:response:error", (event) => {
 const poll = () => {
   fetchOutOfBand("/counters");
   const buttons = document.querySelectorAll("#profile [data-friend]");
-  buttons.forEach(updateButton);
+  buttons.forEach(updateRelationship);
   const rows = document.querySelector("#results [data-list]");
   if (rows && rows.children.length <= 21) {
     fetchLive(pagePath().split("?")[0], "", document.getElementById("results"), "outerMorph");
   }
 };
 document.addEventListener("stale", () => {
-  if (detail() && isProfile(location.pathname)) location.assign(list.path);
+  if (detail() && isProfile(location.pathname)) location.assign(listPage.path);
   else location.reload();
 });
 document.addEventListener("htmx:response:error", (event) => {
@@ -286,21 +290,28 @@ others?.addEventListener("message", () => { if (meta("tab")) location.reload(); 
 
 // A button that is swapped or removed loses the focus: it moves to the new button, or to the next row.
 let lostFocus = null;
-let otherButtons = []; // of the person whose button was pressed: in the list and in the detail beside it
+let pressed = null; // the person whose button was pressed, and whether on a profile
 document.addEventListener("htmx:before:swap", (event) => {
   const { sourceElement, live, target } = event.detail.ctx;
   const button = sourceElement?.closest?.("[data-friend]");
-  if (button && !live) {
-    const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(button.dataset.friend)}"]`);
-    otherButtons = [...buttons].filter((other) => other !== button);
-  }
+  if (button && !live) pressed = { publicId: button.dataset.friend, isProfile: Boolean(button.closest("#profile")) };
   if (!button || (live && !target.contains?.(document.activeElement))) return;
   const row = button.closest("[data-user]");
   const rows = row?.parentElement;
   lostFocus = { publicId: button.dataset.friend, row, rows, index: rows ? [...rows.children].indexOf(row) : 0 };
 });
+// The person may be in the list and in the detail beside it; and on a profile, more than the button changes.
+const updateOthers = () => {
+  if (!pressed) return;
+  const { publicId, isProfile: isOnProfile } = pressed;
+  pressed = null;
+  const buttons = [...document.querySelectorAll(`[data-friend="${CSS.escape(publicId)}"]`)];
+  const isCurrent = (button) => Boolean(button.closest("#profile")) === isOnProfile;
+  const isToUpdate = (button) => (isCurrent(button) ? isOnProfile && !("done" in button.dataset) : true);
+  buttons.filter(isToUpdate).forEach(updateRelationship);
+};
 document.addEventListener("htmx:after:swap", () => {
-  otherButtons.splice(0).forEach(updateButton);
+  updateOthers();
   const lost = lostFocus;
   lostFocus = null;
   if (!lost || document.activeElement !== document.body) return;
@@ -493,7 +504,7 @@ if (window.moment) {
   moment.locale(root.lang);
   const inSentence = { // moment's own begin with a capital letter
     en: { sameDay: "[today at] LT", lastDay: "[yesterday at] LT", lastWeek: "[on] dddd [at] LT", sameElse: "D MMM YYYY" },
-    ru: { sameDay: "[сегодня в] LT", lastDay: "[вчера в] LT", lastWeek: "dddd[, в] LT", sameElse: "D MMM YYYY" },
+    ru: { sameDay: "[сегодня в] LT", lastDay: "[вчера в] LT", lastWeek: "D MMMM [в] LT", sameElse: "D MMM YYYY" },
   };
   // English has both ways to tell the time: the device knows which one its owner reads.
   const is24Hours = new Intl.DateTimeFormat(navigator.language, { hour: "numeric" }).resolvedOptions().hourCycle === "h23";

@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const SIDE = 512; // pixels of what is sent: enough for sharp screens
+  const SIDE = 512; // pixels of what is sent: twice what the server makes of it
   const KEY_STEP = 0.05; // of the square
   const input = () => document.getElementById("avatar");
   const crop = () => document.getElementById("crop");
@@ -13,6 +13,7 @@
   let picture = null; // as the browser has decoded it, upright
   let name = ""; // of the file that was chosen
   let zoom = 1;
+  let latest = 0; // number of the last change: answers to earlier ones do not count
   let centre = { x: 0, y: 0 }; // of the square, in pixels of the picture
   const side = () => Math.min(picture.width, picture.height) / zoom;
 
@@ -25,19 +26,28 @@
     context.drawImage(picture, centre.x - half, centre.y - half, 2 * half, 2 * half, 0, 0, canvas.width, canvas.height);
   };
 
-  // What the form sends in place of the file that was chosen.
   const saveButton = () => document.querySelector("#profile-form .btn--primary");
+  // A form cannot be saved until it is known what is to be sent. Returns the number of the change.
+  const beginChange = () => {
+    saveButton().disabled = true;
+    latest += 1;
+    return latest;
+  };
+  const endChange = () => { saveButton().disabled = false; };
+
+  // What the form sends in place of the file that was chosen.
   const replaceFile = () => {
-    const drawn = picture;
+    const change = beginChange();
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = Math.max(1, Math.round(Math.min(SIDE, side())));
     draw(canvas);
     canvas.toBlob((blob) => {
-      if (!blob || drawn !== picture) return; // another was chosen
+      if (change !== latest) return;
+      endChange();
+      if (!blob) return; // the whole file stays
       const chosen = new DataTransfer();
       chosen.items.add(new File([blob], name, { type: blob.type }));
       input().files = chosen.files;
-      saveButton().disabled = false;
     }, "image/webp", 0.95); // as PNG in browsers that write no WebP
   };
   const update = () => {
@@ -54,23 +64,19 @@
   document.addEventListener("change", async (event) => {
     if (event.target !== input()) return;
     const [file] = input().files;
+    const change = beginChange();
     picture = null;
     crop().hidden = true;
     input().setCustomValidity("");
-    saveButton().disabled = Boolean(file); // until it is known what is to be sent
-    if (!file) return;
-    let decoded;
-    try {
-      decoded = await createImageBitmap(file);
-    } catch { // one that this browser cannot read, but the server may
-      if (input()?.files[0] !== file) return;
-      saveButton().disabled = false;
+    const decoded = file && await createImageBitmap(file).catch(() => null);
+    if (change !== latest) return;
+    if (!decoded) { // none, or one that this browser cannot read, but the server may
+      endChange();
       const { maxBytes, tooLarge } = input().dataset;
-      input().setCustomValidity(file.size > Number(maxBytes) ? tooLarge : "");
+      input().setCustomValidity(file?.size > Number(maxBytes) ? tooLarge : "");
       input().reportValidity();
       return;
     }
-    if (input()?.files[0] !== file) return; // another was chosen meanwhile
     picture = decoded;
     name = file.name;
     zoom = 1;
@@ -80,8 +86,10 @@
   document.addEventListener("input", (event) => {
     if (!picture || event.target !== slider()) return;
     zoom = Number(slider().value);
-    update();
+    draw(view());
+    beginChange();
   });
+  document.addEventListener("change", (event) => { if (picture && event.target === slider()) replaceFile(); });
 
   const move = (x, y) => {
     centre.x += x;
@@ -108,16 +116,19 @@
   // A form that comes back with errors has lost its file. Whoever goes back to initials wants none.
   document.addEventListener("htmx:after:swap", (event) => {
     const { target } = event.detail.ctx;
-    if (target?.id === "picture") picture = null;
-    else if (picture && input() && !input().files.length) show();
+    if (target?.id === "picture") {
+      picture = null;
+      beginChange();
+      endChange();
+    } else if (picture && input() && !input().files.length) show();
   });
 
   // Only XMLHttpRequest tells how much has been sent.
-  const fetchWithProgress = (show) => (url, { method, headers, body, signal }) => new Promise((resolve, reject) => {
+  const fetchWithProgress = (onProgress) => (url, { method, headers, body, signal }) => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open(method, url);
-    Object.entries(headers).forEach(([name, value]) => request.setRequestHeader(name, value));
-    request.upload.addEventListener("progress", ({ loaded, total }) => show(loaded / total));
+    Object.entries(headers).forEach((header) => request.setRequestHeader(...header));
+    request.upload.addEventListener("progress", ({ loaded, total }) => onProgress(loaded / total));
     request.addEventListener("load", () => {
       const lines = request.getAllResponseHeaders().trim().split("\r\n");
       const received = lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]);

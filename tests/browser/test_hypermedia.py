@@ -320,7 +320,7 @@ def stored_colours(page, site):
     return [names[tuple(value > 128 for value in picture.getpixel((x, 128)))] for x in (8, 247)]
 
 
-@pytest.mark.parametrize("way", ["mouse", "keyboard", "centre"])
+@pytest.mark.parametrize("way", ["mouse", "keyboard", "centre", "zoom"])
 def test_square_of_the_picture_is_chosen(site, new_page, way):
     page = new_page()
     register(page, f"Painter-{way}")
@@ -336,11 +336,11 @@ def test_square_of_the_picture_is_chosen(site, new_page, way):
         page.mouse.move(box["x"] + 900, box["y"] + 100, steps=4)
         page.mouse.up()
     elif way == "keyboard":
-        page.locator(".crop__zoom input").focus()
-        page.keyboard.press("Home")
         view.focus()
         for _press in range(10):
             page.keyboard.press("ArrowLeft")
+    elif way == "zoom":
+        page.locator(".crop__zoom input").fill("2.5")
     page.wait_for_function("() => document.getElementById('avatar').files[0].size < 500000")
     page.wait_for_timeout(300)
     # A form that comes back with errors still has the picture.
@@ -351,7 +351,9 @@ def test_square_of_the_picture_is_chosen(site, new_page, way):
     page.fill("#public_id", f"by-{way}")
     page.click("#profile-form .btn--primary")
     page.wait_for_url(f"**/u/by-{way}")
-    assert stored_colours(page, site) == (["green", "blue"] if way == "centre" else ["green", "red"])
+    assert stored_colours(page, site) == {"centre": ["green", "blue"], "zoom": ["red", "red"]}.get(
+        way, ["green", "red"]
+    )
     assert page.problems == []
 
 
@@ -467,6 +469,38 @@ def test_page_can_be_installed_as_an_app(page):
     assert {problem["errorId"] for problem in problems} <= {"in-incognito", "pipeline-restarted"}, problems
     for path in ("/favicon.ico", page.get_attribute("link[rel=apple-touch-icon]", "href")):
         assert page.request.get(path).status == 200
+
+
+def test_requests_of_the_page_itself_say_so(logged_in_page):
+    page, sent = logged_in_page("Idle"), {}
+
+    def record(request):
+        sent[request.url.split("?")[0].removeprefix(page.url.split("/friends")[0])] = "x-background" in request.headers
+
+    page.on("request", record)
+    page.clock.install()
+    with page.expect_response("**/events?*"):
+        page.goto("/friends")
+    page.dispatch_event("body", "friendship", {"detail": {"data": "nobody"}})
+    page.evaluate("() => document.dispatchEvent(new CustomEvent('friendship', { detail: { data: 'nobody-1' } }))")
+    page.clock.run_for(1000)
+    page.fill("#q", "ni")
+    page.clock.run_for(1000)
+    page.wait_for_url("**/friends?q=ni")
+    assert sent["/events"] and sent["/u/nobody-1/row"] and not sent["/friends"]
+
+
+def test_answer_of_a_proxy_replaces_nothing(page):
+    page.goto("/settings/profile")
+    page.fill("#bio", "typed with care")
+    statuses = [413, 429, 400]
+    page.route("**/settings/profile", lambda route: route.fulfill(status=statuses[0], body="<h1>nginx</h1>"))
+    while statuses:
+        page.click("#profile-form .btn--primary")
+        expect(page.locator("#toasts .notice[data-kind=error]")).to_contain_text("Something went wrong")
+        assert page.input_value("#bio") == "typed with care" and "nginx" not in page.content()
+        page.click("#toasts [data-dismiss]")
+        statuses.pop(0)
 
 
 def test_who_is_online_appears_without_reloading(site_app, logged_in_page):

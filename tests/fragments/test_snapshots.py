@@ -254,6 +254,7 @@ STATES = {
             "text": "Text",
             "links": [{"href": "/", "label": "Go"}],
             "request_id": "x",
+            "request_name": "POST /u/nika/request",
             "moon": "new",
         },
         "500": lambda: {
@@ -262,6 +263,7 @@ STATES = {
             "text": "Text",
             "links": [],
             "request_id": "abc",
+            "request_name": "GET /search",
             "moon": "full",
         },
     },
@@ -433,6 +435,7 @@ STATES = {
 MACROS = {
     "friends/button_attributes",
     "people/avatar",
+    "settings/saving_form",
     "ui/copy",
     "ui/icons",
     "ui/notices",

@@ -65,10 +65,10 @@ ACTIONS = {
     "unblock": (block, "unblock", "none", "You unblocked Bob", (0, 0, 0)),
 }
 OUTDATED_ACTIONS = {
-    "send twice": (send_request, "request", "outgoing", "still open", (0, 0, 1)),
+    "send twice": (send_request, "request", "outgoing", "has not answered", (0, 0, 1)),
     "send to a friend": (befriend, "request", "friends", "friends already", (1, 0, 0)),
     "accept after cancel": (do_nothing, "request/accept", "none", "no longer exists", (0, 0, 0)),
-    "accept own request": (send_request, "request/accept", "outgoing", "still open", (0, 0, 1)),
+    "accept own request": (send_request, "request/accept", "outgoing", "has not answered", (0, 0, 1)),
     "accept twice": (befriend, "request/accept", "friends", "friends already", (1, 0, 0)),
     "decline after cancel": (do_nothing, "request/decline", "none", "no longer exists", (0, 0, 0)),
     "decline a friend": (befriend, "request/decline", "friends", "friends already", (1, 0, 0)),
@@ -500,7 +500,7 @@ def test_profile_says_when_one_may_ask_again(alice_and_bob):
         alice_browser.get("/u/bobby/button", htmx=True, query_string={"list": "profile"}),
         alice_browser.post("/u/bobby/request", {"list": "profile"}, htmx=True),
     ):
-        assert "You can ask again on" in answer.text and 'formaction="/u/bobby/request"' not in answer.text
+        assert "You can ask again from" in answer.text and 'formaction="/u/bobby/request"' not in answer.text
     assert 'formaction="/u/alice/request"' in at_bob.get("/u/alice").text
 
 

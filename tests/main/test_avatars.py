@@ -200,7 +200,7 @@ REFUSALS = {
     "bmp": "BMP files do not work here.",
     "ico": "ICO files do not work here.",
     "pdf": "PDF files do not work here.",
-    "huge webp": "Such WebP files can be read up to 7 megapixels. Save it smaller, or as an ordinary JPEG",
+    "huge webp": "WebP files like this can have up to 7 megapixels. Make the picture smaller, or save it as an ordinary JPEG",
     "truncated jpeg": "This JPEG file is damaged.",
     "truncated png": "This PNG file is damaged.",
     "truncated large png": "This PNG file is damaged.",
@@ -254,10 +254,10 @@ def progressive_jpeg(size, **options):
 
 
 TOO_MUCH_MEMORY = {
-    "progressive jpeg": (lambda: progressive_jpeg((7744, 5810)), "Such JPEG files can be read up to 37 megapixels."),
+    "progressive jpeg": (lambda: progressive_jpeg((7744, 5810)), "JPEG files like this can have up to 37 megapixels."),
     "heic": (
         lambda: resized(encode(two_colour_image(), "HEIF"), ">II", (8064, 6048)),
-        "Such HEIC files can be read up to 24 megapixels.",
+        "HEIC files like this can have up to 24 megapixels.",
     ),
 }
 
