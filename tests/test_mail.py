@@ -11,6 +11,7 @@ from contextlib import closing
 from datetime import timedelta
 from email import policy
 from email.parser import BytesParser
+from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -511,3 +512,19 @@ def test_killed_process_loses_no_email(make_app, tmp_path, new_database, start_s
 def tries(app):
     with app.app_context():
         return db.session.scalar(select(QueuedEmail.tries))
+
+
+def test_email_is_complete_once_its_file_appears(app, monkeypatch):
+    """Also for who lists hidden files, as pathlib's glob does."""
+    seen = []
+    rename = Path.rename
+
+    def list_and_rename(path, target):
+        seen.append(list(app.config["MAIL_DIR"].glob("*.eml")))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", list_and_rename)
+    make_person(app, "Alice", "alice@nox.example")
+    request_reset(app)
+    wait_until(lambda: list(app.config["MAIL_DIR"].glob("*.eml")))
+    assert seen == [[]]

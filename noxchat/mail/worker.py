@@ -228,7 +228,7 @@ def _deliver(message: EmailMessage):
     folder = current_app.config["MAIL_DIR"]
     make_private_folder(folder)
     name = f"{now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.eml"
-    temporary = folder / f".{name}"
+    temporary = folder / f".{name}.part"  # not matched by *.eml, also where that includes hidden files
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(message.as_bytes())
     temporary.rename(folder / name)
