@@ -137,10 +137,10 @@ def get_relationship(viewer: User, person: User) -> Relationship:
 def get_cooldown(viewer: User, person: User) -> datetime | None:
     """Return until when the viewer may not ask a person again; None when they may."""
     until = select(_cooldown(viewer.id, person.id))
-    return _if_ahead(db.session.scalar(until))
+    return _future_or_none(db.session.scalar(until))
 
 
-def _if_ahead(time: datetime | None) -> datetime | None:
+def _future_or_none(time: datetime | None) -> datetime | None:
     """Return a time that is still to come; None for one that has passed."""
     return time if time and time > now() else None
 
@@ -437,6 +437,6 @@ def find_details(viewer: User, public_id: str) -> ProfileDetails | None:
     in_common: Sequence[Row] = ()
     if friend_count and state not in (SELF, BLOCKED):
         in_common = db.session.execute(_in_common(), {"viewer": viewer.id, "other": person.id}).all()
-    waits_until = _if_ahead(cooldown_until) if state == NONE else None
+    waits_until = _future_or_none(cooldown_until) if state == NONE else None
     count = in_common[0].in_common_count if in_common else 0
     return ProfileDetails(person, state, friend_count, waits_until, list(in_common), count)

@@ -61,7 +61,7 @@ def edit_preferences():
 
 @blueprint.route("/settings/privacy", methods=["GET", "POST"])
 def edit_privacy():
-    """Change who sees when one is online, who finds one by one's name, or both."""
+    """Change who can see presence, who can find the account by name, or both."""
     form = PrivacyForm(current_user)
     if not form.validate_on_submit():
         return show_form("privacy", form)
