@@ -22,6 +22,7 @@ from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy import ARRAY, Integer, String, bindparam, delete, func, insert, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from noxchat.database import UTCDateTime, now
 from noxchat.exceptions import RateLimited
@@ -42,6 +43,7 @@ ACQUIRE_LOCKS = text("SELECT pg_advisory_xact_lock(:class, slot) FROM unnest(:sl
 LOCK_TIMEOUTS = text(
     "SELECT set_config('lock_timeout', '3s', true), set_config('idle_in_transaction_session_timeout', '2s', true)"
 )
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's error code, when lock_timeout has passed
 BLOCKS_PER_HOUR = 200
 UNDOS_PER_HOUR = 10
 REGISTRATION_TRIES = 5  # forms for each registration that is allowed
@@ -203,20 +205,17 @@ def confirmation_limits(user: User) -> list[Limit]:
     return [Limit(maximum, LOGIN_PERIOD, ("confirm", str(user.id)))]
 
 
-def begin_attempt(limits: list[Limit], *, may_wait: bool) -> list[int]:
+def begin_attempt(limits: list[Limit]) -> list[int]:
     """Count an attempt before it is made, so that many at once cannot exceed a limit. For a transaction that may write.
 
-    may_wait: whether to wait for others that are under way, and may yet succeed and no longer count.
-    Returns the attempt for `end_attempt`; empty when it has to wait. Raises RateLimited when it is one too many.
+    Returns the attempt for `end_attempt`; empty when others that are under way, and may yet succeed and no longer
+    count, use up a limit. Raises RateLimited when it is one too many.
     """
     if db.engine.dialect.name == "postgresql":
-        db.session.execute(LOCK_TIMEOUTS)
-        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({each.lock_slot for each in limits})})
+        _acquire_locks(limits)
     expired = select(Attempt.id).where(Attempt.expires_at <= now()).limit(PURGED_AT_ONCE)
     db.session.execute(delete(Attempt).where(Attempt.id.in_(expired.with_for_update(skip_locked=True))))
     if check_limits(limits):
-        if not may_wait:
-            _refuse(MAX_ATTEMPT_DURATION.total_seconds())
         return []
     moment = now()
     rows = [
@@ -224,6 +223,25 @@ def begin_attempt(limits: list[Limit], *, may_wait: bool) -> list[int]:
         for each in limits
     ]
     return list(db.session.scalars(insert(Attempt).returning(Attempt.id), rows))
+
+
+def _acquire_locks(limits: list[Limit]):
+    """Lock the limits on PostgreSQL until the transaction ends. Raises RateLimited when too many others wait for them.
+
+    Each of those is an attempt to log in to the same account, or from the same address.
+    """
+    db.session.execute(LOCK_TIMEOUTS)
+    try:
+        db.session.execute(ACQUIRE_LOCKS, {"slots": sorted({each.lock_slot for each in limits})})
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        refuse_simultaneous()
+
+
+def refuse_simultaneous():
+    """Raise RateLimited about an attempt for which others that are under way leave no room."""
+    _refuse(MAX_ATTEMPT_DURATION.total_seconds())
 
 
 def check_limits(limits: list[Limit]) -> bool:

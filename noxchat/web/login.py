@@ -136,12 +136,14 @@ def wait_for_attempt(limits: list[throttle.Limit]) -> list[int]:
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         begin_write(db.session)
-        attempt = throttle.begin_attempt(limits, may_wait=time.monotonic() < deadline)
+        attempt = throttle.begin_attempt(limits)
         db.session.commit()
         if attempt:
             return attempt
-        while throttle.check_limits(limits) and time.monotonic() < deadline:
+        while throttle.check_limits(limits):  # without the locks, for which more than these may wait
             db.session.commit()  # a waiting request holds no connection
+            if time.monotonic() >= deadline:
+                throttle.refuse_simultaneous()
             time.sleep(POLL_SECONDS)
 
 

@@ -136,7 +136,7 @@ def test_attempt_of_a_process_that_died_counts_as_failed(make_app):
     with app.app_context():
         user = accounts.find_by_identifier("alice")
         begin_write(db.session)
-        throttle.begin_attempt(throttle.login_limits("alice", user, "127.0.0.1", None), may_wait=True)
+        throttle.begin_attempt(throttle.login_limits("alice", user, "127.0.0.1", None))
         db.session.execute(update(Attempt).values(pending_until=now()))
         db.session.commit()
     answer = Browser(app).log_in("alice")
@@ -174,7 +174,7 @@ def test_frozen_process_stops_no_login(make_app):
         with app.app_context():
             user = accounts.find_by_identifier("alice")
             begin_write(db.session)
-            throttle.begin_attempt(throttle.login_limits("alice", user, "10.0.0.1", None), may_wait=True)
+            throttle.begin_attempt(throttle.login_limits("alice", user, "10.0.0.1", None))
             frozen.wait(30)
             with contextlib.suppress(DBAPIError):
                 db.session.rollback()
@@ -188,6 +188,18 @@ def test_frozen_process_stops_no_login(make_app):
     assert time.monotonic() - began < 15
     frozen.set()
     thread.join()
+
+
+def test_login_is_limited_while_too_many_others_wait_for_its_lock(make_app):
+    app = make_app("postgresql")
+    alice = make_person(app, "Alice", public_id="alice")
+    with app.app_context(), db.engine.connect() as other:
+        for limit in throttle.login_limits("alice", alice, "127.0.0.1", None):
+            other.execute(select(func.pg_advisory_xact_lock(throttle.LOCK_CLASS, limit.lock_slot)))
+        answer = Browser(app).log_in("alice")
+        assert answer.status_code == 429 and int(answer.headers["Retry-After"]) == 10
+        other.rollback()
+    assert Browser(app).log_in("alice").status_code == 303
 
 
 def test_attempts_are_forgotten_when_they_expire(make_app):
