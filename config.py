@@ -251,6 +251,9 @@ class Config:
             # One driver, whichever the URI names: postgresql+psycopg2:// works too.
             url = url.set(drivername="postgresql+psycopg")
         self.SQLALCHEMY_DATABASE_URI = url.render_as_string(hide_password=False)
+        self.SQLITE_SYNCHRONOUS = env.matching(
+            "SQLITE_SYNCHRONOUS", "NORMAL|FULL", "write NORMAL or FULL.", default="NORMAL"
+        )
         self.DATABASE_SECONDS = env.number("DATABASE_SECONDS", 10, minimum=1, maximum=600)
 
     def _read_elasticsearch(self, env):
@@ -322,6 +325,9 @@ class Config:
         self.REQUESTS_PER_HOUR = env.number("REQUESTS_PER_HOUR", 50, minimum=1)
         self.OPEN_REQUESTS = env.number("OPEN_REQUESTS", 100, minimum=1)
         self.PAUSE_DAYS = env.number("PAUSE_DAYS", 14, maximum=3650)
+        self.MESSAGE_LENGTH = env.number("MESSAGE_LENGTH", 4000, minimum=1, maximum=100_000)
+        self.MESSAGES_PER_MINUTE = env.number("MESSAGES_PER_MINUTE", 120, minimum=1)
+        self.EDIT_HOURS = env.number("EDIT_HOURS", 24, maximum=87_600)
         self.STREAMS_PER_PERSON = env.number("STREAMS_PER_PERSON", 10, minimum=1)
         self.RATELIMIT_STORAGE_URI = env.text("RATELIMIT_STORAGE_URI", "memory://")
         try:

@@ -21,7 +21,11 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 VENDOR = ROOT / "static" / "vendor"
 FRONT_END = {
     # In one file: htmx starts as soon as it is loaded, and would not wait for an extension in another file.
-    "htmx.min.js": ("htmx.org/dist/htmx.min.js", "htmx.org/dist/ext/hx-sse.min.js"),
+    "htmx.min.js": (
+        "htmx.org/dist/htmx.min.js",
+        "htmx.org/dist/ext/hx-sse.min.js",
+        "htmx.org/dist/ext/hx-upsert.min.js",
+    ),
     "moment.min.js": ("moment/min/moment.min.js",),
     "moment-ru.js": ("moment/locale/ru.js",),
 }

@@ -6,6 +6,7 @@ from flask import Flask, request
 
 from noxchat import (
     auth,
+    chat,
     cli,
     errors,
     event_stream,
@@ -58,7 +59,7 @@ def create_app(config) -> Flask:
     assets.init_app(app)
     templating.init_app(app)
 
-    for package in (auth, main, friends, settings, errors):
+    for package in (auth, main, friends, chat, settings, errors):
         app.register_blueprint(package.blueprint)
     cli.init_app(app)
     app.extensions["mail_worker"] = MailWorker(app)
@@ -86,4 +87,4 @@ def init_database(app: Flask):
     db.init_app(app)
     schema.init_app(app, ROOT / "migrations")
     with app.app_context():
-        configure_engine(db.engine)
+        configure_engine(db.engine, app.config["SQLITE_SYNCHRONOUS"])

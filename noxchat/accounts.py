@@ -5,7 +5,7 @@ from flask_babel import gettext as _
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 
-from noxchat import avatars, email_addresses, events, friendships, invitations, profiles, sessions
+from noxchat import avatars, email_addresses, events, friendships, groups, invitations, messages, profiles, sessions
 from noxchat.database import violates_constraint
 from noxchat.exceptions import Conflict, NotAllowed
 from noxchat.extensions import db
@@ -15,9 +15,10 @@ from noxchat.names import email_key, random_public_id, skeleton
 from noxchat.tokens import Link
 
 # What rule modules contribute to the deletion of an account, besides the rows that the database deletes by itself.
-# Functions of the user, in three steps because of the lock order: lock what is affected; return the events that tell
-# others; after the deletion, remove what is not in the database.
-LOCK_FOR_DELETION = (friendships.lock_for_deletion,)
+# Functions of the user, in steps because of the lock order: lock what is affected; change what stays; return the events
+# that tell others; after the deletion, remove what is not in the database.
+LOCK_FOR_DELETION = (friendships.lock_for_deletion, groups.lock_for_deletion)
+BEFORE_DELETION = (groups.leave_all,)
 DELETION_EVENTS = (friendships.deletion_events,)
 AFTER_DELETION = (avatars.after_account_deletion,)
 
@@ -76,7 +77,7 @@ def register(
     Raises InvalidInput, also about an invitation that is no longer open.
     """
     if invitation and invitation.inviter:
-        friendships.lock_users(invitation.inviter.id)  # before the newcomer, whose id is higher
+        profiles.lock_users(invitation.inviter.id)  # before the newcomer, whose id is higher
     user = create(username, email, password_hash, language=language)
     pair = invitations.join(user, invitation) if invitation else None
     email_addresses.request_confirmation(user, send=send_email)
@@ -166,7 +167,7 @@ def _recover(user: User, password_hash: str):
     sessions.revoke_all(user)
 
 
-def set_choices(user: User, choices: dict[str, str]):
+def set_choices(user: User, choices: dict[str, str | bool]):
     """Set some of theme, language and the privacy settings. Raises Conflict when the account was deleted."""
     user = lock_account(user)
     for name, value in choices.items():
@@ -174,11 +175,18 @@ def set_choices(user: User, choices: dict[str, str]):
     db.session.flush()
 
 
-def delete_account(user: User):
-    """Delete an account, with all rows that refer to it. Raises Conflict as lock_verified_account does."""
+def delete_account(user: User, *, delete_messages: bool = False):
+    """Delete an account, with all rows that refer to it. Raises Conflict as lock_verified_account does.
+
+    delete_messages: whether to erase what they have written to others; otherwise it stays, without their name.
+    """
     for lock in LOCK_FOR_DELETION:
         lock(user)
     user = lock_verified_account(user)
+    if delete_messages:
+        messages.erase_all(user)
+    for leave in BEFORE_DELETION:
+        leave(user)
     events.publish_all([event for get_events in DELETION_EVENTS for event in get_events(user)])
     db.session.execute(delete(User).where(User.id == user.id))
     for clean_up in AFTER_DELETION:

@@ -1,4 +1,4 @@
-"""The subcommands of the `flask` command: demo, users, invite, search, doctor. Run as `flask --app main …`."""
+"""The subcommands of the `flask` command: demo, users, chat, invite, search, doctor. Run as `flask --app main …`."""
 
 import secrets
 
@@ -7,7 +7,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy import func, select
 
-from noxchat import accounts, email_addresses, health, invitations, passwords, tokens
+from noxchat import accounts, conversations, email_addresses, health, invitations, passwords, tokens
 from noxchat import demo as demo_data
 from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput
@@ -17,12 +17,13 @@ from noxchat.models import Profile, User
 from noxchat.names import clean_email, clean_username
 from noxchat.search.cli import group as search_group
 
+chat = AppGroup("chat", help="What is stored of conversations.")
 users = AppGroup("users", help="List, create, confirm and delete accounts; create a link to choose a new password.")
 
 
 def init_app(app: Flask):
     """Add the commands to the `flask` command."""
-    for command in (users, invite, demo, doctor, search_group):
+    for command in (users, chat, invite, demo, doctor, search_group):
         app.cli.add_command(command)
 
 
@@ -127,6 +128,14 @@ def delete_user(account, yes):
     accounts.delete_account(user)
     db.session.commit()
     click.echo(f"Deleted {user.username}.")
+
+
+@chat.command("stats")
+def chat_stats():
+    """Print how many conversations, members and messages there are. Reads all of them."""
+    stats = conversations.count_all()
+    for label, number in stats.items():
+        click.echo(f"{label:<40}{number:>12,}")
 
 
 @click.command()

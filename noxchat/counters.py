@@ -4,17 +4,22 @@ from dataclasses import dataclass
 
 from sqlalchemy import Integer, bindparam, func, select
 
+from noxchat.conversations import unread_conversations
 from noxchat.extensions import db
 from noxchat.models import Event, User, friend_requests, friends
 
 
 @dataclass(frozen=True)
 class Counters:
-    """friends, incoming, outgoing: how many. last_event_id: the latest event that these numbers include, or 0."""
+    """friends, incoming, outgoing: how many. unread: conversations with something unread, up to MAX_UNREAD.
+
+    last_event_id: the latest event that these numbers include, or 0.
+    """
 
     friends: int
     incoming: int
     outgoing: int
+    unread: int
     last_event_id: int
 
 
@@ -28,6 +33,7 @@ def counter_columns(viewer):
         count(friends.c.user_id),
         count(friend_requests.c.receiver_id),
         count(friend_requests.c.sender_id),
+        select(func.count()).select_from(unread_conversations(viewer).subquery()).scalar_subquery(),
         func.coalesce(select(func.max(Event.id)).where(Event.user_id == viewer).scalar_subquery(), 0),
     )
 

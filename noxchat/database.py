@@ -163,8 +163,8 @@ def without_statement_timeout(connection):
         yield
 
 
-def configure_engine(engine: Engine):
-    """Set up every connection that the engine opens."""
+def configure_engine(engine: Engine, sqlite_synchronous: str = "NORMAL"):
+    """Set up every connection that the engine opens. sqlite_synchronous: SQLite's pragma, NORMAL or FULL."""
     if engine.dialect.name == "postgresql":
         from noxchat import postgresql
 
@@ -180,7 +180,7 @@ def configure_engine(engine: Engine):
         connection.isolation_level = None  # or the driver begins transactions by rules of its own
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute(f"PRAGMA synchronous = {sqlite_synchronous}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 

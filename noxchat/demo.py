@@ -1,4 +1,4 @@
-"""Demo data for an empty database: people with names, bios, drawn pictures, friendships and open requests."""
+"""Demo data for an empty database: people with drawn pictures, friendships, open requests and conversations."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from flask import current_app
 from sqlalchemy import Table, exists, insert, select
 
-from noxchat import avatars, email_addresses, passwords
+from noxchat import avatars, demo_conversations, email_addresses, passwords
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Profile, PublicId, User, friend_requests, friends
@@ -81,6 +81,7 @@ def fill(count: int = 60) -> Login | None:
     people[0].email = people[0].email_key = DEMO_EMAIL
     db.session.flush()
     _create_relations(people, chance)
+    demo_conversations.fill(people[0], chance)
     for person in people:
         if chance.random() < 0.8:
             avatars.update(person, person.public_id, draw(chance))

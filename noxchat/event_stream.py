@@ -1,9 +1,11 @@
-"""The open event streams (server-sent events), and the thread that tells them what events.py publishes.
+"""The open event streams (server-sent events), and the thread that tells them what is published and announced.
 
-The thread is woken inside the process on SQLite, which has only one; on PostgreSQL by NOTIFY, from any process. It asks
-the database for all streams at once, so that an idle stream costs neither a thread nor a statement.
+events.py publishes rows, announcements.py what is no row. The thread is woken inside the process on SQLite, which has
+only one; on PostgreSQL by NOTIFY, from any process. It asks the database for all streams at once, so that an idle
+stream costs neither a thread nor a statement.
 """
 
+import json
 import logging
 import queue
 import selectors
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 from flask import Flask, current_app
 from sqlalchemy import BigInteger, Integer, Row, and_, column, event, func, select, values
@@ -20,10 +23,11 @@ from sqlalchemy.orm import Session as DatabaseSession
 from sqlalchemy.orm import scoped_session
 
 from noxchat import email_addresses, events, friendships
-from noxchat.database import try_write
+from noxchat.announcements import CHAT, Announcement
+from noxchat.database import now, try_write
 from noxchat.events import CHANNEL
 from noxchat.extensions import db
-from noxchat.models import Event, Session
+from noxchat.models import Conversation, Event, Member, Session
 
 log = logging.getLogger("noxchat.event_stream")
 
@@ -35,17 +39,22 @@ DELETION_SECONDS = 3600  # between deletions of old rows
 DELETE_OLD = (events.delete_old, friendships.delete_old, email_addresses.delete_old)
 MAX_MISSED = 500  # events, of a stream that resumes
 MAX_UNREAD = 500  # pieces of text, of a stream that a thread of the server writes
+PAYLOAD_BYTES = 7500  # of a NOTIFY, which may have 8000
+SWEEP_OVERLAP = timedelta(seconds=30)  # by which clocks may differ, and for which a transaction may take to commit
 
 
 @event.listens_for(DatabaseSession, "after_commit")
-def _notify_recipients(session):
+def _tell_streams(session):
     if recipients := session.info.pop("event_recipients", None):
         current_app.extensions["event_streams"].notify(recipients)
+    if announcements := session.info.pop("announcements", None):
+        current_app.extensions["event_streams"].announce(announcements)
 
 
 @event.listens_for(DatabaseSession, "after_rollback")
-def _forget_recipients(session):
+def _forget(session):
     session.info.pop("event_recipients", None)
+    session.info.pop("announcements", None)
 
 
 class Detached(BaseException):
@@ -128,6 +137,19 @@ def _delete_some(delete_old: Callable[[scoped_session], bool]) -> bool:
     return try_write(db.session, lambda: results.append(delete_old(db.session)), seconds=1) and results[0]
 
 
+def _make_payloads(announcements: Iterable[Announcement]) -> list[str]:
+    """Return announcements as lists in JSON, each short enough for a NOTIFY."""
+    payloads: list[list[str]] = [[]]
+    size = 0
+    for text in dict.fromkeys(map(json.dumps, announcements)):
+        if size + len(text) > PAYLOAD_BYTES:
+            payloads.append([])
+            size = 0
+        payloads[-1].append(text)
+        size += len(text) + 2
+    return [f"[{', '.join(payload)}]" for payload in payloads if payload]
+
+
 class EventStreams:
     """The open streams of this process, and the thread that delivers events to them.
 
@@ -144,6 +166,9 @@ class EventStreams:
         self.streams: dict[int, set[EventStream]] = {}
         self.lock = threading.Lock()
         self.notified: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+        self.announced: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
+        self.told_versions: dict[int, int] = {}  # of conversations that changed lately
+        self.swept_at = now()
         self.thread: threading.Thread | None = None
         self.stopped = False
 
@@ -156,12 +181,13 @@ class EventStreams:
                 self._discard_if_empty(stream.user_id)
                 return False
             own.add(stream)
-            if self.thread is None or not self.thread.is_alive():
-                self._start_thread()
+            self._ensure_thread()
         self.notify([stream.user_id])  # of what it has missed
         return True
 
-    def _start_thread(self):
+    def _ensure_thread(self):
+        if self.thread is not None and self.thread.is_alive():
+            return
         self.waker, self.wake_up = socket.socketpair()
         self.wake_up.setblocking(False)
         self.thread = threading.Thread(target=self._run, name="event-streams", daemon=True)
@@ -193,8 +219,23 @@ class EventStreams:
         """Have the thread deliver new events to these people's streams."""
         if self.thread is not None:
             self.notified.put(tuple(user_ids))
-            with suppress(OSError):  # the thread has been woken so often already, or has ended
-                self.wake_up.send(b"x")
+            self._wake()
+
+    def announce(self, announcements: Iterable[Announcement]):
+        """Have the thread tell announcements to whom they concern: on PostgreSQL, to the streams of all processes."""
+        with self.lock:
+            if self.stopped:
+                return
+            if db.engine.dialect.name == "postgresql":
+                self._ensure_thread()
+        if self.thread is not None:
+            for announcement in announcements:
+                self.announced.put(announcement)
+            self._wake()
+
+    def _wake(self):
+        with suppress(OSError):  # the thread has been woken so often already, or has ended
+            self.wake_up.send(b"x")
 
     def lines(self, stream: EventStream) -> Iterator[str]:
         """Yield a stream's server-sent events (WHATWG HTML, 9.2) for as long as it lasts. Raises Detached."""
@@ -214,27 +255,30 @@ class EventStreams:
         with self.waker, self.wake_up, self.app.app_context():
             while not self.stopped:
                 try:
-                    with self._listen() as notified:
-                        self._tell(notified)
+                    with self._listen() as wait:
+                        self._tell(wait)
                 except (SQLAlchemyError, ValueError) as error:
                     log.warning("cannot read events: %s", type(error).__name__)
                     time.sleep(1)
 
-    def _tell(self, notified: Callable[[float], set[int]]):
+    def _tell(self, wait: Callable[[float], list]):
         """Tell the streams everything, until the server stops. Raises SQLAlchemyError."""
         next_deletion = 0.0
         while not self.stopped:
             self._check_sessions()
+            self._sweep()
             if time.monotonic() >= next_deletion:
                 self._delete_old_rows()
                 next_deletion = time.monotonic() + DELETION_SECONDS
             next_check = time.monotonic() + HEARTBEAT_SECONDS
             while not self.stopped and (seconds := next_check - time.monotonic()) > 0:
-                self._deliver(notified(seconds))
+                news = wait(seconds)
+                self._deliver({each for each in news if isinstance(each, int)})
+                self._tell_announcements([each for each in news if isinstance(each, list)])
 
     @contextmanager
     def _listen(self):
-        """Yield a function that returns which people have new events, after waiting for that for some seconds."""
+        """Yield a function that waits for some seconds, and returns who has new events, and announcements."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.waker, selectors.EVENT_READ)
             if db.engine.dialect.name != "postgresql":
@@ -243,16 +287,59 @@ class EventStreams:
             from noxchat import postgresql
 
             connect_args = self.app.config["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"]
-            with postgresql.listen(db.engine, connect_args, CHANNEL, selector) as received:
-                yield lambda seconds: self._wait(selector, seconds).union(*received())
+            with postgresql.listen(db.engine, connect_args, CHANNEL, selector) as listener:
+                yield lambda seconds: self._exchange(listener, self._wait(selector, seconds))
 
-    def _wait(self, selector, seconds: float) -> set[int]:
+    def _wait(self, selector, seconds: float) -> list:
         if any(key.fileobj is self.waker for key, _events in selector.select(seconds)):
             self.waker.recv(4096)
-        user_ids: set[int] = set()
+        news: list = []
         while not self.notified.empty():
-            user_ids.update(self.notified.get())
-        return user_ids
+            news.extend(self.notified.get())
+        while not self.announced.empty():
+            news.append(self.announced.get())
+        return news
+
+    def _exchange(self, listener, news: list) -> list:
+        """Send announcements to all processes, this one too, and return what has been received."""
+        payloads = _make_payloads([each for each in news if isinstance(each, list)])
+        if payloads:
+            listener.notify(payloads)
+        received = [each for payload in listener.receive() for each in payload]
+        return [each for each in news if isinstance(each, int)] + received
+
+    def _sweep(self):
+        """Tell the changes of conversations whose announcements were lost, with the process that made them, say."""
+        began = now()
+        members = select(Member.conversation_id).where(Member.user_id.in_(list(self.streams)))
+        changed = select(Conversation.id, Conversation.version).where(
+            Conversation.changed_at > self.swept_at - SWEEP_OVERLAP, Conversation.id.in_(members)
+        )
+        versions = {row.id: row.version for row in self._fetch(changed)} if self.streams else {}
+        lost = [[CHAT, *item] for item in versions.items() if item[1] > self.told_versions.get(item[0], 0)]
+        self._tell_announcements(lost)
+        self.told_versions, self.swept_at = versions, began
+
+    def _tell_announcements(self, announcements: Sequence[Announcement]):
+        """Tell announcements to the streams of this process that they concern."""
+        versions: dict[int, int] = {}
+        for kind, conversation_id, data, *recipients in announcements:
+            if kind == CHAT:
+                versions[conversation_id] = max(data, versions.get(conversation_id, 0))
+            else:
+                self._write(recipients[0], f"event: {kind}\ndata: {conversation_id} {data}".rstrip())
+        if not versions or not self.streams:
+            return
+        self.told_versions.update(versions)
+        # Asked each time, so that whoever was removed from a conversation is told no more.
+        current = select(Member.conversation_id, Member.user_id)
+        for row in self._fetch(current.where(Member.conversation_id.in_(versions), Member.left_at.is_(None))):
+            self._write([row.user_id], f"event: {CHAT}\ndata: {row.conversation_id} {versions[row.conversation_id]}")
+
+    def _write(self, user_ids: Iterable[int], text: str):
+        """Write an event without an id: a stream that resumes after an id may have missed durable events before it."""
+        for stream in self._select(user_ids):
+            stream.write(f"{text}\n\n")
 
     def _check_sessions(self):
         """End the streams whose session has ended, keep the others open, and deliver what no notification announced."""

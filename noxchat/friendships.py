@@ -15,12 +15,12 @@ from flask_babel import ngettext
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, union_all
 from sqlalchemy.orm import undefer
 
-from noxchat import blocks, events, throttle
+from noxchat import blocks, conversations, events, throttle
 from noxchat.database import execute_dml, now
 from noxchat.exceptions import Conflict, NotFound
 from noxchat.extensions import db
 from noxchat.models import PublicId, User, friend_requests, friends, request_cooldowns, undo_records
-from noxchat.profiles import with_profile
+from noxchat.profiles import lock_users, with_profile
 from noxchat.relationships import (
     BLOCKED,
     FRIENDS,
@@ -323,6 +323,7 @@ def _insert_friendship(pair: Pair, since: datetime):
         for one, other in ((pair.viewer, pair.person), (pair.person, pair.viewer))
     ]
     db.session.execute(insert(friends), rows)
+    _update_conversation(pair)
 
 
 def _insert_request(sender: User, receiver: User, created_at: datetime):
@@ -357,6 +358,13 @@ def _delete_friendship(pair: Pair):
     # The opposite row is deleted by its foreign key: see models/friendships.py.
     one, other = pair.viewer.id, pair.person.id
     db.session.execute(delete(friends).where(friends.c.user_id == one, friends.c.friend_id == other))
+    _update_conversation(pair)
+
+
+def _update_conversation(pair: Pair):
+    """Have what two people can do in their conversation follow their friendship."""
+    if pair.relationship.has_conversation:
+        conversations.friendship_changed(pair.viewer.id, pair.person.id)
 
 
 def _notify(pair: Pair, tab: str):
@@ -385,12 +393,6 @@ def lock_for_deletion(user: User):
             return
         # A new one came before the lock. Locking them now would break the order; rolling back releases the locks.
         attempt.rollback()
-
-
-def lock_users(*user_ids: int):
-    """Lock users' rows in the order of their ids until the transaction ends."""
-    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(key_share=True)
-    db.session.execute(rows)
 
 
 def deletion_events(user: User) -> list[tuple[int, str, str]]:

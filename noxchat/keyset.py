@@ -5,6 +5,7 @@ import binascii
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 PAGE_SIZE = 20
 
@@ -53,3 +54,12 @@ def _is_encodable(position: list) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def time_and_id(position: tuple[str, int] | None) -> tuple[datetime, int] | None:
+    """Return the time in UTC and the id of a decoded cursor, or None if it is not one of a list by time."""
+    try:
+        time = datetime.fromisoformat(position[0]) if position else None
+        return (time.astimezone(UTC), position[1]) if position and time and time.tzinfo else None
+    except (ValueError, OverflowError):  # not a time, or one beyond the range of UTC
+        return None

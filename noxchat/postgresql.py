@@ -4,7 +4,7 @@ import json
 import math
 import selectors
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,14 +84,31 @@ def without_statement_timeout(connection: Connection):
             connection.exec_driver_sql(f"SET statement_timeout = '{timeout}'")
 
 
+class Listener:
+    """A connection that listens to a channel of NOTIFY. Its methods raise psycopg.Error when it breaks."""
+
+    def __init__(self, connection: psycopg.Connection, channel: str):
+        self.connection, self.channel = connection, channel
+
+    def receive(self) -> list:
+        """Return the payloads, of JSON, that have come since, without waiting."""
+        return [json.loads(notification.payload) for notification in self.connection.notifies(timeout=0)]
+
+    def notify(self, payloads: list[str]):
+        """Send payloads to all who listen, this connection too."""
+        self.connection.execute(
+            "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload", [self.channel, payloads]
+        )
+
+
 @contextmanager
 def listen(
     engine: Engine, connect_args: dict[str, Any], channel: str, selector: selectors.BaseSelector
-) -> Iterator[Callable[[], list]]:
+) -> Iterator[Listener]:
     """Listen to a channel of NOTIFY on a connection of its own, in a with statement.
 
-    connect_args: as of create_engine. selector: wakes up when there is something. The statement's value is a function
-    that returns the payloads, of JSON, that have come since. Raises OperationalError when the connection breaks.
+    connect_args: as of create_engine. selector: wakes up when there is something to receive. Raises OperationalError
+    when the connection breaks.
     """
     arguments, options = engine.dialect.create_connect_args(engine.url)
     options = {**options, **connect_args, **KEEPALIVES, "autocommit": True}
@@ -99,6 +116,6 @@ def listen(
         with psycopg.connect(*arguments, **options) as connection:
             connection.execute(f"LISTEN {channel}")
             selector.register(connection, selectors.EVENT_READ)
-            yield lambda: [json.loads(notification.payload) for notification in connection.notifies(timeout=0)]
+            yield Listener(connection, channel)
     except psycopg.Error as error:
         raise OperationalError(f"LISTEN {channel}", None, error) from error

@@ -89,6 +89,12 @@ def find_by_public_id(public_id: str) -> User | None:
     return db.session.scalar(with_profile().where(Profile.public_id_key == public_id.lower()))
 
 
+def lock_users(*user_ids: int):
+    """Lock users' rows in the order of their ids until the transaction ends."""
+    rows = select(User.id).where(User.id.in_(user_ids)).order_by(User.id).with_for_update(key_share=True)
+    db.session.execute(rows)
+
+
 def edit(user: User, *, username: str, public_id: str, bio: str):
     """Change the profile of a person who was returned by accounts.lock_account.
 

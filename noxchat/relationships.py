@@ -5,7 +5,7 @@ These are read on every page, so each statement is built once, with the viewer a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 
 from sqlalchemy import (
@@ -31,6 +31,7 @@ from noxchat.extensions import db
 from noxchat.models import (
     BY_EVERYBODY,
     TO_FRIENDS,
+    Conversation,
     Profile,
     PublicId,
     User,
@@ -84,6 +85,7 @@ class Relationship:
     state: SELF, NONE, OUTGOING, INCOMING, FRIENDS or BLOCKED. cooldown_until: until when the viewer may not send a
     request, or None. other_cooldown_until: the same for the person. open_requests: of the viewer, to anybody. since:
     of the friendship or the request between them. has_undo: whether something that one of them did can be undone.
+    has_conversation: whether they have a conversation of two.
     """
 
     state: str
@@ -92,6 +94,7 @@ class Relationship:
     open_requests: int
     since: datetime | None
     has_undo: bool
+    has_conversation: bool
 
 
 def _cooldown(sender, receiver):
@@ -121,6 +124,12 @@ RELATIONSHIP = select(
         or_(
             and_(undo_records.c.actor_id == VIEWER, undo_records.c.person_id == OTHER),
             and_(undo_records.c.actor_id == OTHER, undo_records.c.person_id == VIEWER),
+        )
+    ),
+    exists().where(
+        or_(
+            and_(Conversation.low_id == VIEWER, Conversation.high_id == OTHER),
+            and_(Conversation.low_id == OTHER, Conversation.high_id == VIEWER),
         )
     ),
 )
@@ -301,19 +310,11 @@ def _by_time(table, mine: str, theirs: str, time: str, words: int, resumed: bool
 
 
 def _newest_first(table, mine, theirs, time, viewer: User, query: Query, cursor: str | None) -> keyset.Page:
-    after = _time_and_id(keyset.decode_cursor(cursor, str, int))
-    values = {"viewer": viewer.id, **query.patterns, **(after or {})}
+    after = keyset.time_and_id(keyset.decode_cursor(cursor, str, int))
+    position = {"time": after[0], "other_id": after[1]} if after else {}
+    values = {"viewer": viewer.id, **query.patterns, **position}
     rows = db.session.execute(_by_time(table, mine, theirs, time, len(query.words), bool(after)), values)
     return keyset.make_page(rows, cursor if after else None, lambda row: (row.time.isoformat(), row.id))
-
-
-def _time_and_id(position) -> dict | None:
-    """Return the parameters for a cursor's position, or None if it is not one of such a list."""
-    try:
-        time = datetime.fromisoformat(position[0]) if position else None
-        return {"time": time.astimezone(UTC), "other_id": position[1]} if time and time.tzinfo else None
-    except (ValueError, OverflowError):  # not a time, or one beyond the range of UTC
-        return None
 
 
 ONLINE = "online"

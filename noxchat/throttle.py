@@ -18,7 +18,7 @@ from functools import partial
 
 from flask import Flask, current_app
 from flask_babel import ngettext
-from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy import ARRAY, Integer, String, bindparam, delete, func, insert, select, text, update
@@ -373,3 +373,8 @@ def _hash_email(email: str) -> str:
 def count_avatar(user: User):
     """Count an uploaded picture that is about to be decoded. Raises RateLimited."""
     _count(RateLimitItemPerHour(current_app.config["AVATARS_PER_HOUR"]), "avatar", str(user.id))
+
+
+def count_message(user: User):
+    """Count a message that somebody sends. Raises RateLimited."""
+    _count(RateLimitItemPerMinute(current_app.config["MESSAGES_PER_MINUTE"]), "message", str(user.id))

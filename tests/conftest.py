@@ -298,6 +298,7 @@ def make_app(tmp_path, new_database):
     yield make
     for app in made:
         app.extensions["mail_worker"].stop()
+        app.extensions["event_streams"].close()
         if app.extensions["indexer"]:
             app.extensions["indexer"].stop()
             if thread := app.extensions["indexer"].thread:

@@ -35,6 +35,15 @@ def test_demo_fills_only_an_empty_database(any_app):
     assert second.exit_code == 1 and "empty database" in second.output
 
 
+def test_chat_stats_count_what_is_stored(any_app):
+    empty = run(any_app, "chat", "stats")
+    assert empty.exit_code == 0 and re.findall(r"[\d,]+$", empty.output, re.MULTILINE)[:4] == ["0"] * 4
+    run(any_app, "demo")
+    numbers = dict(re.findall(r"^(\D+?)\s{2,}([\d,]+)$", run(any_app, "chat", "stats").output, re.MULTILINE))
+    assert (numbers["direct conversations"], numbers["groups"], numbers["members of groups"]) == ("11", "1", "5")
+    assert int(numbers["messages"]) > 400 and numbers["deleted messages"] == "0"
+
+
 def test_users_can_be_created_listed_and_deleted(app):
     created = run(app, "users", "create", "Mila", "mila@nox.example")
     password = re.search(r"Password: (\S+)", created.output)[1]

@@ -26,7 +26,13 @@ def test_cached_layout_contains_nothing_about_a_person(app):
 def test_values_of_cached_partials_are_escaped(app):
     cached_partial = app.jinja_env.globals["cached_partial"]
     with app.test_request_context("/"):
-        values = {"token": csrf_token(), "public_id": "mila", "picture": Markup("<i></i>"), "incoming": "<script>"}
+        values = {
+            "token": csrf_token(),
+            "public_id": "mila",
+            "picture": Markup("<i></i>"),
+            "incoming": "<script>",
+            "unread": "",
+        }
         html = cached_partial("partials/nav/main.html", section="home", values=values)
         assert "&lt;script&gt;" in html and "<script>" not in html and "<i></i>" in html
         assert "<b>" in cached_partial(

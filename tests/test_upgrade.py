@@ -270,12 +270,13 @@ def test_upgrade_from_1_7_keeps_accounts_and_their_addresses_count_as_confirmed(
 
 
 RELEASE_1_8 = "d3b8f0627ce4"
+RELEASE_1_9 = "7f2c5b9ad013"
 
 
 def test_upgrade_from_1_8_keeps_everybody_visible_and_findable(old_app):
     flask_migrate.upgrade(revision=RELEASE_1_8)
     before = rows("SELECT * FROM users ORDER BY id")
-    flask_migrate.upgrade()
+    flask_migrate.upgrade(revision=RELEASE_1_9)
     after = rows("SELECT * FROM users ORDER BY id")
     assert after == [(*row, "friends", "everybody") for row in before] and len(before) == 2
     for column, value in (("show_presence", "all"), ("findable", "nobody"), ("findable", "")):
@@ -283,4 +284,20 @@ def test_upgrade_from_1_8_keeps_everybody_visible_and_findable(old_app):
             rows(f"UPDATE users SET {column} = '{value}' RETURNING id")
         db.session.rollback()
     flask_migrate.downgrade(revision=RELEASE_1_8)
+    assert rows("SELECT * FROM users ORDER BY id") == before
+
+
+def test_upgrade_from_1_9_adds_conversations_and_keeps_everybody(old_app):
+    flask_migrate.upgrade(revision=RELEASE_1_9)
+    before = rows("SELECT * FROM users ORDER BY id")
+    flask_migrate.upgrade()
+    *_columns, show_typing, show_seen = zip(*rows("SELECT * FROM users ORDER BY id"), strict=True)
+    assert [bool(int(value)) if value.isdigit() else value == "True" for value in (*show_typing, *show_seen)] == [
+        *(True, True),
+        *(False, False),
+    ]
+    with pytest.raises(IntegrityError):
+        rows("INSERT INTO conversations (kind, title, search_text, version) VALUES ('direct', 'x', '', 0) RETURNING id")
+    db.session.rollback()
+    flask_migrate.downgrade(revision=RELEASE_1_9)
     assert rows("SELECT * FROM users ORDER BY id") == before

@@ -84,7 +84,7 @@ def not_allowed(error):
 @blueprint.app_errorhandler(Conflict)
 def conflict(error):
     rollback_request()
-    if htmx.wants_fragment():
+    if htmx.wants_fragment() or request.blueprint == "chat":  # whose plain forms have no page that could show it
         return error_response(409, str(error))
     return htmx.redirect_to(htmx.page_path(), str(error), kind="error")
 

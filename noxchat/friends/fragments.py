@@ -13,9 +13,9 @@ from noxchat.web.htmx import render_partial
 from noxchat.web.people import LIST_STATES
 
 
-def render_counters() -> str:
-    """Return the counters of the navigation, to be swapped out of band."""
-    return render_partial("partials/nav/counters.html", counters=get_counters(current_user))
+def render_counters(*, unread: bool = True) -> str:
+    """Return the counters of the navigation, to be swapped out of band. unread: with that of chats."""
+    return render_partial("partials/nav/counters.html", counters=get_counters(current_user), unread=unread)
 
 
 def button_fragments(
@@ -44,7 +44,7 @@ def button_fragments(
         may_wait = list_name == "profile" and state == NONE
         ask_again_at = relationships.get_cooldown(current_user, person) if may_wait else None
         button = render_partial("partials/friends/button.html", ask_again_at=ask_again_at, **context)
-    return button, render_counters()
+    return button, render_counters(unread=False)
 
 
 def done_text(change: FriendshipChange, list_name: str, state: str) -> str:

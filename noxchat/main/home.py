@@ -4,7 +4,7 @@ from flask import render_template
 from flask_babel import ngettext
 from flask_login import current_user
 
-from noxchat import changelog, moon_phase, relationships
+from noxchat import changelog, conversations, moon_phase, relationships
 from noxchat.counters import get_counters
 from noxchat.database import now
 from noxchat.main import blueprint
@@ -19,7 +19,7 @@ MAX_REQUESTS = 3
 @blueprint.route("/")
 @public
 def home():
-    """Show requests, friends or the first steps, suggestions and the changelog; to visitors, what NoxChat is."""
+    """Show requests, chats, friends or the first steps, suggestions and the changelog; to visitors, what NoxChat is."""
     if not current_user.is_authenticated:
         return render_template("main/landing.html")
     requests, friends, online = relationships.home_lists(current_user, MAX_REQUESTS, relationships.MAX_RECENT)
@@ -27,6 +27,7 @@ def home():
         "main/home.html",
         "partials/main/home.html",
         requests=[person_row(current_user, person, INCOMING) for person in requests],
+        chats=conversations.list_newest(current_user),
         friends=[person_row(current_user, person, FRIENDS) for person in friends],
         online=online,
         most_online=relationships.MAX_ONLINE,

@@ -1,6 +1,7 @@
 """The tables. What must never be wrong is a constraint here, not an `if` elsewhere."""
 
 from noxchat.models.attempts import Attempt
+from noxchat.models.conversations import DIRECT, GROUP, TITLE_LENGTH, Conversation, Member, Message
 from noxchat.models.emails import EmailChange, QueuedEmail
 from noxchat.models.events import Event
 from noxchat.models.friendships import blocks, friend_requests, friends, request_cooldowns, undo_records
@@ -25,16 +26,22 @@ __all__ = [
     "BIO_LENGTH",
     "BY_EVERYBODY",
     "BY_FRIENDS_OF_FRIENDS",
+    "DIRECT",
     "EMAIL_LENGTH",
+    "GROUP",
     "PASSWORD_LENGTH",
     "PUBLIC_ID_LENGTH",
+    "TITLE_LENGTH",
     "TO_FRIENDS",
     "TO_NOBODY",
     "USERNAME_LENGTH",
     "Attempt",
+    "Conversation",
     "EmailChange",
     "Event",
     "Invitation",
+    "Member",
+    "Message",
     "Profile",
     "PublicId",
     "QueuedEmail",

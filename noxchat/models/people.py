@@ -12,8 +12,10 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     select,
     text,
+    true,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -77,6 +79,9 @@ class User(SearchableMixin, UserMixin, db.Model):
     theme: Mapped[str] = mapped_column(String(5), default="auto")
     show_presence: Mapped[str] = mapped_column(String(7), default=TO_FRIENDS, server_default=TO_FRIENDS)
     findable: Mapped[str] = mapped_column(String(18), default=BY_EVERYBODY, server_default=BY_EVERYBODY)
+    # Whether others see that they are typing, and how far they have read; and whether they see that of others.
+    show_typing: Mapped[bool] = mapped_column(default=True, server_default=true())
+    show_seen: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=now)
     last_seen_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 

@@ -1,9 +1,11 @@
 """The forms of the settings. Their field names are part of the public contract."""
 
+from typing import Any
+
 from flask import request
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
-from wtforms import IntegerField, PasswordField, RadioField, SelectField
+from wtforms import BooleanField, IntegerField, PasswordField, RadioField, SelectField
 from wtforms.fields.choices import SelectChoice
 
 from noxchat import throttle
@@ -32,13 +34,15 @@ class ChoicesForm(Form):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.chosen: dict[str, str] = {}
+        self.chosen: dict[str, Any] = {}
 
     def validate(self, *args, **kwargs) -> bool:
         """Accept a form with at least one of the fields."""
-        choices = {field.name: {choice.value for choice in field.choices} for field in self}
-        self.chosen = {name: request.form[name] for name in choices if name in request.form}
-        if self.chosen and all(value in choices[name] for name, value in self.chosen.items()):
+        options = [field for field in self if hasattr(field, "choices")]
+        choices = {field.name: {choice.value for choice in field.choices} for field in options}
+        sent = {name: request.form[name] for name in choices if name in request.form}
+        self.chosen.update(sent)
+        if self.chosen and all(value in choices[name] for name, value in sent.items()):
             return True
         super().validate(*args, **kwargs)
         self.with_error(InvalidInput(_("Choose one of the options.")))
@@ -60,6 +64,9 @@ class PreferencesForm(ChoicesForm):
         super().__init__(data={"theme": theme(), "language": language()})
 
 
+SWITCHES = ("show_typing", "show_seen")
+
+
 class PrivacyForm(ChoicesForm):
     show_presence = RadioField(
         _l("Who can see when you are online"),
@@ -76,8 +83,19 @@ class PrivacyForm(ChoicesForm):
         ],
     )
 
+    show_typing = BooleanField(_l("Show when you are typing"), false_values=("", "0"))
+    show_seen = BooleanField(_l("Show what you have read"), false_values=("", "0"))
+
     def __init__(self, user):
-        super().__init__(data={"show_presence": user.show_presence, "findable": user.findable})
+        names = ("show_presence", "findable", *SWITCHES)
+        super().__init__(data={name: getattr(user, name) for name in names})
+
+    def validate(self, *args, **kwargs) -> bool:
+        """Accept a form with at least one of the fields. Where all choices are sent, a switch that is not is off."""
+        is_whole = self.show_presence.name in request.form and self.findable.name in request.form
+        sent = SWITCHES if is_whole else [name for name in SWITCHES if name in request.form]
+        self.chosen.update({name: self[name].data for name in sent})
+        return super().validate(*args, **kwargs)
 
 
 class ConfirmedForm(Form):
@@ -115,6 +133,7 @@ class ChangePasswordForm(NewPasswordForm, ConfirmedForm):
 
 class DeleteAccountForm(ConfirmedForm):
     password = PasswordField(_l("Password"), [required(), check_password_length])
+    delete_messages = BooleanField(_l("Delete my messages too"))
 
 
 class EmailForm(ConfirmedForm):

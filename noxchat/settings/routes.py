@@ -105,7 +105,7 @@ def delete_account():
         return show_form("delete", form)
     user_id = current_user.id
     begin_write(db.session)
-    accounts.delete_account(current_user)
+    accounts.delete_account(current_user, delete_messages=form.delete_messages.data)
     db.session.commit()
     log.info("account deleted: user %s", user_id)
     log_out()

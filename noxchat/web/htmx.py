@@ -95,6 +95,13 @@ def retarget_to_toasts(response: Response) -> Response:
     return response
 
 
+def retarget(response: Response, target: str) -> Response:
+    """Have htmx put an answer into an element instead of swapping its target. target: a CSS selector."""
+    response.headers["HX-Retarget"] = target
+    response.headers["HX-Reswap"] = "innerHTML"
+    return response
+
+
 def refresh_page(response: Response) -> Response:
     """Have htmx load the whole page again; a plain form does so anyway."""
     if wants_fragment():

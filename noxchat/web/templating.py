@@ -14,12 +14,14 @@ from jinja2.utils import concat
 from jinja_partials import generate_render_partial, register_extensions
 from markupsafe import Markup, escape
 
+from noxchat import messages
 from noxchat.counters import get_counters
 from noxchat.models import BIO_LENGTH, PASSWORD_LENGTH, PUBLIC_ID_LENGTH
 from noxchat.profiles import avatar_of
 from noxchat.web import assets, i18n
 from noxchat.web.htmx import current_path, render_partial
 from noxchat.web.login import loaded_user
+from noxchat.web.message_text import render_text
 from noxchat.web.people import FriendButtons
 from noxchat.web.preferences import LANGUAGES, language, theme
 
@@ -34,6 +36,8 @@ MACROS = {
     "partials/friends/button.html": ("friend_button",),
     "partials/people/row.html": ("person_row",),
     "partials/settings/saving_form.html": ("saving_form",),
+    "partials/chat/row.html": ("conversation_row",),
+    "partials/chat/message.html": ("chat_message",),
 }
 
 
@@ -78,6 +82,8 @@ def init_app(app: Flask):
         viewer=loaded_user,
         avatar_of=avatar_of,
         profile_path=profile_path,
+        render_text=render_text,
+        describe_line=messages.describe_line,
         FriendButtons=FriendButtons,
         current_path=current_path,
         csrf_token=csrf_token,

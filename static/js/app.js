@@ -205,6 +205,22 @@ document.addEventListener("accepted", (event) => {
   fetchOutOfBand(`/u/${event.detail.data}/row`, "", { accepted: 1 });
 });
 
+// What happens in conversations changes the number of unread ones, and their lists.
+let chatsTimer = 0;
+const updateChats = () => {
+  clearTimeout(chatsTimer);
+  chatsTimer = setTimeout(() => {
+    fetchOutOfBand("/counters");
+    const home = document.getElementById("home");
+    const list = document.querySelector("#chats[data-newest]");
+    if (home) fetchLive("/", "", home, "outerMorph");
+    if (list && list.children.length <= 21) fetchLive("/chats", "", document.getElementById("results"), "outerMorph");
+  }, 300);
+};
+["chat", "unread", "membership"].forEach((name) => document.addEventListener(name, updateChats));
+// A hidden tab has no stream, but its title counts.
+setInterval(() => { if (document.hidden && stream()) fetchOutOfBand("/counters"); }, 60000);
+
 // A hidden tab has no stream: a browser opens six connections to a host, which would all be in use.
 const stream = () => document.getElementById("stream");
 document.addEventListener("htmx:before:request", (event) => {
@@ -212,6 +228,16 @@ document.addEventListener("htmx:before:request", (event) => {
 });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "seen");
+});
+
+// When the network is back, the stream is opened again at once: the browser may not know that the line was cut.
+let connection = null;
+document.addEventListener("htmx:sse:before:connection", (event) => { connection = event.detail.connection; });
+window.addEventListener("online", () => {
+  if (!stream() || !window.htmx) return;
+  connection?.reader?.cancel();
+  connection?.delayCanceller?.();
+  htmx.trigger(stream(), "seen");
 });
 
 // What stands in place of a button after an action stays for some seconds, and until nobody points at it: then the row
@@ -401,7 +427,7 @@ document.addEventListener("htmx:after:request", (event) => {
   const form = event.detail.ctx.response?.status < 400 && savingForm(event.detail.ctx);
   if (!form) return;
   const sent = event.detail.ctx.request.body;
-  form.querySelectorAll("input[type=radio]").forEach((input) => { input.defaultChecked = sent.get(input.name) === input.value; });
+  form.querySelectorAll("input[type=radio], input[type=checkbox]").forEach((input) => { input.defaultChecked = sent.get(input.name) === input.value; });
   form.querySelectorAll("option").forEach((option) => { option.defaultSelected = sent.get(option.parentElement.name) === option.value; });
 });
 const resetSavingForm = (event) => {
@@ -474,9 +500,10 @@ document.addEventListener("input", (event) => {
   hint.textContent = left.replace("{}", max - [...event.target.value.trim().normalize("NFC")].length);
 });
 
-// The title says how many requests wait, as the server wrote it.
+// The title says how many requests and chats wait, as the server wrote it.
 const countInTitle = () => {
-  const count = Number(document.querySelector("#nav-friends [data-counter]")?.textContent ?? 0);
+  const counters = document.querySelectorAll("#nav-friends [data-counter], #nav-chats [data-counter]");
+  const count = [...counters].reduce((sum, { textContent }) => sum + Number(textContent), 0);
   document.title = (count ? `(${count}) ` : "") + document.title.replace(/^\(\d+\) /, "");
 };
 document.addEventListener("htmx:after:swap", countInTitle);
@@ -511,11 +538,22 @@ if (window.moment) {
   const longDateFormat = { ...moment.localeData()._longDateFormat, ...(is24Hours && { LT: "HH:mm" }) };
   moment.updateLocale(root.lang, { calendar: inSentence[root.lang], longDateFormat });
 }
+const shortTime = (date) => {
+  const days = (new Date().setHours(0, 0, 0, 0) - new Date(date).setHours(0, 0, 0, 0)) / 86400000;
+  if (days < 1) return window.moment ? moment(date).format("LT") : date.toLocaleTimeString();
+  const format = days < 7 ? { weekday: "short" } : { day: "numeric", month: "short" };
+  return date.toLocaleDateString(root.lang, days < 300 ? format : { ...format, year: "numeric" });
+};
+const renderShortTimes = () => document.querySelectorAll("time[data-short]").forEach((time) => {
+  time.textContent = shortTime(new Date(time.dateTime));
+});
 const renderTimes = () => window.flask_moment_render_all && window.flask_moment_render_all();
 document.addEventListener("htmx:after:swap", renderTimes);
+document.addEventListener("htmx:after:swap", renderShortTimes);
 
 document.addEventListener("DOMContentLoaded", () => {
   watchToasts();
+  renderShortTimes();
   showScripted();
   restoreTyped();
   announceLogout();

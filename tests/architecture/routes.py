@@ -38,6 +38,11 @@ def action(path: str) -> Route:
     return Route(path, page=False, post=True, about_bob=(303, 303, 404, 303, 302))
 
 
+def member_action(path: str) -> Route:
+    """Return an action about a member of a group that nobody in these tests is in."""
+    return Route(path, page=False, post=True, about_bob=(404, 404, 404, 404, 302))
+
+
 ROUTES = {
     "static": machine("/static/css/base.css"),
     "main.healthz": machine("/healthz"),
@@ -69,6 +74,34 @@ ROUTES = {
     "friends.online": Route("/friends/online", page=False),
     # Invitations have tests of their own: tests/test_invitations.py.
     "friends.invitation": Route("/i/not-a-token", post=True, public=True, status=404),
+    "chat.conversation_list": Route("/chats", lists_bob=(False, False, False, False, False)),
+    "chat.create_group": Route("/chats", page=False, post=True),
+    "chat.new_group": Route("/chats/new", lists_bob=(True, False, False, False, False)),
+    # What members see and do is tested in tests/chat: Alice has no conversation here, and nobody else's exists for her.
+    "chat.conversation": Route("/chats/1", status=404),
+    "chat.details": Route("/chats/1/details", status=404),
+    "chat.changes": Route("/chats/1/changes", page=False),
+    "chat.message": Route("/chats/1/messages/1", page=False),
+    "chat.edit": Route("/chats/1/messages/1/edit", post=True, status=404),
+    **{
+        f"chat.{endpoint}": Route(f"/chats/1/{path}", page=False, post=True)
+        for endpoint, path in {
+            "send": "messages",
+            "delete": "messages/1/delete",
+            "read": "read",
+            "save_draft": "draft",
+            "typing": "typing",
+            "rename": "title",
+            "add_members": "members",
+            "leave": "leave",
+            "join": "join",
+            "mute": "mute",
+            "unmute": "unmute",
+        }.items()
+    },
+    "chat.remove_member": member_action("/chats/1/members/bobby/remove"),
+    "chat.make_owner": member_action("/chats/1/members/bobby/owner"),
+    "chat.open_direct": Route("/u/bobby/chat", page=False, post=True, about_bob=(303, 409, 404, 409, 302)),
     "settings.index": Route("/settings"),
     "settings.edit_preferences": Route("/settings/look", post=True, public=True),
     "settings.edit_privacy": Route("/settings/privacy", post=True),

@@ -34,6 +34,7 @@ from noxchat.settings.forms import (
 )
 from noxchat.web.htmx import render_partial
 from noxchat.web.templating import csrf_token
+from tests.fragments import chat_states
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENT = datetime(2026, 11, 23, 21, 38, tzinfo=UTC)
@@ -86,6 +87,8 @@ def person(number, username, pending_email=None, confirmed_at=MOMENT, **more):
         theme="auto",
         show_presence="friends",
         findable="everybody",
+        show_typing=True,
+        show_seen=False,
         created_at=MOMENT,
         last_seen_at=MOMENT,
         profile=Profile(**profile),
@@ -115,12 +118,13 @@ def counter(name, number, *, lit=False, label="", hide=False, oob=False):
     return {"name": name, "number": number, "id": f"count-{name}", "lit": lit, "label": label, "hide": hide, "oob": oob}
 
 
-def home(requests=(), friends=(), suggestions=(), entries=None, online=()):
+def home(requests=(), chats=(), friends=(), suggestions=(), entries=None, online=()):
     entries = [changelog_entry()] if entries is None else entries
     today = {"moon": moon_phase.moon_phase(MOMENT), "today": MOMENT, "changelog": entries}
     steps = {"has_profile": True, "has_asked": False}
     return {
         "requests": requests,
+        "chats": chats,
         "friends": friends,
         "online": online,
         "most_online": 24,
@@ -144,7 +148,7 @@ def profile(user, state, online=False, last_seen_at=None, in_common=(), cooldown
         "most_online": 24,
         "hue": 3,
         "back": "/u/nika",
-        "own_counters": Counters(24, 3, 2, 77),
+        "own_counters": Counters(24, 3, 2, 0, 77),
     }
 
 
@@ -194,6 +198,7 @@ def invitation(number, **more):
 
 
 STATES = {
+    **chat_states.STATES,
     "auth/confirm_email": {"": lambda: {"user": person(1, "Mila"), "email": "mila@nox.example"}},
     "auth/link_invalid": {"": dict},
     "auth/strength": {"none": lambda: {"text": ""}, "some": lambda: {"text": "Your password is <fair>."}},
@@ -301,6 +306,7 @@ STATES = {
         "newcomer": lambda: home(suggestions=[PersonRow(person(3, "Leo"), "none", note="One friend in common")]),
         "friends": lambda: home(
             requests=[PersonRow(person(4, "Sorin"), "incoming")],
+            chats=[chat_states.row()],
             friends=[PersonRow(person(2, "Nika"), "friends", True)],
             entries=[],
             online=[person(2, "Nika")],
@@ -311,9 +317,10 @@ STATES = {
         "some in the navigation": lambda: counter("incoming", 3, lit=True, label="new requests", hide=True),
         "none in the navigation": lambda: counter("incoming", 0, lit=True, label="new requests", hide=True),
         "in a tab": lambda: counter("friends", 24),
+        "more than 99": lambda: counter("unread", 100, lit=True, label="unread chats", hide=True),
         "out of band": lambda: counter("outgoing", 0, oob=True),
     },
-    "nav/counters": {"": lambda: {"counters": Counters(24, 3, 2, 77)}},
+    "nav/counters": {"": lambda: {"counters": Counters(24, 3, 2, 5, 77), "unread": True}},
     "nav/logout": {
         "button": lambda: {"wide": False, "token": csrf_token()},
         "row": lambda: {"wide": True, "token": csrf_token()},
@@ -323,6 +330,7 @@ STATES = {
             "section": section,
             "public_id": "mila",
             "picture": Markup("<i>picture</i>"),
+            "unread": Markup("<i>5</i>"),
             "incoming": Markup("<i>3</i>"),
             "token": csrf_token(),
         }

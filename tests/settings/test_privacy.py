@@ -59,7 +59,7 @@ def test_unknown_choices_are_refused(app, alice_browser, fields, htmx):
     answer = alice_browser.post("/settings/privacy", fields, htmx=htmx)
     assert answer.status_code == 422 and "Choose one of the options." in answer.text
     checked = BeautifulSoup(alice_browser.get("/settings").text, "html.parser").select("#privacy-form [checked]")
-    assert [each["value"] for each in checked] == ["friends", "everybody"]
+    assert [each["value"] for each in checked] == ["friends", "everybody", "1"]
 
 
 SHOWN_AT = {
@@ -221,3 +221,25 @@ def test_limited_person_is_still_listed_among_requests_and_suggestions(any_app):
     browser.post("/u/emil/request")
     for path in ("/friends/outgoing", "/friends/outgoing?q=emil"):
         assert 'data-user="emil"' in browser.get(path).text, path
+
+
+def test_switches_are_changed_alone_and_with_the_whole_form(app, alice_browser):
+    """A whole form leaves out a switch that is off; the page's own forms send 0, and nothing else."""
+
+    def switched_on():
+        page = BeautifulSoup(alice_browser.get("/settings/privacy").text, "html.parser")
+        return [box["name"] for box in page.select("[type=checkbox][checked]")]
+
+    choices = {"show_presence": "friends", "findable": "everybody"}
+    assert switched_on() == ["show_typing"]
+    for fields, expected in (
+        ({"show_seen": ["1", "0"]}, ["show_typing", "show_seen"]),
+        ({"show_presence": "friends"}, ["show_typing", "show_seen"]),
+        ({"show_typing": "0"}, ["show_seen"]),
+        ({**choices, "show_typing": "1"}, ["show_typing"]),
+        (choices, []),
+    ):
+        for htmx in (False, True):
+            answer = alice_browser.post("/settings/privacy", fields, htmx=htmx)
+            assert answer.status_code == (200 if htmx else 303)
+            assert switched_on() == expected, fields

@@ -1,0 +1,90 @@
+"""The page of a conversation, and its fragments."""
+
+from dataclasses import replace
+
+from flask import current_app, redirect, request, url_for
+
+from noxchat import messages
+from noxchat.conversations import ConversationView
+from noxchat.exceptions import NotFound
+from noxchat.messages import MessagePage, MessageRow
+from noxchat.web.htmx import render_partial, show, wants_fragment
+
+# In a path: numbers that no table can have are 404.
+CID = "<int(max=2147483647):conversation_id>"
+MID = "<int(max=9223372036854775807):message_id>"
+
+
+def number(name: str) -> int | None:
+    """Return a number from query or form; None where there is none, or nonsense."""
+    value = request.values.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def conversation_path(conversation_id: int, message_id: int | None = None) -> str:
+    """Return the path of a conversation, or of a message that is among its newest."""
+    anchor = f"m-{message_id}" if message_id else None
+    return url_for("chat.conversation", conversation_id=conversation_id, _anchor=anchor)
+
+
+def message_path(conversation_id: int, message_id: int) -> str:
+    """Return the path of a message, wherever it is in a conversation."""
+    return url_for("chat.conversation", conversation_id=conversation_id, around=message_id, _anchor=f"m-{message_id}")
+
+
+def find_log(view: ConversationView) -> MessagePage:
+    """Return the messages that the request asks for: before, after or around one; otherwise where the view opens.
+
+    A fragment continues a page in one direction.
+    """
+    before, after, around = number("before"), number("after"), number("around")
+    if before is not None:
+        page = messages.list_newest(view, before)
+        return replace(page, has_newer=not wants_fragment())
+    if after is not None:
+        page = messages.list_after(view, after)
+        return replace(page, has_older=not wants_fragment())
+    if around is not None:
+        return messages.list_around(view, around)
+    return messages.list_first_page(view)
+
+
+def find_quoted(view: ConversationView) -> MessageRow | None:
+    """Return the message that the request is a reply to, or None."""
+    message_id = number("reply_to")
+    return messages.find(view, message_id) if message_id else None
+
+
+def show_conversation(view: ConversationView, status: int = 200, *, body: str | None = None, error: str = ""):
+    """Answer with a conversation, or with its messages alone when htmx asked for those.
+
+    body: what was typed; by default the draft. error: why it was refused.
+    """
+    log = find_log(view)
+    opens = not {"before", "after", "around"} & set(request.args)
+    return show(
+        "chat/conversation.html",
+        "partials/chat/messages.html",
+        status,
+        view=view,
+        log=log,
+        first_unread_id=view.first_unread_id if opens else None,
+        body=view.draft if body is None else body,
+        error=error,
+        client_id=messages.new_client_id(),
+        quoted=find_quoted(view),
+        max_length=current_app.config["MESSAGE_LENGTH"],
+    )
+
+
+def done(conversation_id: int):
+    """Answer a POST that changes nothing on the page: 204, or for a plain form with the conversation."""
+    return ("", 204) if wants_fragment() else redirect(conversation_path(conversation_id), 303)
+
+
+def render_message(view: ConversationView, message_id: int) -> str:
+    """Return a message as HTML, as it is in the log. Raises NotFound."""
+    row = messages.find(view, message_id)
+    if row is None:
+        raise NotFound
+    return render_partial("partials/chat/message.html", row=row, view=view)

@@ -1,0 +1,76 @@
+"""The list of conversations, opening them, and what a conversation's page tells about its reader."""
+
+from flask import request
+from flask_babel import gettext as _
+from flask_login import current_user
+
+from noxchat import conversations, friendships
+from noxchat.chat import blueprint
+from noxchat.chat.pages import CID, conversation_path, done, number, show_conversation
+from noxchat.database import begin_write
+from noxchat.exceptions import InvalidInput
+from noxchat.extensions import db
+from noxchat.search import Query
+from noxchat.web.htmx import redirect_to, show
+from noxchat.web.people import next_page_url, search_term
+
+
+@blueprint.route("/chats")
+def conversation_list():
+    """List the viewer's conversations, newest activity first."""
+    term = search_term()
+    page = conversations.list_conversations(current_user, Query.parse(term), request.args.get("after"))
+    return show(
+        "chat/list.html",
+        "partials/chat/list.html" if page.is_first else "partials/chat/rows.html",
+        rows=page.items,
+        next_url=next_page_url(page, q=term or None),
+        term=term,
+        is_first=page.is_first,
+        offers=conversations.list_offers(current_user) if page.is_first and not term else [],
+    )
+
+
+@blueprint.route("/u/<public_id>/chat", methods=["POST"])
+def open_direct(public_id):
+    """Open the conversation with a friend, or the former one with somebody else."""
+    conversation_id = conversations.find_direct(current_user, public_id)
+    if conversation_id is None:
+        begin_write(db.session)
+        pair = friendships.lock_pair(current_user, public_id)
+        conversation_id = conversations.open_direct(current_user, pair.person, pair.state)
+    db.session.commit()
+    return redirect_to(conversation_path(conversation_id))
+
+
+@blueprint.route(f"/chats/{CID}")
+def conversation(conversation_id):
+    """Show a conversation: at the first unread message, or else at the newest."""
+    return show_conversation(conversations.find(current_user, conversation_id))
+
+
+@blueprint.route(f"/chats/{CID}/read", methods=["POST"])
+def read(conversation_id):
+    """Remember how far the viewer has read."""
+    message_id = number("message_id")
+    if message_id is None:
+        raise InvalidInput(_("The request was not understood. Nothing was changed."))
+    conversations.read(current_user, conversation_id, message_id)
+    db.session.commit()
+    return done(conversation_id)
+
+
+@blueprint.route(f"/chats/{CID}/draft", methods=["POST"])
+def save_draft(conversation_id):
+    """Keep what the viewer has typed."""
+    conversations.save_draft(current_user, conversation_id, request.form.get("body", ""), number("revision") or 0)
+    db.session.commit()
+    return done(conversation_id)
+
+
+@blueprint.route(f"/chats/{CID}/typing", methods=["POST"])
+def typing(conversation_id):
+    """Tell others that the viewer is typing."""
+    conversations.announce_typing(current_user, conversation_id)
+    db.session.commit()
+    return done(conversation_id)

@@ -1,0 +1,393 @@
+"""Messages: sending, editing, deleting, and the pages of a conversation."""
+
+import dataclasses
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from flask import current_app
+from flask_babel import gettext as _
+from flask_babel import ngettext
+from sqlalchemy import Boolean, Row, and_, bindparam, case, func, insert, or_, select, union_all, update
+from sqlalchemy.orm import aliased
+
+from noxchat import blocks, conversations
+from noxchat.characters import category, is_ignorable, normalize
+from noxchat.conversations import ConversationView
+from noxchat.database import now
+from noxchat.exceptions import Conflict, InvalidInput, NotAllowed, NotFound
+from noxchat.extensions import db
+from noxchat.models import Conversation, Member, Message, Profile, User
+from noxchat.models.conversations import CLIENT_ID_LENGTH, TEXT
+from noxchat.names import describe_char
+
+PAGE_SIZE = 50
+CONTEXT = 15  # messages shown before the one at which a page begins
+MAX_CHANGES = 100
+QUOTE_LENGTH = 140
+CLIENT_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{CLIENT_ID_LENGTH}}}")
+BRAILLE_BLANK = "\u2800"  # a letter, for Unicode
+
+
+def clean_text(text: str, field: str, allowed: str = "\n\t") -> str:
+    r"""Return a text in NFC with \n line breaks, trimmed. Raises InvalidInput about control characters but these."""
+    text = normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
+    for char in text:
+        if category(char) in {"Cc", "Cs"} and char not in allowed:
+            text = _("This text has a character that cannot be shown: %(sign)s.", sign=describe_char(char))
+            raise InvalidInput(text, field)
+    return text
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether nothing of a text can be seen."""
+    return all(char == BRAILLE_BLANK or is_ignorable(char) or category(char)[0] in "ZC" for char in text)
+
+
+def clean_body(text: str) -> str:
+    """Return the text of a message as it is stored. Raises InvalidInput about `body`."""
+    body = clean_text(text, "body")
+    if is_blank(body):
+        raise InvalidInput(_("Write something first."), "body")
+    over = len(body) - current_app.config["MESSAGE_LENGTH"]
+    if over > 0:
+        raise InvalidInput(ngettext("One character too many.", "%(num)s characters too many.", over), "body")
+    return body
+
+
+def new_client_id() -> str:
+    """Return an id for a message that is about to be written."""
+    return secrets.token_hex(12)
+
+
+def _check_can_write(view: ConversationView):
+    if not view.can_write:
+        raise Conflict(_("You can no longer write here: only friends can write to each other."))
+
+
+def send(
+    viewer: User,
+    conversation_id: int,
+    *,
+    body: str,
+    client_id: str,
+    reply_to: int | None = None,
+    seen: int | None = None,
+) -> int:
+    """Store a message. Returns its id; for one that is stored already, that of the stored one.
+
+    body: as returned by clean_body. client_id: as chosen by the page. reply_to: the message that it answers. seen: the
+    newest that was on the screen; without it, sending reads everything.
+    Raises NotFound; Conflict when the viewer may not write, or sent another text with this client_id; InvalidInput.
+    """
+    if not CLIENT_ID.fullmatch(client_id):
+        raise InvalidInput(_("This page is out of date. Load it again."))
+    view = conversations.lock(viewer, conversation_id)
+    same, quoted = _find_same_and_quoted(view, client_id, reply_to)
+    if same:
+        if same.body != body:
+            raise Conflict(_("Another text was sent from this page already. Send this one again."))
+        return same.id
+    _check_can_write(view)
+    if reply_to is not None and quoted is None:
+        raise InvalidInput(_("The message that you answer is not here."), "reply_to")
+    message_id = _insert(view, TEXT, body=body, client_id=client_id, reply_to_id=reply_to)
+    conversations.raise_version(view, last_message_id=message_id, last_at=now())
+    has_seen_all = seen is None or seen >= view.last_message_id
+    emptied = {"draft": "", "draft_revision": Member.draft_revision + 1}
+    conversations.set_read(view, message_id if has_seen_all else max(seen or 0, view.read_up_to), **emptied)
+    return message_id
+
+
+def _find_same_and_quoted(view: ConversationView, client_id: str, reply_to: int | None):
+    """Return the message of the viewer with this client_id, and the one that is answered; None for what is missing."""
+    is_same = and_(Message.author_id == view.viewer.id, Message.client_id == client_id)
+    is_quoted = and_(Message.id == (reply_to or 0), Message.id > view.joined_after, Message.kind == TEXT)
+    columns = (Message.id, Message.body, is_same.label("is_same"))
+    found = select(*columns).where(Message.conversation_id == view.id, or_(is_same, is_quoted))
+    rows = db.session.execute(found).all()
+    same = next((row for row in rows if row.is_same), None)
+    return same, next((row for row in rows if row.id == reply_to), None)
+
+
+def _insert(view: ConversationView, kind: str, **values) -> int:
+    message = {"conversation_id": view.id, "version": view.version + 1, "kind": kind, "author_id": view.viewer.id}
+    return db.session.execute(insert(Message).values(**message, **values).returning(Message.id)).scalar_one()
+
+
+def add_line(
+    view: ConversationView, kind: str, subject_id: int | None = None, body: str = "", **values
+) -> ConversationView:
+    """Add a line about what the viewer does to a locked group. Returns the view with its new version.
+
+    values: columns of Conversation that change with it.
+    """
+    line_id = _insert(view, kind, subject_id=subject_id, body=body)
+    version = conversations.raise_version(view, last_message_id=line_id, last_at=now(), **values)
+    return dataclasses.replace(view, version=version, last_message_id=line_id)
+
+
+def find_own(view: ConversationView, message_id: int) -> Row:
+    """Return a message of the viewer. Raises NotFound, NotAllowed about another's, and Conflict about a deleted one."""
+    columns = (Message.id, Message.author_id, Message.kind, Message.body, Message.created_at, Message.deleted_at)
+    is_meant = and_(Message.conversation_id == view.id, Message.id == message_id, Message.id > view.joined_after)
+    message = db.session.execute(select(*columns).where(is_meant)).first()
+    if message is None:
+        raise NotFound
+    if message.author_id != view.viewer.id or message.kind != TEXT:
+        raise NotAllowed(_("Only the person who wrote a message can change it."))
+    if message.deleted_at:
+        raise Conflict(_("This message was deleted."))
+    return message
+
+
+def check_can_edit(view: ConversationView, message: Row):
+    """Raise Conflict when a message of the viewer can no longer be edited."""
+    _check_can_write(view)
+    hours = current_app.config["EDIT_HOURS"]
+    if message.created_at < now() - timedelta(hours=hours):
+        raise Conflict(
+            ngettext("A message can be edited for one hour.", "A message can be edited for %(num)s hours.", hours)
+        )
+
+
+def edit(viewer: User, conversation_id: int, message_id: int, body: str):
+    """Change the text of a message. body: as returned by clean_body.
+
+    Raises NotFound, NotAllowed about another's, and Conflict when it is deleted or too old, or one may not write here.
+    """
+    view = conversations.lock(viewer, conversation_id)
+    message = find_own(view, message_id)
+    check_can_edit(view, message)
+    if body != message.body:
+        _update(view, message_id, body=body, edited_at=now())
+
+
+def delete(viewer: User, conversation_id: int, message_id: int):
+    """Erase a message; its place stays. Again, it changes nothing. Raises NotFound, and NotAllowed about another's."""
+    view = conversations.lock(viewer, conversation_id)
+    try:
+        find_own(view, message_id)
+    except Conflict:
+        return
+    _update(view, message_id, body="", deleted_at=now())
+
+
+def _update(view: ConversationView, message_id: int, **values):
+    version = conversations.raise_version(view)
+    db.session.execute(update(Message).where(Message.id == message_id).values(version=version, **values))
+
+
+def erase_all(user: User):
+    """Erase all messages of an account that is about to be deleted, and whose conversations are locked.
+
+    Those in conversations that it is no longer in are erased as well.
+    """
+    mine = and_(Message.author_id == user.id, Message.kind == TEXT, Message.deleted_at.is_(None))
+    for row in conversations.raise_versions(Conversation.id.in_(select(Message.conversation_id).where(mine))):
+        erased = update(Message).where(mine, Message.conversation_id == row.id)
+        db.session.execute(erased.values(body="", deleted_at=now(), version=row.version))
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A message that another answers. text: its beginning; empty when it is deleted or hidden from the viewer.
+
+    author: a name, or None for a deleted account.
+    """
+
+    id: int
+    author: str | None
+    text: str
+    is_deleted: bool
+    is_hidden: bool
+    is_visible: bool
+
+
+@dataclass(frozen=True)
+class MessageRow:
+    """A message as the viewer sees it.
+
+    kind: see models. author, subject: names; author_public_id, avatar: of the author; each None for a deleted account.
+    is_hidden: whether it is by somebody whom the viewer blocks: it has no text then. can_edit: for now.
+    """
+
+    id: int
+    kind: str
+    body: str
+    created_at: datetime
+    is_edited: bool
+    is_deleted: bool
+    is_hidden: bool
+    is_own: bool
+    can_edit: bool
+    is_seen: bool
+    author: str | None
+    author_public_id: str | None
+    avatar: str | None
+    subject: str | None
+    quote: Quote | None
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is a line about the group, instead of something that somebody wrote."""
+        return self.kind != TEXT
+
+
+@dataclass(frozen=True)
+class MessagePage:
+    """Consecutive messages of a conversation, oldest first, and whether there are others before and after them."""
+
+    rows: list[MessageRow]
+    has_older: bool = False
+    has_newer: bool = False
+
+
+Quoted, Author, AuthorProfile, Subject, QuotedAuthor = (
+    *(aliased(Message), aliased(User), aliased(Profile)),
+    *(aliased(User), aliased(User)),
+)
+VIEWER = conversations.VIEWER
+HIDES_BLOCKED = bindparam("hides_blocked", type_=Boolean)  # in groups
+
+
+def _is_hidden(author_id):
+    return and_(HIDES_BLOCKED, blocks.is_blocked(VIEWER, author_id))
+
+
+COLUMNS = (
+    *(Message.id, Message.kind, Message.author_id, Message.created_at),
+    *(Message.edited_at, Message.deleted_at, Message.reply_to_id),
+    _is_hidden(Message.author_id).label("is_hidden"),
+    case((_is_hidden(Message.author_id), ""), else_=Message.body).label("body"),
+    *(Author.username.label("author"), AuthorProfile.public_id, AuthorProfile.avatar),
+    Subject.username.label("subject"),
+    QuotedAuthor.username.label("quoted_author"),
+    Quoted.deleted_at.label("quoted_deleted_at"),
+    _is_hidden(Quoted.author_id).label("quoted_is_hidden"),
+    case((_is_hidden(Quoted.author_id), ""), else_=func.substr(Quoted.body, 1, QUOTE_LENGTH)).label("quoted_text"),
+)
+
+
+def _join_people(statement):
+    """Join what is shown with a message."""
+    is_quoted = and_(Quoted.conversation_id == Message.conversation_id, Quoted.id == Message.reply_to_id)
+    return (
+        statement.outerjoin(Author, Author.id == Message.author_id)
+        .outerjoin(AuthorProfile, AuthorProfile.user_id == Message.author_id)
+        .outerjoin(Subject, Subject.id == Message.subject_id)
+        .outerjoin(Quoted, is_quoted)
+        .outerjoin(QuotedAuthor, QuotedAuthor.id == Quoted.author_id)
+    )
+
+
+def _row(view: ConversationView, row: Row) -> MessageRow:
+    is_own = row.author_id == view.viewer.id
+    is_fresh = row.created_at > now() - timedelta(hours=current_app.config["EDIT_HOURS"])
+    quote = None
+    if row.reply_to_id is not None:
+        is_visible = row.reply_to_id > view.joined_after
+        quote = Quote(
+            row.reply_to_id,
+            row.quoted_author if is_visible else None,
+            row.quoted_text or "" if is_visible else "",
+            is_deleted=row.quoted_deleted_at is not None,
+            is_hidden=bool(row.quoted_is_hidden),
+            is_visible=is_visible,
+        )
+    return MessageRow(
+        *(row.id, row.kind, row.body, row.created_at),
+        is_edited=row.edited_at is not None,
+        is_deleted=row.deleted_at is not None,
+        is_hidden=bool(row.is_hidden),
+        is_own=is_own,
+        can_edit=is_own and is_fresh and view.can_write and row.deleted_at is None,
+        is_seen=is_own and row.id <= view.seen_up_to,
+        author=row.author,
+        author_public_id=row.public_id,
+        avatar=row.avatar,
+        subject=row.subject,
+        quote=quote,
+    )
+
+
+def _load(view: ConversationView, ids) -> list[MessageRow]:
+    """Return the messages that a select of ids names, oldest first."""
+    found = ids.subquery()
+    statement = _join_people(select(*COLUMNS).join(found, found.c.id == Message.id)).order_by(Message.id)
+    values = {"viewer": view.viewer.id, "hides_blocked": view.is_group}
+    return [_row(view, row) for row in db.session.execute(statement, values)]
+
+
+def _ids(view: ConversationView):
+    return select(Message.id).where(Message.conversation_id == view.id, Message.id > view.joined_after)
+
+
+def find(view: ConversationView, message_id: int) -> MessageRow | None:
+    """Return a message as the viewer sees it; None if there is none."""
+    rows = _load(view, _ids(view).where(Message.id == message_id))
+    return rows[0] if rows else None
+
+
+def list_newest(view: ConversationView, before: int | None = None) -> MessagePage:
+    """Return the newest messages; before: only older ones than this."""
+    ids = _ids(view) if before is None else _ids(view).where(Message.id < before)
+    rows = _load(view, ids.order_by(Message.id.desc()).limit(PAGE_SIZE + 1))
+    return MessagePage(rows[-PAGE_SIZE:], has_older=len(rows) > PAGE_SIZE, has_newer=before is not None)
+
+
+def list_after(view: ConversationView, after: int) -> MessagePage:
+    """Return the oldest messages that are newer than this."""
+    rows = _load(view, _ids(view).where(Message.id > after).order_by(Message.id).limit(PAGE_SIZE + 1))
+    return MessagePage(rows[:PAGE_SIZE], has_older=True, has_newer=len(rows) > PAGE_SIZE)
+
+
+def list_around(view: ConversationView, message_id: int) -> MessagePage:
+    """Return the messages from this on, with some before it: at least CONTEXT, and more where few follow."""
+    older = _ids(view).where(Message.id < message_id).order_by(Message.id.desc()).limit(PAGE_SIZE + 1).subquery()
+    newer = _ids(view).where(Message.id >= message_id).order_by(Message.id).limit(PAGE_SIZE + 1).subquery()
+    rows = _load(view, union_all(select(older.c.id), select(newer.c.id)))
+    before = [row for row in rows if row.id < message_id]
+    after = rows[len(before) :]
+    context = max(CONTEXT, PAGE_SIZE - len(after))
+    return MessagePage([*before[-context:], *after[:PAGE_SIZE]], len(before) > context, len(after) > PAGE_SIZE)
+
+
+def list_first_page(view: ConversationView) -> MessagePage:
+    """Return the messages at which a conversation opens: from the first unread on, or else the newest."""
+    return list_newest(view) if view.first_unread_id is None else list_around(view, view.first_unread_id)
+
+
+def list_changes(view: ConversationView, since: int, first: int) -> list[MessageRow] | None:
+    """Return the messages from `first` on that were added, edited or deleted after a version, or quote one that was.
+
+    None where those are more than MAX_CHANGES.
+    """
+    changed = and_(Message.conversation_id == view.id, Message.version > since)
+    quoting = aliased(Message)
+    is_quoting = and_(quoting.conversation_id == Message.conversation_id, quoting.reply_to_id == Message.id)
+    everything = union_all(
+        select(Message.id).where(changed),
+        select(quoting.id).join(Message, is_quoting).where(changed),
+    ).subquery()
+    wanted = and_(everything.c.id >= first, everything.c.id > view.joined_after)
+    ids = select(everything.c.id).where(wanted).distinct().order_by(everything.c.id).limit(MAX_CHANGES + 1)
+    rows = _load(view, ids)
+    return rows if len(rows) <= MAX_CHANGES else None
+
+
+def describe_line(row) -> str:
+    """Return the sentence of a line about a group. row: has kind, author, subject (names or None), body."""
+    author = row.author or _("Deleted account")
+    subject = row.subject or _("Deleted account")
+    sentences = {
+        "created": _("%(author)s created the group", author=author),
+        "added": _("%(author)s added %(subject)s", author=author, subject=subject),
+        "removed": _("%(author)s removed %(subject)s", author=author, subject=subject),
+        "left": _("%(author)s left", author=author),
+        "joined": _("%(author)s joined again", author=author),
+        "renamed": _("%(author)s renamed the group to “%(title)s”", author=author, title=row.body),
+        "owner": _("%(subject)s is the owner now", subject=subject),
+    }
+    return sentences[row.kind]
