@@ -5,7 +5,7 @@ those of users; so what is decided then holds until the commit, and versions and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 
@@ -90,7 +90,7 @@ class ConversationView:
     """A conversation as one of its members, the viewer, sees it.
 
     other: of a direct conversation; None when the account was deleted. is_friend: whether the other is the viewer's
-    friend. has_blocked: whether the viewer blocks them. joined_after, read_up_to, draft, draft_revision: see Member.
+    friend. joined_after, read_up_to, draft, draft_revision: see Member.
     first_unread_id: of the first message that the viewer has not read, or None. shows_seen: whether both sides show how
     far they have read. seen_up_to: the newest message that the other has read, if so; otherwise 0. member_count: of a
     group. has_blocked_member: whether somebody whom the viewer blocks is in it.
@@ -105,17 +105,16 @@ class ConversationView:
     viewer: User
     other: Participant | None
     is_friend: bool
-    has_blocked: bool
     joined_after: int
     read_up_to: int
     is_muted: bool
     draft: str
     draft_revision: int
-    first_unread_id: int | None
     shows_seen: bool
-    seen_up_to: int
-    member_count: int
-    has_blocked_member: bool
+    first_unread_id: int | None = None
+    seen_up_to: int = 0
+    member_count: int = 0
+    has_blocked_member: bool = False
 
     @property
     def is_group(self) -> bool:
@@ -215,58 +214,74 @@ SEEN_UP_TO = (
     .correlate(Conversation, Other)
     .scalar_subquery()
 )
-MINE = (
+# What whoever changes a conversation needs to know of it, and what its page shows besides.
+TO_CHANGE = (
     select(
         *(Conversation.id, Conversation.kind, Conversation.title, Conversation.owner_id),
         *(Conversation.version, Conversation.last_message_id),
         *(Member.joined_after, Member.read_up_to, Member.muted_at, Member.draft, Member.draft_revision),
         *OTHER_COLUMNS,
-        IS_FRIEND.label("is_friend"),
-        blocks.is_blocked(VIEWER, Other.id).label("has_blocked"),
-        _first_unread().label("first_unread_id"),
-        Other.show_seen,
-        SEEN_UP_TO.label("seen_up_to"),
-        MEMBER_COUNT.label("member_count"),
-        HAS_BLOCKED_MEMBER.label("has_blocked_member"),
+        *(IS_FRIEND.label("is_friend"), Other.show_seen),
     )
     .join(Member, Member.conversation_id == Conversation.id)
     .outerjoin(Other, and_(Conversation.kind == DIRECT, Other.id == OTHER_ID))
     .outerjoin(OtherProfile, OtherProfile.user_id == Other.id)
     .where(Conversation.id == CONVERSATION, IS_MEMBER)
 )
+TO_SHOW = TO_CHANGE.add_columns(
+    _first_unread().label("first_unread_id"),
+    func.coalesce(SEEN_UP_TO, 0).label("seen_up_to"),
+    MEMBER_COUNT.label("member_count"),
+    HAS_BLOCKED_MEMBER.label("has_blocked_member"),
+)
 LOCK = select(Conversation.id).where(Conversation.id == CONVERSATION).with_for_update()
 
 
 def find(viewer: User, conversation_id: int) -> ConversationView:
-    """Return a conversation of the viewer, in one statement. Raises NotFound where they are no member."""
-    row = db.session.execute(MINE, {"viewer": viewer.id, "conversation": conversation_id}).first()
-    if row is None:
-        raise NotFound
-    shows_seen = viewer.show_seen and bool(row.show_seen)
-    return ConversationView(
-        *(row.id, row.kind, row.title, row.owner_id, row.version, row.last_message_id),
-        viewer=viewer,
-        other=_participant(row),
-        is_friend=row.is_friend,
-        has_blocked=row.has_blocked,
-        joined_after=row.joined_after,
-        read_up_to=row.read_up_to,
-        is_muted=row.muted_at is not None,
-        draft=row.draft,
-        draft_revision=row.draft_revision,
+    """Return a conversation as its page shows it, in one statement. Raises NotFound where the viewer is no member."""
+    row = _find(TO_SHOW, viewer, conversation_id)
+    view = _make_view(viewer, row)
+    return replace(
+        view,
         first_unread_id=row.first_unread_id,
-        shows_seen=shows_seen,
-        seen_up_to=row.seen_up_to if shows_seen else 0,
+        seen_up_to=row.seen_up_to if view.shows_seen else 0,
         member_count=row.member_count,
         has_blocked_member=row.has_blocked_member,
     )
 
 
+def find_to_change(viewer: User, conversation_id: int) -> ConversationView:
+    """Return a conversation without what only its page shows, which has the defaults. Raises NotFound as `find`."""
+    return _make_view(viewer, _find(TO_CHANGE, viewer, conversation_id))
+
+
 def lock(viewer: User, conversation_id: int) -> ConversationView:
-    """Lock a conversation until the transaction ends, and return it as it is then. Raises NotFound as `find` does."""
+    """Lock a conversation until the transaction ends, and return it as `find_to_change` does, as it is then."""
     db.session.execute(LOCK, {"conversation": conversation_id})
     # In a statement of its own: on PostgreSQL, one that waits sees other tables as they were before.
-    return find(viewer, conversation_id)
+    return find_to_change(viewer, conversation_id)
+
+
+def _find(statement, viewer: User, conversation_id: int) -> Row:
+    row = db.session.execute(statement, {"viewer": viewer.id, "conversation": conversation_id}).first()
+    if row is None:
+        raise NotFound
+    return row
+
+
+def _make_view(viewer: User, row: Row) -> ConversationView:
+    return ConversationView(
+        *(row.id, row.kind, row.title, row.owner_id, row.version, row.last_message_id),
+        viewer=viewer,
+        other=_participant(row),
+        is_friend=row.is_friend,
+        joined_after=row.joined_after,
+        read_up_to=row.read_up_to,
+        is_muted=row.muted_at is not None,
+        draft=row.draft,
+        draft_revision=row.draft_revision,
+        shows_seen=viewer.show_seen and bool(row.show_seen),
+    )
 
 
 def raise_version(view: ConversationView, **values) -> int:
@@ -335,7 +350,7 @@ def read(viewer: User, conversation_id: int, message_id: int):
 
     message_id: is limited to that of the newest message.
     """
-    view = find(viewer, conversation_id)
+    view = find_to_change(viewer, conversation_id)
     up_to = min(message_id, view.last_message_id)
     if up_to > view.read_up_to and set_read(view, up_to):
         announcements.announce_read(view.id, viewer.id)
@@ -370,7 +385,7 @@ def save_draft(viewer: User, conversation_id: int, body: str, revision: int):
     mine = and_(Member.user_id == viewer.id, Member.conversation_id == conversation_id, Member.left_at.is_(None))
     newer = update(Member).where(mine, Member.draft_revision < revision)
     if execute_dml(db.session, newer.values(draft=body, draft_revision=revision)) == 0:
-        find(viewer, conversation_id)
+        find_to_change(viewer, conversation_id)
 
 
 def mute(viewer: User, conversation_id: int):
@@ -395,7 +410,7 @@ def announce_typing(viewer: User, conversation_id: int):
 
     Raises NotFound.
     """
-    view = find(viewer, conversation_id)
+    view = find_to_change(viewer, conversation_id)
     if not (view.can_write and viewer.show_typing):
         return
     shown_to = (

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -171,6 +172,8 @@ def configure_engine(engine: Engine, sqlite_synchronous: str = "NORMAL"):
         postgresql.configure_engine(engine)
         return
 
+    _queue_writers(engine)
+
     @event.listens_for(engine, "do_connect")
     def protect(_dialect, _record, _arguments, _options):
         protect_sqlite_files(engine.url.database)
@@ -184,14 +187,76 @@ def configure_engine(engine: Engine, sqlite_synchronous: str = "NORMAL"):
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
+
+class WriterQueue:
+    """Lets one connection of this process write at a time, first come, first served.
+
+    SQLite's own waiting is a series of attempts, in which some writers of many come ten times as often as others.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._writer: object = None
+        self._waiting: deque[tuple[object, threading.Event]] = deque()
+
+    def enter(self, connection: object, seconds: float) -> bool:
+        """Wait for a connection's turn. Returns False when it has not come after some seconds."""
+        with self._lock:
+            if self._writer in (None, connection):
+                self._writer = connection
+                return True
+            place = (connection, threading.Event())
+            self._waiting.append(place)
+        if place[1].wait(seconds):
+            return True
+        with self._lock:
+            if place in self._waiting:
+                self._waiting.remove(place)
+                return False
+        return True  # it has come just now
+
+    def leave(self, connection: object):
+        """Let the next one write, if it was this connection's turn."""
+        with self._lock:
+            if self._writer is not connection:
+                return
+            self._writer = None
+            if self._waiting:
+                self._writer, turn = self._waiting.popleft()
+                turn.set()
+
+
+def _queue_writers(engine: Engine):
+    """Begin transactions on SQLite as their execution options say, those that may write one after another."""
+    writers, dialect = WriterQueue(), engine.dialect
+
+    def leave_after(end):
+        def end_and_leave(connection):
+            dbapi_connection = getattr(connection, "dbapi_connection", connection)  # some callers pass the pool's proxy
+            end(connection)
+            writers.leave(dbapi_connection)
+
+        return end_and_leave
+
+    # The events of SQLAlchemy come before the commit, and with the return to the pool, which may be much later.
+    for name in ("do_commit", "do_rollback", "do_close"):
+        setattr(dialect, name, leave_after(getattr(dialect, name)))
+
     @event.listens_for(engine, "begin")
     def begin(connection):
         options = connection.get_execution_options()
-        busy_timeout = options.get("busy_timeout")
+        kind, busy_timeout = options.get("begin", "DEFERRED"), options.get("busy_timeout")
+        milliseconds = SQLITE_TIMEOUT_SECONDS * 1000 if busy_timeout is None else busy_timeout
+        dbapi_connection = connection.connection.dbapi_connection
         if busy_timeout is not None:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {busy_timeout}")
         try:
-            connection.exec_driver_sql(f"BEGIN {options.get('begin', 'DEFERRED')}")
+            if kind == "IMMEDIATE":
+                writers.enter(dbapi_connection, milliseconds / 1000)
+            connection.exec_driver_sql(f"BEGIN {kind}")
+        except DBAPIError:
+            writers.leave(dbapi_connection)
+            raise
         finally:
             if busy_timeout is not None:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {SQLITE_TIMEOUT_SECONDS * 1000}")

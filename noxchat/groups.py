@@ -64,14 +64,14 @@ def create(viewer: User, title: str, public_ids: Iterable[str]) -> int:
     conversation_id = db.session.execute(created.returning(Conversation.id)).scalar_one()
     rows = [{"conversation_id": conversation_id, "user_id": user_id} for user_id in (viewer.id, *friend_ids)]
     db.session.execute(insert(Member), rows)
-    add_line(conversations.find(viewer, conversation_id), CREATED)
+    add_line(conversations.find_to_change(viewer, conversation_id), CREATED)
     _notify(conversation_id, [viewer.id, *friend_ids])
     return conversation_id
 
 
 def check_owner(viewer: User, conversation_id: int):
     """Raise NotFound when the viewer is not in a group, and NotAllowed when they are not its owner."""
-    _check_is_owner(conversations.find(viewer, conversation_id))
+    _check_is_owner(conversations.find_to_change(viewer, conversation_id))
 
 
 def _check_is_owner(view: ConversationView):
@@ -105,7 +105,7 @@ def add_members(viewer: User, conversation_id: int, public_ids: Iterable[str]):
     rows = db.session.execute(select(Member.user_id, Member.left_at).where(of_group))
     known = {row.user_id: row.left_at for row in rows}
     new_ids = [user_id for user_id in friend_ids if user_id not in known]
-    if view.member_count + len(new_ids) > MAX_OTHERS + 1:
+    if sum(left_at is None for left_at in known.values()) + len(new_ids) > MAX_OTHERS + 1:
         raise InvalidInput(_("A group has at most %(max)s members.", max=MAX_OTHERS + 1), "members")
     away_ids = [user_id for user_id in friend_ids if known.get(user_id)]
     invited = update(Member).where(of_group, Member.user_id.in_(away_ids))
@@ -204,7 +204,7 @@ def join(viewer: User, conversation_id: int):
     newest = select(Conversation.last_message_id).where(Conversation.id == conversation_id).scalar_subquery()
     back = {"left_at": None, "invited_at": None, "joined_after": newest, "read_up_to": newest}
     db.session.execute(update(Member).where(mine).values(back))
-    add_line(conversations.find(viewer, conversation_id), JOINED)
+    add_line(conversations.find_to_change(viewer, conversation_id), JOINED)
     _notify(conversation_id, [viewer.id])
 
 
@@ -258,4 +258,4 @@ def leave_all(user: User):
     conversations.raise_versions(is_own, Conversation.kind == DIRECT)
     groups = select(Conversation.id).where(is_own, Conversation.kind == GROUP).order_by(Conversation.id)
     for conversation_id in db.session.scalars(groups).all():
-        _leave(conversations.find(user, conversation_id))
+        _leave(conversations.find_to_change(user, conversation_id))

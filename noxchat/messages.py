@@ -320,8 +320,13 @@ def _load(view: ConversationView, ids) -> list[MessageRow]:
     return [_row(view, row) for row in db.session.execute(statement, values)]
 
 
-def _ids(view: ConversationView):
-    return select(Message.id).where(Message.conversation_id == view.id, Message.id > view.joined_after)
+def _ids(view: ConversationView, first: int = 0):
+    """Return a select of the ids of the messages that the viewer may see, from `first` on.
+
+    With one lower limit: of two, SQLite would use the index for one, and read all messages for the other.
+    """
+    first = max(first, view.joined_after + 1)
+    return select(Message.id).where(Message.conversation_id == view.id, Message.id >= first)
 
 
 def find(view: ConversationView, message_id: int) -> MessageRow | None:
@@ -339,14 +344,14 @@ def list_newest(view: ConversationView, before: int | None = None) -> MessagePag
 
 def list_after(view: ConversationView, after: int) -> MessagePage:
     """Return the oldest messages that are newer than this."""
-    rows = _load(view, _ids(view).where(Message.id > after).order_by(Message.id).limit(PAGE_SIZE + 1))
+    rows = _load(view, _ids(view, after + 1).order_by(Message.id).limit(PAGE_SIZE + 1))
     return MessagePage(rows[:PAGE_SIZE], has_older=True, has_newer=len(rows) > PAGE_SIZE)
 
 
 def list_around(view: ConversationView, message_id: int) -> MessagePage:
     """Return the messages from this on, with some before it: at least CONTEXT, and more where few follow."""
     older = _ids(view).where(Message.id < message_id).order_by(Message.id.desc()).limit(PAGE_SIZE + 1).subquery()
-    newer = _ids(view).where(Message.id >= message_id).order_by(Message.id).limit(PAGE_SIZE + 1).subquery()
+    newer = _ids(view, message_id).order_by(Message.id).limit(PAGE_SIZE + 1).subquery()
     rows = _load(view, union_all(select(older.c.id), select(newer.c.id)))
     before = [row for row in rows if row.id < message_id]
     after = rows[len(before) :]

@@ -25,15 +25,9 @@ def send(conversation_id):
         return refuse(conversation_id, error)
     if not wants_fragment():
         return redirect(conversation_path(conversation_id, message_id), 303)
+    view = conversations.find_to_change(current_user, conversation_id)
     composer = render_partial("partials/chat/sent.html", client_id=messages.new_client_id())
-    return changed(find_message(conversation_id, message_id), composer, back="/")
-
-
-def find_message(conversation_id: int, message_id: int) -> str:
-    """Return a message as HTML, as it is now. Raises NotFound."""
-    html = render_message(conversations.find(current_user, conversation_id), message_id)
-    db.session.commit()  # what was read: psycopg forgets its prepared statements at a rollback
-    return html
+    return changed(render_message(view, message_id), composer, back="/")
 
 
 def store_message(conversation_id: int) -> int:
@@ -74,7 +68,7 @@ def refuse(conversation_id: int, error: RuleError) -> Response:
 def edit(conversation_id, message_id):
     """Edit one of one's own messages."""
     if request.method == "GET":
-        view = conversations.find(current_user, conversation_id)
+        view = conversations.find_to_change(current_user, conversation_id)
         message = messages.find_own(view, message_id)
         messages.check_can_edit(view, message)
         return show_editor(conversation_id, message_id, message.body)
@@ -91,7 +85,7 @@ def edit(conversation_id, message_id):
 def refuse_edit(conversation_id: int, message_id: int, error: RuleError) -> Response:
     """Answer that a message was not changed, with what was typed."""
     rollback_and_reload_user()
-    conversations.find(current_user, conversation_id)
+    conversations.find_to_change(current_user, conversation_id)
     return show_editor(conversation_id, message_id, request.form.get("body", ""), STATUSES[type(error)], str(error))
 
 
@@ -113,14 +107,15 @@ def delete(conversation_id, message_id):
 @blueprint.route(f"/chats/{CID}/messages/{MID}")
 def message(conversation_id, message_id):
     """Show a message where it stands in its conversation."""
-    html = find_message(conversation_id, message_id)
+    html = render_message(conversations.find(current_user, conversation_id), message_id)
     return changed(html, back=message_path(conversation_id, message_id))
 
 
 def show_changed(conversation_id: int, message_id: int) -> Response:
     """Answer with a message as it is now; for a plain request, with the conversation around it."""
-    html = find_message(conversation_id, message_id) if wants_fragment() else ""
-    return changed(html, back=message_path(conversation_id, message_id))
+    if not wants_fragment():
+        return redirect(message_path(conversation_id, message_id), 303)
+    return changed(render_message(conversations.find(current_user, conversation_id), message_id), back="/")
 
 
 @blueprint.route(f"/chats/{CID}/changes")

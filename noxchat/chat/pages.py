@@ -7,6 +7,7 @@ from flask import current_app, redirect, request, url_for
 from noxchat import messages
 from noxchat.conversations import ConversationView
 from noxchat.exceptions import NotFound
+from noxchat.extensions import db
 from noxchat.messages import MessagePage, MessageRow
 from noxchat.web.htmx import render_partial, show, wants_fragment
 
@@ -87,4 +88,5 @@ def render_message(view: ConversationView, message_id: int) -> str:
     row = messages.find(view, message_id)
     if row is None:
         raise NotFound
+    db.session.commit()  # what was read: psycopg forgets its prepared statements at a rollback
     return render_partial("partials/chat/message.html", row=row, view=view)

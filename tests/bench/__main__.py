@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.bench import code, databases, elasticsearch, pages, races, search, streams
+from tests.bench import chat, code, databases, elasticsearch, pages, races, search, streams
 
 SEARCH_BENCHMARKS = {
     "database": search.main,
@@ -16,6 +16,8 @@ BENCHMARKS = {
     "pages": pages.main,
     "races": races.main,
     "streams": streams.main,
+    "chat": chat.main,
+    "chatkills": chat.kills,
     "code": code.main,
 }
 

@@ -184,7 +184,7 @@ def test_owner_and_heirs_who_leave_at_once_leave_one_owner_or_no_group(any_place
         results = run_in_threads(
             any_place.app,
             len(leaving),
-            lambda number, g=group, l=leaving: commit(any_place, groups.leave, l[number], g),
+            lambda number, g=group, who=leaving: commit(any_place, groups.leave, who[number], g),
         )
         assert results == [None] * len(leaving)
         with any_place.app.app_context():

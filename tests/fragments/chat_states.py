@@ -26,7 +26,6 @@ def view(**more):
         "viewer": User(id=1, username="Mila", show_presence="friends", show_seen=False, show_typing=True),
         "other": NIKA,
         "is_friend": True,
-        "has_blocked": False,
         "joined_after": 0,
         "read_up_to": 6,
         "is_muted": False,
