@@ -6,7 +6,7 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 
 from noxchat import avatars, email_addresses, events, friendships, groups, invitations, messages, profiles, sessions
-from noxchat.database import violates_constraint
+from noxchat.database import violates_constraint, without_statement_timeout
 from noxchat.exceptions import Conflict, NotAllowed
 from noxchat.extensions import db
 from noxchat.invitations import OpenInvitation
@@ -183,11 +183,17 @@ def delete_account(user: User, *, delete_messages: bool = False):
     for lock in LOCK_FOR_DELETION:
         lock(user)
     user = lock_verified_account(user)
-    if delete_messages:
-        messages.erase_all(user)
-    for leave in BEFORE_DELETION:
-        leave(user)
-    events.publish_all([event for get_events in DELETION_EVENTS for event in get_events(user)])
-    db.session.execute(delete(User).where(User.id == user.id))
+    # Somebody may have written so much that this takes longer than other statements may.
+    with without_statement_timeout(db.session.connection()):
+        if delete_messages:
+            messages.erase_all(user)
+        for leave in BEFORE_DELETION:
+            leave(user)
+        _delete(user)
     for clean_up in AFTER_DELETION:
         clean_up(user)
+
+
+def _delete(user: User):
+    events.publish_all([event for get_events in DELETION_EVENTS for event in get_events(user)])
+    db.session.execute(delete(User).where(User.id == user.id))

@@ -29,8 +29,8 @@ def announce_typing(conversation_id: int, public_id: str, recipients: Iterable[i
     pending().append([TYPING, conversation_id, public_id, list(recipients)])
 
 
-def announce_read(conversation_id: int, reader_id: int):
-    """Announce to the reader's own pages that they have read messages."""
+def announce_unread(conversation_id: int, reader_id: int):
+    """Announce to somebody's own pages that the number of their unread messages has changed."""
     pending().append([UNREAD, conversation_id, "", [reader_id]])
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 
+from flask import current_app
 from flask_babel import gettext as _
 from sqlalchemy import (
     Integer,
@@ -39,7 +40,7 @@ from noxchat.search import Query, contains_all
 
 MAX_UNREAD = 100  # counted; more are shown as 99+
 MAX_SCANNED = 1000  # messages that are looked at for that, whatever they are
-MAX_DRAFT = 16_000  # characters
+DRAFT_FACTOR = 4  # how many times as long as a message a draft can be
 PREVIEW_LENGTH = 140
 NEWEST_ON_HOME = 4
 
@@ -284,7 +285,7 @@ def _make_view(viewer: User, row: Row) -> ConversationView:
     )
 
 
-def raise_version(view: ConversationView, **values) -> int:
+def bump_version(view: ConversationView, **values) -> int:
     """Raise the version of a locked conversation, and tell its members' pages. Returns the new version.
 
     values: other columns of Conversation that change.
@@ -327,7 +328,7 @@ def find_direct(viewer: User, public_id: str) -> int | None:
     return db.session.scalar(select(Conversation.id).join(PublicId, pair).where(PublicId.key == public_id.lower()))
 
 
-def raise_versions(*conditions) -> Sequence[Row]:
+def bump_versions(*conditions) -> Sequence[Row]:
     """Lock conversations and raise their versions, and tell their members' pages. Returns ids and new versions."""
     raised = update(Conversation).where(*conditions).values(version=Conversation.version + 1, changed_at=now())
     rows = db.session.execute(raised.returning(Conversation.id, Conversation.version)).all()
@@ -342,33 +343,34 @@ def friendship_changed(one_id: int, other_id: int):
     So a message comes either before that or after it; and open pages are told.
     """
     low, high = sorted((one_id, other_id))
-    raise_versions(Conversation.low_id == low, Conversation.high_id == high)
+    bump_versions(Conversation.low_id == low, Conversation.high_id == high)
 
 
-def read(viewer: User, conversation_id: int, message_id: int):
-    """Remember that the viewer has read everything up to a message. Older ones change nothing. Raises NotFound.
+def is_news(view: ConversationView, message_id: int) -> bool:
+    """Tell whether the viewer has read more than is known when they have read up to a message."""
+    return min(message_id, view.last_message_id) > view.read_up_to
+
+
+def read(view: ConversationView, message_id: int):
+    """Remember that the viewer has read everything up to a message. Older ones change nothing.
 
     message_id: is limited to that of the newest message.
     """
-    view = find_to_change(viewer, conversation_id)
-    up_to = min(message_id, view.last_message_id)
-    if up_to > view.read_up_to and set_read(view, up_to):
-        announcements.announce_read(view.id, viewer.id)
+    set_read(view, min(message_id, view.last_message_id))
+    announcements.announce_unread(view.id, view.viewer.id)
 
 
-def set_read(view: ConversationView, up_to: int, **values) -> bool:
-    """Set how far the viewer has read. Returns False where they have read more already.
+def set_read(view: ConversationView, up_to: int, **values):
+    """Set how far the viewer has read, unless they have read more.
 
     values: other columns of Member that change, in any case.
     """
-    mine = and_(Member.user_id == view.viewer.id, Member.conversation_id == view.id)
-    shown = {"shown_up_to": _larger(Member.shown_up_to, up_to)} if view.shows_seen and view.is_friend else {}
-    forward = mine if values else and_(mine, Member.read_up_to < up_to)
-    changes = {"read_up_to": _larger(Member.read_up_to, up_to), **shown, **values}
-    is_changed = execute_dml(db.session, update(Member).where(forward).values(changes)) == 1
-    if is_changed and shown and view.other:
+    changes = {"read_up_to": _larger(Member.read_up_to, up_to), **values}
+    if view.shows_seen and view.is_friend and view.other and up_to > view.read_up_to:
+        changes["shown_up_to"] = _larger(Member.shown_up_to, up_to)
         announcements.announce_seen(view.id, up_to, view.other.id)
-    return is_changed
+    mine = and_(Member.user_id == view.viewer.id, Member.conversation_id == view.id)
+    db.session.execute(update(Member).where(mine).values(changes))
 
 
 def _larger(column, value: int):
@@ -378,10 +380,11 @@ def _larger(column, value: int):
 def save_draft(viewer: User, conversation_id: int, body: str, revision: int):
     """Keep what the viewer has typed, unless a newer revision is kept. Raises NotFound, and InvalidInput.
 
-    body: any text of up to MAX_DRAFT characters.
+    body: any text of up to DRAFT_FACTOR times the length of a message.
     """
-    if len(body) > MAX_DRAFT or "\0" in body:
-        raise InvalidInput(_("This text cannot be kept as a draft."))
+    if len(body) > DRAFT_FACTOR * current_app.config["MESSAGE_LENGTH"]:
+        find_to_change(viewer, conversation_id)
+        raise InvalidInput(_("This text is too long to be kept as a draft."))
     mine = and_(Member.user_id == viewer.id, Member.conversation_id == conversation_id, Member.left_at.is_(None))
     newer = update(Member).where(mine, Member.draft_revision < revision)
     if execute_dml(db.session, newer.values(draft=body, draft_revision=revision)) == 0:
@@ -402,7 +405,7 @@ def _set_muted(viewer: User, conversation_id: int, muted_at):
     mine = and_(Member.user_id == viewer.id, Member.conversation_id == conversation_id, Member.left_at.is_(None))
     if execute_dml(db.session, update(Member).where(mine).values(muted_at=muted_at)) == 0:
         raise NotFound
-    announcements.announce_read(conversation_id, viewer.id)
+    announcements.announce_unread(conversation_id, viewer.id)
 
 
 def announce_typing(viewer: User, conversation_id: int):
@@ -473,7 +476,7 @@ def _list(words: int, resumed: bool, limit: int):
         before = tuple_(bindparam("time", type_=UTCDateTime), bindparam("after_id", type_=Integer))
         listed = listed.where(tuple_(Conversation.last_at, Conversation.id) < before)
     page = listed.limit(limit).subquery()
-    is_hidden = and_(Conversation.kind == GROUP, blocks.is_blocked(VIEWER, Message.author_id))
+    is_hidden = and_(Conversation.kind == GROUP, Message.kind == TEXT, blocks.is_blocked(VIEWER, Message.author_id))
     newest = and_(Message.id == Conversation.last_message_id, Message.id > Member.joined_after)
     return (
         select(

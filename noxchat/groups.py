@@ -41,15 +41,15 @@ def _lock_friends(viewer: User, public_ids: Iterable[str]) -> list[int]:
     keys = {public_id.lower() for public_id in public_ids}
     if not 1 <= len(keys) <= MAX_OTHERS:
         raise InvalidInput(_("Choose from 1 to %(max)s friends.", max=MAX_OTHERS), "members")
-    found = select(PublicId.user_id).join(friends, friends.c.friend_id == PublicId.user_id)
-    is_friend = and_(friends.c.user_id == viewer.id, PublicId.key.in_(keys))
-    ids = set(db.session.scalars(found.where(is_friend)))
+    of_friends = select(PublicId.key, PublicId.user_id).join(friends, friends.c.friend_id == PublicId.user_id)
+    chosen = of_friends.where(friends.c.user_id == viewer.id, PublicId.key.in_(keys))
+    ids = {row.user_id for row in db.session.execute(chosen)}
     lock_users(viewer.id, *ids)
-    # Again, since a friendship may have ended before they were locked.
-    ids &= set(db.session.scalars(found.where(is_friend)))
-    if len(ids) < len(keys):
-        raise InvalidInput(_("You can only add your friends."), "members")
-    return sorted(ids)
+    # Again, since a friendship may have ended before they were locked. Somebody may be named by two Public IDs.
+    found = db.session.execute(chosen).all()
+    if {row.key for row in found} != keys:
+        raise InvalidInput(_("You can only add your own friends."), "members")
+    return sorted({row.user_id for row in found})
 
 
 def create(viewer: User, title: str, public_ids: Iterable[str]) -> int:
@@ -86,40 +86,52 @@ def _lock_own(viewer: User, conversation_id: int) -> ConversationView:
     return view
 
 
-def rename(viewer: User, conversation_id: int, title: str):
-    """Change the title of a group. title: as returned by clean_title. Raises NotFound and NotAllowed."""
+def rename(viewer: User, conversation_id: int, title: str) -> bool:
+    """Change the title of a group. Returns whether it is another one. Raises NotFound and NotAllowed.
+
+    title: as returned by clean_title.
+    """
     view = _lock_own(viewer, conversation_id)
     if title != view.title:
         add_line(view, RENAMED, body=title, title=title, search_text=make_search_text(title))
+    return title != view.title
 
 
-def add_members(viewer: User, conversation_id: int, public_ids: Iterable[str]):
+def add_members(viewer: User, conversation_id: int, public_ids: Iterable[str]) -> bool:
     """Add friends of the owner. Who has left by themselves is asked to join again. Nobody is told of blocks.
 
-    Raises NotFound, NotAllowed, and InvalidInput about `members`.
+    Returns whether somebody was added or asked. Raises NotFound, NotAllowed, and InvalidInput about `members`.
     """
     check_owner(viewer, conversation_id)
     friend_ids = _lock_friends(viewer, public_ids)
     view = _lock_own(viewer, conversation_id)
     of_group = Member.conversation_id == view.id
-    rows = db.session.execute(select(Member.user_id, Member.left_at).where(of_group))
-    known = {row.user_id: row.left_at for row in rows}
+    rows = db.session.execute(select(Member.user_id, Member.left_at, Member.invited_at).where(of_group))
+    known = {row.user_id: row for row in rows}
     new_ids = [user_id for user_id in friend_ids if user_id not in known]
-    if sum(left_at is None for left_at in known.values()) + len(new_ids) > MAX_OTHERS + 1:
-        raise InvalidInput(_("A group has at most %(max)s members.", max=MAX_OTHERS + 1), "members")
-    away_ids = [user_id for user_id in friend_ids if known.get(user_id)]
-    invited = update(Member).where(of_group, Member.user_id.in_(away_ids))
-    db.session.execute(invited.values(invited_at=func.coalesce(Member.invited_at, now())))
+    may_be_asked = {row.user_id for row in known.values() if row.left_at and not row.invited_at}
+    former_ids = [user_id for user_id in friend_ids if user_id in may_be_asked]
+    _check_size(sum(row.left_at is None for row in known.values()) + len(new_ids))
+    db.session.execute(update(Member).where(of_group, Member.user_id.in_(former_ids)).values(invited_at=now()))
     joined = {"joined_after": view.last_message_id, "read_up_to": view.last_message_id}
+    if new_ids:
+        members = [{"conversation_id": view.id, "user_id": user_id, **joined} for user_id in new_ids]
+        db.session.execute(insert(Member), members)
     for user_id in new_ids:
-        db.session.execute(insert(Member).values(conversation_id=view.id, user_id=user_id, **joined))
         view = add_line(view, ADDED, user_id)
-    _notify(view.id, [*new_ids, *away_ids])
+    _notify(view.id, [*new_ids, *former_ids])
+    return bool(new_ids or former_ids)
+
+
+def _check_size(number: int):
+    """Raise InvalidInput about `members` where a group would have too many."""
+    if number > MAX_OTHERS + 1:
+        raise InvalidInput(_("A group has at most %(max)s members.", max=MAX_OTHERS + 1), "members")
 
 
 def _find_member(view: ConversationView, public_id: str) -> Row:
-    """Return id and left_at of somebody in a group, whatever blocks there are. Raises NotFound."""
-    found = select(Member.user_id, Member.left_at, Member.invited_at).join(PublicId, PublicId.user_id == Member.user_id)
+    """Return user_id and left_at of somebody in a group, whatever blocks there are. Raises NotFound."""
+    found = select(Member.user_id, Member.left_at).join(PublicId, PublicId.user_id == Member.user_id)
     is_meant = and_(Member.conversation_id == view.id, PublicId.key == public_id.lower())
     row = db.session.execute(found.where(is_meant, or_(IS_ACTIVE, Member.invited_at.is_not(None)))).first()
     if row is None:
@@ -132,28 +144,25 @@ def remove_member(viewer: User, conversation_id: int, public_id: str):
     view = _lock_own(viewer, conversation_id)
     member = _find_member(view, public_id)
     if member.user_id == viewer.id:
-        raise Conflict(_("You are the owner. To go, leave the group."))
+        raise Conflict(_("You cannot remove yourself. Leave the group instead."))
     if member.left_at:  # and was asked to join again
         away = and_(Member.conversation_id == view.id, Member.user_id == member.user_id)
         db.session.execute(update(Member).where(away).values(invited_at=None))
     else:
-        _delete_member(view, member.user_id)
+        db.session.execute(delete(Member).where(Member.conversation_id == view.id, Member.user_id == member.user_id))
         add_line(view, REMOVED, member.user_id)
     _notify(view.id, [member.user_id])
 
 
-def _delete_member(view: ConversationView, user_id: int):
-    db.session.execute(delete(Member).where(Member.conversation_id == view.id, Member.user_id == user_id))
-
-
-def make_owner(viewer: User, conversation_id: int, public_id: str):
-    """Hand a group over to another member. Raises NotFound and NotAllowed."""
+def make_owner(viewer: User, conversation_id: int, public_id: str) -> bool:
+    """Hand a group over to another member. Returns False for the owner. Raises NotFound and NotAllowed."""
     view = _lock_own(viewer, conversation_id)
     member = _find_member(view, public_id)
     if member.left_at:
         raise NotFound
     if member.user_id != viewer.id:
         add_line(view, OWNER, member.user_id, owner_id=member.user_id)
+    return member.user_id != viewer.id
 
 
 def leave(viewer: User, conversation_id: int):
@@ -163,7 +172,7 @@ def leave(viewer: User, conversation_id: int):
     """
     view = conversations.lock(viewer, conversation_id)
     if not view.is_group:
-        raise Conflict(_("You cannot leave a conversation of two."))
+        raise Conflict(_("You cannot leave a direct chat."))
     _leave(view)
     mine = and_(Member.conversation_id == view.id, Member.user_id == viewer.id)
     away = {"left_at": now(), "muted_at": None, "draft": "", "draft_revision": Member.draft_revision + 1}
@@ -173,26 +182,26 @@ def leave(viewer: User, conversation_id: int):
 
 def _leave(view: ConversationView):
     """Write down that the viewer leaves a locked group. The last member deletes it."""
-    heir = (
+    candidates = (
         select(Member.user_id)
         .where(Member.conversation_id == view.id, IS_ACTIVE, Member.user_id != view.viewer.id)
         .order_by(Member.joined_after, Member.user_id)
     )
-    heir_id = db.session.scalar(heir.limit(1))
-    if heir_id is None:
+    new_owner_id = db.session.scalar(candidates.limit(1))
+    if new_owner_id is None:
         db.session.execute(delete(Conversation).where(Conversation.id == view.id))
         return
     if not view.is_owner:
         add_line(view, LEFT)
         return
-    view = add_line(view, LEFT, owner_id=heir_id)
-    add_line(view, OWNER, heir_id)
+    view = add_line(view, LEFT, owner_id=new_owner_id)
+    add_line(view, OWNER, new_owner_id)
 
 
 def join(viewer: User, conversation_id: int):
     """Come back to a group that one has left, after being added again. Raises NotFound where one was not.
 
-    What was written before is not shown.
+    What was written before is not shown. Raises InvalidInput when the group is full.
     """
     db.session.execute(conversations.LOCK, {"conversation": conversation_id})
     mine = and_(Member.conversation_id == conversation_id, Member.user_id == viewer.id)
@@ -201,6 +210,8 @@ def join(viewer: User, conversation_id: int):
         raise NotFound
     if row.left_at is None:
         return
+    current = select(func.count()).where(Member.conversation_id == conversation_id, IS_ACTIVE)
+    _check_size(db.session.execute(current).scalar_one() + 1)
     newest = select(Conversation.last_message_id).where(Conversation.id == conversation_id).scalar_subquery()
     back = {"left_at": None, "invited_at": None, "joined_after": newest, "read_up_to": newest}
     db.session.execute(update(Member).where(mine).values(back))
@@ -255,7 +266,7 @@ def leave_all(user: User):
     is_own = Conversation.id.in_(own)
     is_alone = or_(Conversation.low_id.is_(None), Conversation.high_id.is_(None))
     db.session.execute(delete(Conversation).where(is_own, Conversation.kind == DIRECT, is_alone))
-    conversations.raise_versions(is_own, Conversation.kind == DIRECT)
+    conversations.bump_versions(is_own, Conversation.kind == DIRECT)
     groups = select(Conversation.id).where(is_own, Conversation.kind == GROUP).order_by(Conversation.id)
     for conversation_id in db.session.scalars(groups).all():
         _leave(conversations.find_to_change(user, conversation_id))

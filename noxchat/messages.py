@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
-from sqlalchemy import Boolean, Row, and_, bindparam, case, func, insert, or_, select, union_all, update
+from sqlalchemy import Boolean, Row, and_, bindparam, case, func, insert, or_, select, union, union_all, update
 from sqlalchemy.orm import aliased
 
 from noxchat import blocks, conversations
@@ -18,8 +18,8 @@ from noxchat.conversations import ConversationView
 from noxchat.database import now
 from noxchat.exceptions import Conflict, InvalidInput, NotAllowed, NotFound
 from noxchat.extensions import db
-from noxchat.models import Conversation, Member, Message, Profile, User
-from noxchat.models.conversations import CLIENT_ID_LENGTH, TEXT
+from noxchat.models import Conversation, Message, Profile, User
+from noxchat.models.conversations import BIG_ID, CLIENT_ID_LENGTH, TEXT
 from noxchat.names import describe_char
 
 PAGE_SIZE = 50
@@ -74,11 +74,12 @@ def send(
     client_id: str,
     reply_to: int | None = None,
     seen: int | None = None,
+    revision: int = 0,
 ) -> int:
     """Store a message. Returns its id; for one that is stored already, that of the stored one.
 
     body: as returned by clean_body. client_id: as chosen by the page. reply_to: the message that it answers. seen: the
-    newest that was on the screen; without it, sending reads everything.
+    newest that was on the screen; without it, sending reads everything. revision: of the draft that was sent.
     Raises NotFound; Conflict when the viewer may not write, or sent another text with this client_id; InvalidInput.
     """
     if not CLIENT_ID.fullmatch(client_id):
@@ -86,17 +87,17 @@ def send(
     view = conversations.lock(viewer, conversation_id)
     same, quoted = _find_same_and_quoted(view, client_id, reply_to)
     if same:
-        if same.body != body:
-            raise Conflict(_("Another text was sent from this page already. Send this one again."))
+        if same.body != body and not (same.edited_at or same.deleted_at):
+            raise Conflict(_("This page already sent a different message. Send this one again."))
         return same.id
     _check_can_write(view)
     if reply_to is not None and quoted is None:
-        raise InvalidInput(_("The message that you answer is not here."), "reply_to")
+        raise InvalidInput(_("The message you are replying to is not in this chat."), "reply_to")
     message_id = _insert(view, TEXT, body=body, client_id=client_id, reply_to_id=reply_to)
-    conversations.raise_version(view, last_message_id=message_id, last_at=now())
-    has_seen_all = seen is None or seen >= view.last_message_id
-    emptied = {"draft": "", "draft_revision": Member.draft_revision + 1}
-    conversations.set_read(view, message_id if has_seen_all else max(seen or 0, view.read_up_to), **emptied)
+    conversations.bump_version(view, last_message_id=message_id, last_at=now())
+    revision = max(revision, view.draft_revision) + 1  # so that a draft that is saved late is ignored
+    read_up_to = message_id if seen is None or seen >= view.last_message_id else seen
+    conversations.set_read(view, read_up_to, draft="", draft_revision=revision)
     return message_id
 
 
@@ -104,7 +105,7 @@ def _find_same_and_quoted(view: ConversationView, client_id: str, reply_to: int 
     """Return the message of the viewer with this client_id, and the one that is answered; None for what is missing."""
     is_same = and_(Message.author_id == view.viewer.id, Message.client_id == client_id)
     is_quoted = and_(Message.id == (reply_to or 0), Message.id > view.joined_after, Message.kind == TEXT)
-    columns = (Message.id, Message.body, is_same.label("is_same"))
+    columns = (Message.id, Message.body, Message.edited_at, Message.deleted_at, is_same.label("is_same"))
     found = select(*columns).where(Message.conversation_id == view.id, or_(is_same, is_quoted))
     rows = db.session.execute(found).all()
     same = next((row for row in rows if row.is_same), None)
@@ -124,7 +125,7 @@ def add_line(
     values: columns of Conversation that change with it.
     """
     line_id = _insert(view, kind, subject_id=subject_id, body=body)
-    version = conversations.raise_version(view, last_message_id=line_id, last_at=now(), **values)
+    version = conversations.bump_version(view, last_message_id=line_id, last_at=now(), **values)
     return dataclasses.replace(view, version=version, last_message_id=line_id)
 
 
@@ -136,7 +137,7 @@ def find_own(view: ConversationView, message_id: int) -> Row:
     if message is None:
         raise NotFound
     if message.author_id != view.viewer.id or message.kind != TEXT:
-        raise NotAllowed(_("Only the person who wrote a message can change it."))
+        raise NotAllowed(_("You can edit only your own messages."))
     if message.deleted_at:
         raise Conflict(_("This message was deleted."))
     return message
@@ -175,7 +176,7 @@ def delete(viewer: User, conversation_id: int, message_id: int):
 
 
 def _update(view: ConversationView, message_id: int, **values):
-    version = conversations.raise_version(view)
+    version = conversations.bump_version(view)
     db.session.execute(update(Message).where(Message.id == message_id).values(version=version, **values))
 
 
@@ -185,7 +186,7 @@ def erase_all(user: User):
     Those in conversations that it is no longer in are erased as well.
     """
     mine = and_(Message.author_id == user.id, Message.kind == TEXT, Message.deleted_at.is_(None))
-    for row in conversations.raise_versions(Conversation.id.in_(select(Message.conversation_id).where(mine))):
+    for row in conversations.bump_versions(Conversation.id.in_(select(Message.conversation_id).where(mine))):
         erased = update(Message).where(mine, Message.conversation_id == row.id)
         db.session.execute(erased.values(body="", deleted_at=now(), version=row.version))
 
@@ -210,7 +211,8 @@ class MessageRow:
     """A message as the viewer sees it.
 
     kind: see models. author, subject: names; author_public_id, avatar: of the author; each None for a deleted account.
-    is_hidden: whether it is by somebody whom the viewer blocks: it has no text then. can_edit: for now.
+    is_hidden: whether it is by somebody whom the viewer blocks: it has no text then. can_edit: for now. client_id: of
+    the viewer's own.
     """
 
     id: int
@@ -228,6 +230,7 @@ class MessageRow:
     avatar: str | None
     subject: str | None
     quote: Quote | None
+    client_id: str | None = None
 
     @property
     def is_line(self) -> bool:
@@ -252,21 +255,22 @@ VIEWER = conversations.VIEWER
 HIDES_BLOCKED = bindparam("hides_blocked", type_=Boolean)  # in groups
 
 
-def _is_hidden(author_id):
-    return and_(HIDES_BLOCKED, blocks.is_blocked(VIEWER, author_id))
+def _is_hidden(message):
+    """Return the condition that the viewer blocks whoever wrote a message. message: Message or an alias of it."""
+    return and_(HIDES_BLOCKED, message.kind == TEXT, blocks.is_blocked(VIEWER, message.author_id))
 
 
 COLUMNS = (
     *(Message.id, Message.kind, Message.author_id, Message.created_at),
-    *(Message.edited_at, Message.deleted_at, Message.reply_to_id),
-    _is_hidden(Message.author_id).label("is_hidden"),
-    case((_is_hidden(Message.author_id), ""), else_=Message.body).label("body"),
+    *(Message.edited_at, Message.deleted_at, Message.reply_to_id, Message.client_id),
+    _is_hidden(Message).label("is_hidden"),
+    case((_is_hidden(Message), ""), else_=Message.body).label("body"),
     *(Author.username.label("author"), AuthorProfile.public_id, AuthorProfile.avatar),
     Subject.username.label("subject"),
     QuotedAuthor.username.label("quoted_author"),
     Quoted.deleted_at.label("quoted_deleted_at"),
-    _is_hidden(Quoted.author_id).label("quoted_is_hidden"),
-    case((_is_hidden(Quoted.author_id), ""), else_=func.substr(Quoted.body, 1, QUOTE_LENGTH)).label("quoted_text"),
+    _is_hidden(Quoted).label("quoted_is_hidden"),
+    case((_is_hidden(Quoted), ""), else_=func.substr(Quoted.body, 1, QUOTE_LENGTH)).label("quoted_text"),
 )
 
 
@@ -309,14 +313,15 @@ def _row(view: ConversationView, row: Row) -> MessageRow:
         avatar=row.avatar,
         subject=row.subject,
         quote=quote,
+        client_id=row.client_id if is_own else None,
     )
 
 
-def _load(view: ConversationView, ids) -> list[MessageRow]:
-    """Return the messages that a select of ids names, oldest first."""
+def _load(view: ConversationView, ids, **parameters) -> list[MessageRow]:
+    """Return the messages that a select of ids names, oldest first. parameters: of that select."""
     found = ids.subquery()
     statement = _join_people(select(*COLUMNS).join(found, found.c.id == Message.id)).order_by(Message.id)
-    values = {"viewer": view.viewer.id, "hides_blocked": view.is_group}
+    values = {"viewer": view.viewer.id, "hides_blocked": view.is_group, **parameters}
     return [_row(view, row) for row in db.session.execute(statement, values)]
 
 
@@ -364,21 +369,33 @@ def list_first_page(view: ConversationView) -> MessagePage:
     return list_newest(view) if view.first_unread_id is None else list_around(view, view.first_unread_id)
 
 
+SINCE, FIRST = bindparam("since", type_=BIG_ID), bindparam("first", type_=BIG_ID)
+IN_CONVERSATION = Message.conversation_id == conversations.CONVERSATION
+CHANGED = (
+    select(Message.id.label("id"))
+    .where(IN_CONVERSATION, Message.version > SINCE)
+    .order_by(Message.version, Message.id.desc())
+    .limit(MAX_CHANGES + 1)
+    .cte("changed")
+    .prefix_with("MATERIALIZED", dialect="postgresql")
+)
+Quoting = aliased(Message)
+QUOTES_CHANGED = and_(Quoting.conversation_id == conversations.CONVERSATION, Quoting.reply_to_id == CHANGED.c.id)
+CHANGED_IDS = union(
+    select(CHANGED.c.id).where(CHANGED.c.id >= FIRST),
+    select(Quoting.id).join(CHANGED, QUOTES_CHANGED).where(Quoting.id >= FIRST),
+)
+
+
 def list_changes(view: ConversationView, since: int, first: int) -> list[MessageRow] | None:
     """Return the messages from `first` on that were added, edited or deleted after a version, or quote one that was.
 
-    None where those are more than MAX_CHANGES.
+    None where those may be more than MAX_CHANGES. A version is one change, except where an account erased its messages.
     """
-    changed = and_(Message.conversation_id == view.id, Message.version > since)
-    quoting = aliased(Message)
-    is_quoting = and_(quoting.conversation_id == Message.conversation_id, quoting.reply_to_id == Message.id)
-    everything = union_all(
-        select(Message.id).where(changed),
-        select(quoting.id).join(Message, is_quoting).where(changed),
-    ).subquery()
-    wanted = and_(everything.c.id >= first, everything.c.id > view.joined_after)
-    ids = select(everything.c.id).where(wanted).distinct().order_by(everything.c.id).limit(MAX_CHANGES + 1)
-    rows = _load(view, ids)
+    if view.version - since > MAX_CHANGES:
+        return None
+    first = max(first, view.joined_after + 1)
+    rows = _load(view, CHANGED_IDS, conversation=view.id, since=since, first=first)
     return rows if len(rows) <= MAX_CHANGES else None
 
 
@@ -391,7 +408,7 @@ def describe_line(row) -> str:
         "added": _("%(author)s added %(subject)s", author=author, subject=subject),
         "removed": _("%(author)s removed %(subject)s", author=author, subject=subject),
         "left": _("%(author)s left", author=author),
-        "joined": _("%(author)s joined again", author=author),
+        "joined": _("%(author)s rejoined", author=author),
         "renamed": _("%(author)s renamed the group to “%(title)s”", author=author, title=row.body),
         "owner": _("%(subject)s is the owner now", subject=subject),
     }

@@ -299,6 +299,8 @@ def make_app(tmp_path, new_database):
     for app in made:
         app.extensions["mail_worker"].stop()
         app.extensions["event_streams"].close()
+        if thread := app.extensions["event_streams"].thread:
+            thread.join(10)  # or the connection that it uses would outlive the pool
         if app.extensions["indexer"]:
             app.extensions["indexer"].stop()
             if thread := app.extensions["indexer"].thread:

@@ -13,6 +13,11 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), 'sqlite')
 BY_CODE_POINTS = sa.Text().with_variant(sa.Text(collation='C'), 'postgresql')
 
 
+def where(column):
+    condition = sa.text(f'{column} IS NOT NULL')
+    return {'sqlite_where': condition, 'postgresql_where': condition}
+
+
 def upgrade():
     op.create_table(
         'conversations',
@@ -102,15 +107,14 @@ def upgrade():
         sa.ForeignKeyConstraint(['subject_id'], ['users.id'], name=op.f('fk_messages_subject_id'), ondelete='SET NULL'),
         sa.PrimaryKeyConstraint('id', name=op.f('pk_messages')),
         sa.UniqueConstraint(
-            'conversation_id', 'author_id', 'client_id', name=op.f('uq_messages_conversation_id_author_id_client_id')
+            'author_id', 'conversation_id', 'client_id', name=op.f('uq_messages_author_id_conversation_id_client_id')
         ),
         sa.UniqueConstraint('conversation_id', 'id', name=op.f('uq_messages_conversation_id_id')),
         sqlite_autoincrement=True,
     )
-    op.create_index('ix_messages_author_id', 'messages', ['author_id'])
     op.create_index('ix_messages_conversation_id_version', 'messages', ['conversation_id', 'version'])
-    op.create_index('ix_messages_reply_to_id', 'messages', ['conversation_id', 'reply_to_id'])
-    op.create_index('ix_messages_subject_id', 'messages', ['subject_id'])
+    op.create_index('ix_messages_reply_to_id', 'messages', ['conversation_id', 'reply_to_id'], **where('reply_to_id'))
+    op.create_index('ix_messages_subject_id', 'messages', ['subject_id'], **where('subject_id'))
 
     op.add_column('users', sa.Column('show_typing', sa.Boolean(), server_default=sa.true(), nullable=False))
     op.add_column('users', sa.Column('show_seen', sa.Boolean(), server_default=sa.false(), nullable=False))

@@ -1,6 +1,5 @@
-"""The forms of groups. Their field names are part of the public contract."""
+"""The form of a group. Its field name is part of the public contract."""
 
-from flask import request
 from flask_babel import lazy_gettext as _l
 from wtforms import StringField
 
@@ -10,21 +9,8 @@ from noxchat.web.forms import Cleaned, Form
 
 
 class TitleForm(Form):
-    """The title of a group."""
+    """The title of a group. Errors about its members are shown above the fields."""
 
     title = StringField(
-        _l("Name of the group"), [Cleaned(groups.clean_title)], render_kw={"maxlength": TITLE_LENGTH[1]}
+        _l("Group name"), [Cleaned(groups.clean_title)], render_kw={"maxlength": TITLE_LENGTH[1]}
     )
-
-
-class MembersForm(Form):
-    """Who is to be added to a group: their Public IDs, repeated."""
-
-    @property
-    def public_ids(self) -> list[str]:
-        """The Public IDs that are chosen."""
-        return request.values.getlist("members")[: 2 * groups.MAX_OTHERS]
-
-
-class GroupForm(MembersForm, TitleForm):
-    """A new group."""

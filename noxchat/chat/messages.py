@@ -6,7 +6,16 @@ from werkzeug.wrappers import Response
 
 from noxchat import conversations, messages, throttle
 from noxchat.chat import blueprint
-from noxchat.chat.pages import CID, MID, conversation_path, message_path, number, render_message, show_conversation
+from noxchat.chat.pages import (
+    CID,
+    MID,
+    conversation_path,
+    message_path,
+    number,
+    number_or_refuse,
+    render_message,
+    show_conversation,
+)
 from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput, RateLimited, RuleError
 from noxchat.extensions import db
@@ -41,8 +50,9 @@ def store_message(conversation_id: int) -> int:
         conversation_id,
         body=body,
         client_id=request.form.get("client_id") or messages.new_client_id(),
-        reply_to=number("reply_to"),
-        seen=number("seen"),
+        reply_to=number_or_refuse("reply_to"),
+        seen=number_or_refuse("seen"),
+        revision=number("revision") or 0,
     )
     db.session.commit()
     return message_id
@@ -85,8 +95,12 @@ def edit(conversation_id, message_id):
 def refuse_edit(conversation_id: int, message_id: int, error: RuleError) -> Response:
     """Answer that a message was not changed, with what was typed."""
     rollback_and_reload_user()
-    conversations.find_to_change(current_user, conversation_id)
-    return show_editor(conversation_id, message_id, request.form.get("body", ""), STATUSES[type(error)], str(error))
+    view = conversations.find_to_change(current_user, conversation_id)
+    if isinstance(error, InvalidInput):
+        messages.find_own(view, message_id)
+    body, status = request.form.get("body", ""), STATUSES[type(error)]
+    response = show_editor(conversation_id, message_id, body, status, str(error))
+    return retarget(response, f"#edit-{message_id}", "outerHTML") if wants_fragment() else response
 
 
 def show_editor(conversation_id: int, message_id: int, body: str, status: int = 200, error: str = "") -> Response:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from flask import current_app, redirect, request, url_for
+from flask_babel import gettext as _
 
 from noxchat import messages
 from noxchat.conversations import ConversationView
-from noxchat.exceptions import NotFound
+from noxchat.exceptions import InvalidInput, NotFound
 from noxchat.extensions import db
 from noxchat.messages import MessagePage, MessageRow
 from noxchat.web.htmx import render_partial, show, wants_fragment
@@ -20,6 +21,13 @@ def number(name: str) -> int | None:
     """Return a number from query or form; None where there is none, or nonsense."""
     value = request.values.get(name, "")
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def number_or_refuse(name: str) -> int | None:
+    """Return a number from a form; None where there is none. Raises InvalidInput about nonsense."""
+    if request.form.get(name) and number(name) is None:
+        raise InvalidInput(_("The request was not understood. Nothing was changed."))
+    return number(name)
 
 
 def conversation_path(conversation_id: int, message_id: int | None = None) -> str:
@@ -40,11 +48,11 @@ def find_log(view: ConversationView) -> MessagePage:
     """
     before, after, around = number("before"), number("after"), number("around")
     if before is not None:
-        page = messages.list_newest(view, before)
-        return replace(page, has_newer=not wants_fragment())
+        log = messages.list_newest(view, before)
+        return replace(log, has_newer=not wants_fragment())
     if after is not None:
-        page = messages.list_after(view, after)
-        return replace(page, has_older=not wants_fragment())
+        log = messages.list_after(view, after)
+        return replace(log, has_older=not wants_fragment())
     if around is not None:
         return messages.list_around(view, around)
     return messages.list_first_page(view)

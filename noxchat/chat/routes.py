@@ -53,9 +53,12 @@ def conversation(conversation_id):
 def read(conversation_id):
     """Remember how far the viewer has read."""
     message_id = number("message_id")
+    view = conversations.find_to_change(current_user, conversation_id)
     if message_id is None:
         raise InvalidInput(_("The request was not understood. Nothing was changed."))
-    conversations.read(current_user, conversation_id, message_id)
+    if conversations.is_news(view, message_id):
+        begin_write(db.session)
+        conversations.read(view, message_id)
     db.session.commit()
     return done(conversation_id)
 
@@ -63,6 +66,7 @@ def read(conversation_id):
 @blueprint.route(f"/chats/{CID}/draft", methods=["POST"])
 def save_draft(conversation_id):
     """Keep what the viewer has typed."""
+    begin_write(db.session)
     conversations.save_draft(current_user, conversation_id, request.form.get("body", ""), number("revision") or 0)
     db.session.commit()
     return done(conversation_id)

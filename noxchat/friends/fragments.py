@@ -44,7 +44,9 @@ def button_fragments(
         may_wait = list_name == "profile" and state == NONE
         ask_again_at = relationships.get_cooldown(current_user, person) if may_wait else None
         button = render_partial("partials/friends/button.html", ask_again_at=ask_again_at, **context)
-    return button, render_counters(unread=False)
+    # Messages of people whom one blocks do not count.
+    concerns_blocks = change in (FriendshipChange.BLOCKED, FriendshipChange.UNBLOCKED, FriendshipChange.UNDONE)
+    return button, render_counters(unread=concerns_blocks)
 
 
 def done_text(change: FriendshipChange, list_name: str, state: str) -> str:

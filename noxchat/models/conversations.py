@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -28,6 +29,11 @@ TEXT, CREATED, ADDED, REMOVED, LEFT, JOINED, RENAMED, OWNER = MESSAGE_KINDS = (
     *("left", "joined", "renamed", "owner"),
 )
 
+# Most messages are no replies, and have no subject.
+IS_REPLY, HAS_SUBJECT = (
+    {f"{database}_where": text(f"{name} IS NOT NULL") for database in ("sqlite", "postgresql")}
+    for name in ("reply_to_id", "subject_id")
+)
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -102,8 +108,9 @@ class Message(db.Model):
 
     __tablename__ = "messages"
     __table_args__ = (
-        UniqueConstraint("conversation_id", "author_id", "client_id"),
-        # A reply is to a message of the same conversation, with which alone both are deleted.
+        # Begins with the author, since the deletion of an account looks for all of their messages.
+        UniqueConstraint("author_id", "conversation_id", "client_id"),
+        # A reply is to a message of the same conversation, so both are deleted together.
         UniqueConstraint("conversation_id", "id"),
         ForeignKeyConstraint(
             ["conversation_id", "reply_to_id"],
@@ -112,7 +119,8 @@ class Message(db.Model):
             ondelete="CASCADE",
         ),
         Index("ix_messages_conversation_id_version", "conversation_id", "version"),
-        Index("ix_messages_reply_to_id", "conversation_id", "reply_to_id"),
+        Index("ix_messages_reply_to_id", "conversation_id", "reply_to_id", **IS_REPLY),
+        Index("ix_messages_subject_id", "subject_id", **HAS_SUBJECT),
         CheckConstraint(f"kind IN {MESSAGE_KINDS}", "kind"),
         CheckConstraint("(kind = 'text') = (client_id IS NOT NULL)", "client_id"),
         CheckConstraint("deleted_at IS NULL OR body = ''", "deleted"),
@@ -123,8 +131,8 @@ class Message(db.Model):
     conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
     version: Mapped[int] = mapped_column(BIG_ID)
     kind: Mapped[str] = mapped_column(String(8), default=TEXT)
-    author_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
-    subject_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    subject_id: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     client_id: Mapped[str | None] = mapped_column(String(CLIENT_ID_LENGTH))
     body: Mapped[str] = mapped_column(Text, default="")
     reply_to_id: Mapped[int | None] = mapped_column(BIG_ID)

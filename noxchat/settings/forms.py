@@ -84,7 +84,7 @@ class PrivacyForm(ChoicesForm):
     )
 
     show_typing = BooleanField(_l("Show when you are typing"), false_values=("", "0"))
-    show_seen = BooleanField(_l("Show what you have read"), false_values=("", "0"))
+    show_seen = BooleanField(_l("Send read receipts"), false_values=("", "0"))
 
     def __init__(self, user):
         names = ("show_presence", "findable", *SWITCHES)

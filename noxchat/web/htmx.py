@@ -95,10 +95,10 @@ def retarget_to_toasts(response: Response) -> Response:
     return response
 
 
-def retarget(response: Response, target: str) -> Response:
-    """Have htmx put an answer into an element instead of swapping its target. target: a CSS selector."""
+def retarget(response: Response, target: str, swap: str = "innerHTML") -> Response:
+    """Have htmx swap another element with an answer than the request said. target: a CSS selector. swap: how."""
     response.headers["HX-Retarget"] = target
-    response.headers["HX-Reswap"] = "innerHTML"
+    response.headers["HX-Reswap"] = swap
     return response
 
 

@@ -208,14 +208,32 @@ document.addEventListener("accepted", (event) => {
 // What happens in conversations changes the number of unread ones, and their lists.
 let chatsTimer = 0;
 const updateChats = () => {
-  clearTimeout(chatsTimer);
-  chatsTimer = setTimeout(() => {
+  chatsTimer ||= setTimeout(() => {
+    chatsTimer = 0;
     fetchOutOfBand("/counters");
     const home = document.getElementById("home");
     const list = document.querySelector("#chats[data-newest]");
     if (home) fetchLive("/", "", home, "outerMorph");
-    if (list && list.children.length <= 21) fetchLive("/chats", "", document.getElementById("results"), "outerMorph");
+    if (list) updateList(list);
   }, 300);
+};
+// Of a list of which more than the first page is loaded, the rows of the first page move to its beginning.
+const updateList = async (list) => {
+  if (list.children.length <= 21) {
+    fetchLive("/chats", "", document.getElementById("results"), "outerMorph");
+    return;
+  }
+  const first = document.createElement("div");
+  stream().append(first);
+  await fetchLive("/chats", "", first, "innerHTML");
+  [...first.querySelectorAll("[data-chat]")].reverse().forEach((row) => {
+    const old = list.querySelector(`[data-chat="${row.dataset.chat}"]`);
+    const hasFocus = old?.contains(document.activeElement);
+    old?.remove();
+    list.prepend(row);
+    if (hasFocus) row.querySelector("a").focus();
+  });
+  first.remove();
 };
 ["chat", "unread", "membership"].forEach((name) => document.addEventListener(name, updateChats));
 // A hidden tab has no stream, but its title counts.
@@ -283,7 +301,8 @@ document.addEventListener("htmx:response:error", (event) => {
 
 // Without a stream the page polls, each time that it fails to open one.
 const poll = () => {
-  fetchOutOfBand("/counters");
+  updateChats();
+  document.dispatchEvent(new Event("poll")); // for chat.js
   const buttons = document.querySelectorAll("#profile [data-friend]");
   buttons.forEach(updateRelationship);
   const rows = document.querySelector("#results [data-list]");

@@ -22,7 +22,7 @@ from noxchat.database import without_statement_timeout
 from noxchat.extensions import db
 from tests.architecture.test_routes import recorded
 from tests.bench.databases import say
-from tests.conftest import TOKEN, Browser, Postgres, Server, make_person, migrated, settings
+from tests.conftest import Browser, Postgres, Server, make_person, migrated, settings
 
 KINDS = ("sqlite", "postgresql")
 LONG, SHORT, CONVERSATIONS = 1_000_000, 100, 5_000
@@ -82,30 +82,40 @@ def fill(kind: str, uri: str, folder: Path):
             run(
                 "INSERT INTO conversations (kind, low_id, high_id, title, search_text, version, last_message_id, last_at,"
                 " changed_at) VALUES ('direct', :one, :two, '', '', :count, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
-                **{"one": ids[0], "two": other, "count": count},
+                one=ids[0],
+                two=other,
+                count=count,
             )
             run(
                 "INSERT INTO messages (conversation_id, version, kind, author_id, client_id, body, created_at)"
                 f" SELECT :chat, n, 'text', CASE WHEN n % 2 = 0 THEN :one ELSE :two END, 'c' || n,"
                 f" 'message number ' || n || ' with some words', {moment} FROM ({numbers}) AS t ORDER BY n",
-                **{"chat": conversation_id, "one": ids[0], "two": other, "count": count},
+                chat=conversation_id,
+                one=ids[0],
+                two=other,
+                count=count,
             )
             run(
                 "INSERT INTO members (user_id, conversation_id, joined_after, read_up_to, shown_up_to, draft,"
                 " draft_revision) SELECT id, :chat, 0, (SELECT max(id) - 20 FROM messages), 0, '', 0 FROM users"
                 " WHERE id IN (:one, :two)",
-                **{"chat": conversation_id, "one": ids[0], "two": other},
+                chat=conversation_id,
+                one=ids[0],
+                two=other,
             )
         run(
             "INSERT INTO conversations (kind, title, search_text, owner_id, version, last_message_id, last_at, changed_at)"
             f" SELECT 'group', 'Group ' || n, 'group ' || n, :owner, 20, 0, {moment}, {moment} FROM ({numbers}) AS t",
-            **{"owner": ids[3], "count": CONVERSATIONS},
+            owner=ids[3],
+            count=CONVERSATIONS,
         )
         run(
             "INSERT INTO messages (conversation_id, version, kind, author_id, client_id, body, created_at)"
             f" SELECT c.id, t.n, 'text', CASE WHEN t.n % 2 = 0 THEN :one ELSE :two END, 'c' || t.n, 'words',"
             f" CURRENT_TIMESTAMP FROM conversations c, ({numbers}) AS t WHERE c.kind = 'group'",
-            **{"one": ids[3], "two": ids[1], "count": 20},
+            one=ids[3],
+            two=ids[1],
+            count=20,
         )
         run(
             "UPDATE conversations SET last_message_id ="
@@ -116,7 +126,8 @@ def fill(kind: str, uri: str, folder: Path):
             "INSERT INTO members (user_id, conversation_id, joined_after, read_up_to, shown_up_to, draft, draft_revision)"
             " SELECT u.id, c.id, 0, c.last_message_id - CASE WHEN c.id % 3 = 0 THEN 10 ELSE 0 END, 0, '', 0"
             " FROM conversations c JOIN users u ON u.id IN (:one, :two) WHERE c.kind = 'group'",
-            **{"one": ids[3], "two": ids[1]},
+            one=ids[3],
+            two=ids[1],
         )
     with app.app_context(), db.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
@@ -310,9 +321,11 @@ def restart(folder: Path, uri: str, port: int) -> Server:
 
 def main(*_numbers: int) -> bool:
     """Measure pages and sending on both databases. Returns whether all goals were reached."""
-    return all([measure(kind) for measure in (measure_pages, measure_sends) for kind in KINDS])
+    results = [measure(kind) for measure in (measure_pages, measure_sends) for kind in KINDS]
+    return all(results)
 
 
 def kills(*_numbers: int) -> bool:
     """Kill the server while people write, on both databases. Returns whether nothing was lost or doubled."""
-    return all([kill_while_sending(kind) for kind in KINDS])
+    results = [kill_while_sending(kind) for kind in KINDS]
+    return all(results)

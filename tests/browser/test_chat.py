@@ -118,7 +118,8 @@ def test_messages_are_edited_deleted_and_answered(two_friends, javascript):
         boris.reload()
     expect(message(boris, "an answer").locator("[data-quote]")).to_contain_text("first, edited")
     expect(message(boris, "first, edited")).to_contain_text("edited")
-    menu(anna, "first", "Delete for everybody")
+    anna.on("dialog", lambda dialog: dialog.accept())
+    menu(anna, "first", "Delete for everyone")
     if not javascript:
         boris.reload()
     expect(boris.locator("[data-deleted]")).to_have_count(1)
@@ -143,7 +144,7 @@ def test_group_from_creation_to_leaving(logged_in_page, site_app, javascript):
         anna.locator(".search button").click()
     expect(anna.locator("#choices li")).to_have_count(2)
     anna.check(f"[name=members][value='{clara.id}']")
-    anna.click("text=Create the group")
+    anna.click("text=Create group")
     expect(anna.locator("[data-system]")).to_contain_text("created the group")
     path = "/" + anna.url.split("/", 3)[3].split("#")[0]
     send(anna, "Clear sky tonight")
@@ -199,8 +200,27 @@ def test_enter_again_and_again_on_a_slow_line_sends_once(two_friends):
     for _time in range(10):
         anna.press("#body", "Enter")
     expect(anna.locator("#body")).to_have_value("")
+    expect(anna.locator("[data-pending]")).to_have_count(1)
+    expect(anna.locator("[data-own]")).to_have_count(1)
+    expect(anna.locator("[data-pending]")).to_have_count(0)
     anna.reload()
     expect(anna.locator("[data-own]")).to_have_count(1)
+
+
+def test_whoever_types_on_while_a_message_is_sent_loses_nothing(two_friends):
+    anna, _boris, path = two_friends()
+    anna.goto(path)
+
+    def slow(route):
+        anna.wait_for_timeout(600)
+        route.continue_()
+
+    anna.route("**/messages", slow)
+    for text in ("first", "second"):
+        anna.locator("#body").press_sequentially(text)
+        anna.press("#body", "Enter")
+    expect(anna.locator("[data-own] [data-body]")).to_have_text(["first", "second"])
+    expect(anna.locator("#body")).to_have_value("")
 
 
 def test_two_quick_messages_are_two_and_in_order(two_friends):
@@ -213,10 +233,32 @@ def test_two_quick_messages_are_two_and_in_order(two_friends):
     expect(anna.locator("[data-own] [data-body]")).to_have_text(["one", "two", "three"])
 
 
-def test_retry_after_a_lost_answer_stores_one_message(two_friends):
+def test_failed_message_stays_and_is_tried_again(two_friends):
     anna, boris, path = two_friends()
     anna.goto(path)
+    attempts = []
 
+    def fail_first(route):
+        attempts.append(route.request.post_data)
+        route.abort() if len(attempts) == 1 else route.continue_()
+
+    anna.route("**/messages", fail_first)
+    write(anna, "first")
+    expect(anna.locator("[data-pending=failed]")).to_contain_text("Not sent.")
+    write(anna, "second")
+    expect(message(anna, "second")).to_be_visible()
+    expect(anna.locator("[data-pending=failed]")).to_contain_text("first")
+    anna.click("text=Try again")
+    expect(anna.locator("[data-pending]")).to_have_count(0)
+    boris.goto(path)
+    expect(boris.locator("[data-body]")).to_have_text(["second", "first"])
+    client_ids = [dict(part.split("=") for part in data.split("&"))["client_id"] for data in attempts]
+    assert client_ids[0] == client_ids[2] != client_ids[1]
+
+
+def test_lost_answer_leaves_one_message(two_friends):
+    anna, boris, path = two_friends()
+    anna.goto(path)
     lost = []
 
     def lose_first(route):
@@ -228,12 +270,94 @@ def test_retry_after_a_lost_answer_stores_one_message(two_friends):
 
     anna.route("**/messages", lose_first)
     write(anna, "did it arrive?")
-    expect(anna.locator(".notice[data-kind=error]")).to_be_visible()
-    expect(anna.locator("#body")).to_have_value("did it arrive?")
-    anna.press("#body", "Enter")
-    expect(anna.locator("#body")).to_have_value("")
+    # The changes bring it, and take the place of the bubble.
+    expect(anna.locator("[data-own]")).to_have_count(1)
+    expect(anna.locator("[data-pending]")).to_have_count(0)
     boris.goto(path)
     expect(boris.locator("[data-message]")).to_have_count(1)
+
+
+def test_changes_that_fail_are_asked_for_again(two_friends):
+    anna, boris, path = two_friends()
+    boris.goto(path)
+    anna.goto(path)
+    failures = []
+
+    def fail_twice(route):
+        failures.append(1)
+        route.abort() if len(failures) <= 2 else route.continue_()
+
+    anna.route("**/changes?**", fail_twice)
+    write(boris, "is anybody there?")
+    expect(message(anna, "is anybody there?")).to_be_visible()
+    assert len(failures) >= 3
+
+
+def test_typed_text_survives_leaving_at_once(two_friends):
+    anna, _boris, path = two_friends()
+    anna.goto(path)
+    anna.fill("#body", "in a hurry")
+    anna.goto("/friends")
+    anna.goto(path)
+    expect(anna.locator("#body")).to_have_value("in a hurry")
+
+
+def test_message_at_the_end_is_followed(two_friends):
+    """Also one pixel above it."""
+    anna, boris, path = two_friends()
+    boris.goto(path)
+    anna.goto(path)
+    for number in range(12):
+        write(boris, f"line {number}\nand more")
+    expect(message(anna, "line 11")).to_be_visible()
+    anna.evaluate("() => { document.getElementById('log').scrollTop = -1; }")
+    write(boris, "the newest")
+    expect(message(anna, "the newest")).to_be_in_viewport()
+    assert anna.evaluate("() => document.getElementById('log').scrollTop") == 0
+
+
+def test_message_that_arrives_while_later_ones_load_is_not_lost(two_friends, site_app):
+    anna, boris, path = two_friends()
+    fill(site_app, boris.user, int(path.split("/")[-1]), 70)
+    boris.goto(path)
+    anna.goto(path)
+
+    def slow(route):
+        anna.wait_for_timeout(1500)
+        route.continue_()
+
+    anna.route("**/*after=*", slow)
+    anna.evaluate("() => { document.getElementById('log').scrollTop = 0; }")
+    write(boris, "in between")
+    expect(message(anna, "in between")).to_have_count(1, timeout=10_000)
+    anna.wait_for_timeout(500)
+    texts = anna.locator("[data-body]").all_inner_texts()
+    assert texts[-2:] == ["old 69", "in between"] and len(texts) == len(set(texts))
+
+
+def test_edit_form_stays_when_changes_arrive(two_friends):
+    anna, boris, path = two_friends()
+    anna.goto(path)
+    boris.goto(path)
+    write(boris, "a question")
+    expect(message(anna, "a question")).to_be_visible()
+    menu(anna, "a question", "Reply")
+    write(anna, "an answer")
+    expect(message(anna, "an answer")).to_be_visible()
+    menu(anna, "an answer", "Edit")
+    anna.locator("textarea:not(#body)").fill("half an edit")
+    anna.locator("#h-thread").evaluate("(heading) => heading.focus()")
+    menu(boris, "a question", "Edit")
+    boris.locator("textarea:not(#body)").fill("a better question")
+    boris.locator("text=Save").click()
+    expect(message(anna, "a better question").first).to_be_visible()
+    expect(anna.locator("textarea:not(#body)")).to_have_value("half an edit")
+    # Refused, it stays in its place with what was typed.
+    anna.locator("textarea:not(#body)").fill("x" * 4001)
+    anna.locator("text=Save").click()
+    expect(anna.locator("[data-editor]")).to_contain_text("One character too many.")
+    anna.locator("[data-editor] >> text=Cancel").click()
+    expect(message(anna, "an answer")).to_be_visible()
 
 
 def test_refused_message_stays_in_the_box(two_friends):
@@ -305,7 +429,7 @@ def test_removed_member_leaves_the_page(logged_in_page, site_app):
     anna.goto("/chats/new")
     anna.fill("#title", "Short")
     anna.check(f"[name=members][value='{boris.id}']")
-    anna.click("text=Create the group")
+    anna.click("text=Create group")
     expect(anna.locator("[data-system]")).to_be_visible()
     path = "/" + anna.url.split("/", 3)[3]
     boris.goto(path)
@@ -337,8 +461,9 @@ def test_five_hundred_unread_messages_open_at_the_first(two_friends, site_app):
     conversation_id = int(path.split("/")[-1])
     fill(site_app, boris.user, conversation_id, 20, "read")
     with site_app.test_request_context():
-        newest = conversations.find(anna.user, conversation_id).last_message_id
-        conversations.read(anna.user, conversation_id, newest)
+        begin_write(db.session)
+        view = conversations.find_to_change(anna.user, conversation_id)
+        conversations.read(view, view.last_message_id)
         db.session.commit()
     fill(site_app, boris.user, conversation_id, 500, "new")
     anna.goto(path)

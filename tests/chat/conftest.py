@@ -61,6 +61,11 @@ class Place:
         options.setdefault("client_id", f"c{self.sent}")
         return self.call(messages.send, letter, conversation_id, body=body, **options)
 
+    def read_up_to(self, letter, conversation_id, message_id):
+        self.call(
+            lambda viewer: conversations.read(conversations.find_to_change(viewer, conversation_id), message_id), letter
+        )
+
     def add(self, conversation_id, *letters, owner="A"):
         self.call(groups.add_members, owner, conversation_id, [self.people[letter].public_id for letter in letters])
 

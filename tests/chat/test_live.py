@@ -115,17 +115,17 @@ def test_reading_is_told_to_ones_own_tabs_and_to_the_other_where_both_show_it(an
     direct = place.direct()
     first = place.send("A", direct)
     listeners = {letter: Listener(place.app, place.people[letter]) for letter in "AB"}
-    place.call(conversations.read, "B", direct, first)
+    place.read_up_to("B", direct, first)
     assert listeners["B"].next("unread") == [("unread", str(direct))]
     set_privacy(place, "A", show_seen=True)
     second = place.send("A", direct)
-    place.call(conversations.read, "B", direct, second)
+    place.read_up_to("B", direct, second)
     listeners["B"].next("unread")
     assert listeners["A"].events("seen") == []
     set_privacy(place, "B", show_seen=True)
     assert place.view("A", direct).seen_up_to == 0  # not backwards
     third = place.send("A", direct)
-    place.call(conversations.read, "B", direct, third)
+    place.read_up_to("B", direct, third)
     assert listeners["A"].next("seen") == [("seen", f"{direct} {third}")]
     assert place.view("A", direct).seen_up_to == third
     set_privacy(place, "A", show_seen=False)
@@ -155,7 +155,7 @@ def test_rolled_back_changes_are_not_announced(place):
     boris = Listener(place.app, place.people["B"])
     with place.app.app_context():
         begin_write(db.session)
-        conversations.raise_versions(Conversation.id == direct)
+        conversations.bump_versions(Conversation.id == direct)
         db.session.rollback()
     place.send("A", direct)
     boris.next("chat", f"{direct} 1")

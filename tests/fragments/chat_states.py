@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
-from noxchat.chat.forms import GroupForm, TitleForm
+from noxchat.chat.forms import TitleForm
 from noxchat.conversations import ConversationRow, ConversationView, Participant
 from noxchat.exceptions import InvalidInput
 from noxchat.messages import MessagePage, MessageRow, Quote
@@ -12,6 +12,7 @@ from noxchat.models import User
 
 MOMENT = datetime(2026, 11, 23, 21, 38, tzinfo=UTC)
 NIKA = Participant(2, "Nika", "nika", None, None, "friends")
+ONLINE = Participant(2, "Nika", "nika", None, datetime(2999, 1, 1, tzinfo=UTC), "friends")
 
 
 def view(**more):
@@ -114,8 +115,14 @@ MEMBERS = [
     member(3, "Orson", is_hidden=True),
     member(4, "Zoe", is_invited=True),
 ]
-CHOICES = {"chosen": [member(2, "Nika")], "found": [member(3, "Orson")], "next_url": "/chats/new?after=x", "term": "o"}
-NO_CHOICES = {"chosen": [], "found": [], "next_url": "", "term": ""}
+CHOICES = {
+    "chosen": [member(2, "Nika")],
+    "found": [member(3, "Orson")],
+    "next_path": "/chats/42/details?after=x",
+    "next_url": "/chats/new?after=x",
+    "term": "o",
+}
+NO_CHOICES = {"chosen": [], "found": [], "next_path": "", "next_url": "", "term": ""}
 
 
 def title_form(title="<Owls>", error=""):
@@ -205,6 +212,11 @@ STATES = {
         "group, muted": lambda: thread(group(is_muted=True, has_blocked_member=True), [message()]),
         "deleted account": lambda: thread(view(other=None, is_friend=False), [message(author=None)]),
     },
+    "chat/head": {
+        "friend who is online": lambda: {"view": view(other=ONLINE), "oob": False},
+        "former friend": lambda: {"view": view(is_friend=False), "oob": False},
+        "group, muted, out of band": lambda: {"view": group(is_muted=True), "oob": True},
+    },
     "chat/composer": {
         "empty": composer,
         "reply": lambda: composer(quoted=message(), body="\n typed"),
@@ -237,13 +249,13 @@ STATES = {
         "nobody found": lambda: {**NO_CHOICES, "term": "<x>"},
     },
     "chat/picker": {
-        "some": lambda: {"action": "/chats/new", "error": "", **CHOICES},
-        "error": lambda: {"action": "/chats/42/details", "error": "You can only add your friends.", **NO_CHOICES},
+        "some": lambda: {"error": "", **CHOICES},
+        "error": lambda: {"error": "You can only add your own friends.", **NO_CHOICES},
     },
     "chat/new": {
-        "empty": lambda: {"form": GroupForm(formdata=None), **NO_CHOICES},
+        "empty": lambda: {"form": TitleForm(formdata=None), **NO_CHOICES},
         "refused": lambda: {
-            "form": GroupForm(formdata=None).with_error(InvalidInput("Choose from 1 to 99 friends.", "members")),
+            "form": TitleForm(formdata=None).with_error(InvalidInput("Choose from 1 to 99 friends.", "members")),
             **CHOICES,
         },
     },
