@@ -292,7 +292,7 @@ def bump_version(view: ConversationView, **values) -> int:
     """
     version = view.version + 1
     values = {"version": version, "changed_at": now(), **values}
-    db.session.execute(update(Conversation).where(Conversation.id == view.id).values(values))
+    db.session.execute(update(Conversation.__table__).where(Conversation.id == view.id), values)
     announcements.announce_change(view.id, version)
     return version
 
@@ -370,7 +370,7 @@ def set_read(view: ConversationView, up_to: int, **values):
         changes["shown_up_to"] = _larger(Member.shown_up_to, up_to)
         announcements.announce_seen(view.id, up_to, view.other.id)
     mine = and_(Member.user_id == view.viewer.id, Member.conversation_id == view.id)
-    db.session.execute(update(Member).where(mine).values(changes))
+    db.session.execute(update(Member.__table__).where(mine).values(changes))
 
 
 def _larger(column, value: int):

@@ -9,7 +9,22 @@ from datetime import datetime, timedelta
 from flask import current_app
 from flask_babel import gettext as _
 from flask_babel import ngettext
-from sqlalchemy import Boolean, Row, and_, bindparam, case, func, insert, or_, select, union, union_all, update
+from sqlalchemy import (
+    Boolean,
+    Row,
+    String,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    select,
+    true,
+    union,
+    union_all,
+    update,
+)
 from sqlalchemy.orm import aliased
 
 from noxchat import blocks, conversations
@@ -75,8 +90,8 @@ def send(
     reply_to: int | None = None,
     seen: int | None = None,
     revision: int = 0,
-) -> int:
-    """Store a message. Returns its id; for one that is stored already, that of the stored one.
+) -> tuple[ConversationView, int]:
+    """Store a message. Returns the conversation and the id; for one that is stored already, that of the stored one.
 
     body: as returned by clean_body. client_id: as chosen by the page. reply_to: the message that it answers. seen: the
     newest that was on the screen; without it, sending reads everything. revision: of the draft that was sent.
@@ -89,7 +104,7 @@ def send(
     if same:
         if same.body != body and not (same.edited_at or same.deleted_at):
             raise Conflict(_("This page already sent a different message. Send this one again."))
-        return same.id
+        return view, same.id
     _check_can_write(view)
     if reply_to is not None and quoted is None:
         raise InvalidInput(_("The message you are replying to is not in this chat."), "reply_to")
@@ -98,23 +113,37 @@ def send(
     revision = max(revision, view.draft_revision) + 1  # so that a draft that is saved late is ignored
     read_up_to = message_id if seen is None or seen >= view.last_message_id else seen
     conversations.set_read(view, read_up_to, draft="", draft_revision=revision)
-    return message_id
+    return view, message_id
+
+
+# Executed for every message, so they are built once.
+IN_CONVERSATION = Message.conversation_id == conversations.CONVERSATION
+FOUND = (Message.id, Message.body, Message.edited_at, Message.deleted_at)
+IS_SAME = and_(Message.author_id == conversations.VIEWER, Message.client_id == bindparam("client_id", type_=String))
+SAME = select(*FOUND, true().label("is_same")).where(IN_CONVERSATION, IS_SAME)
+IS_QUOTED = and_(
+    Message.id == bindparam("quoted", type_=BIG_ID),
+    Message.id > bindparam("joined_after", type_=BIG_ID),
+    Message.kind == TEXT,
+)
+QUOTED = select(*FOUND, false().label("is_same")).where(IN_CONVERSATION, IS_QUOTED)
+INSERT = insert(Message.__table__).returning(Message.__table__.c.id)
 
 
 def _find_same_and_quoted(view: ConversationView, client_id: str, reply_to: int | None):
     """Return the message of the viewer with this client_id, and the one that is answered; None for what is missing."""
-    is_same = and_(Message.author_id == view.viewer.id, Message.client_id == client_id)
-    is_quoted = and_(Message.id == (reply_to or 0), Message.id > view.joined_after, Message.kind == TEXT)
-    columns = (Message.id, Message.body, Message.edited_at, Message.deleted_at, is_same.label("is_same"))
-    found = select(*columns).where(Message.conversation_id == view.id, or_(is_same, is_quoted))
-    rows = db.session.execute(found).all()
+    values = {"conversation": view.id, "viewer": view.viewer.id, "client_id": client_id}
+    rows = list(db.session.execute(SAME, values))
+    if reply_to is not None:
+        values = {"conversation": view.id, "quoted": reply_to, "joined_after": view.joined_after}
+        rows += db.session.execute(QUOTED, values).all()
     same = next((row for row in rows if row.is_same), None)
     return same, next((row for row in rows if row.id == reply_to), None)
 
 
 def _insert(view: ConversationView, kind: str, **values) -> int:
     message = {"conversation_id": view.id, "version": view.version + 1, "kind": kind, "author_id": view.viewer.id}
-    return db.session.execute(insert(Message).values(**message, **values).returning(Message.id)).scalar_one()
+    return db.session.execute(INSERT, {**message, **values}).scalar_one()
 
 
 def add_line(
@@ -274,16 +303,21 @@ COLUMNS = (
 )
 
 
-def _join_people(statement):
-    """Join what is shown with a message."""
-    is_quoted = and_(Quoted.conversation_id == Message.conversation_id, Quoted.id == Message.reply_to_id)
-    return (
-        statement.outerjoin(Author, Author.id == Message.author_id)
-        .outerjoin(AuthorProfile, AuthorProfile.user_id == Message.author_id)
-        .outerjoin(Subject, Subject.id == Message.subject_id)
-        .outerjoin(Quoted, is_quoted)
-        .outerjoin(QuotedAuthor, QuotedAuthor.id == Quoted.author_id)
-    )
+IS_QUOTED_BY = and_(Quoted.conversation_id == Message.conversation_id, Quoted.id == Message.reply_to_id)
+WITH_PEOPLE = (
+    select(*COLUMNS)
+    .outerjoin(Author, Author.id == Message.author_id)
+    .outerjoin(AuthorProfile, AuthorProfile.user_id == Message.author_id)
+    .outerjoin(Subject, Subject.id == Message.subject_id)
+    .outerjoin(Quoted, IS_QUOTED_BY)
+    .outerjoin(QuotedAuthor, QuotedAuthor.id == Quoted.author_id)
+    .order_by(Message.id)
+)
+ONE = WITH_PEOPLE.where(
+    IN_CONVERSATION,
+    Message.id == bindparam("message", type_=BIG_ID),
+    Message.id > bindparam("joined_after", type_=BIG_ID),
+)
 
 
 def _row(view: ConversationView, row: Row) -> MessageRow:
@@ -320,7 +354,10 @@ def _row(view: ConversationView, row: Row) -> MessageRow:
 def _load(view: ConversationView, ids, **parameters) -> list[MessageRow]:
     """Return the messages that a select of ids names, oldest first. parameters: of that select."""
     found = ids.subquery()
-    statement = _join_people(select(*COLUMNS).join(found, found.c.id == Message.id)).order_by(Message.id)
+    return _load_rows(view, WITH_PEOPLE.join(found, found.c.id == Message.id), **parameters)
+
+
+def _load_rows(view: ConversationView, statement, **parameters) -> list[MessageRow]:
     values = {"viewer": view.viewer.id, "hides_blocked": view.is_group, **parameters}
     return [_row(view, row) for row in db.session.execute(statement, values)]
 
@@ -336,7 +373,8 @@ def _ids(view: ConversationView, first: int = 0):
 
 def find(view: ConversationView, message_id: int) -> MessageRow | None:
     """Return a message as the viewer sees it; None if there is none."""
-    rows = _load(view, _ids(view).where(Message.id == message_id))
+    values = {"conversation": view.id, "message": message_id, "joined_after": view.joined_after}
+    rows = _load_rows(view, ONE, **values)
     return rows[0] if rows else None
 
 
@@ -370,7 +408,6 @@ def list_first_page(view: ConversationView) -> MessagePage:
 
 
 SINCE, FIRST = bindparam("since", type_=BIG_ID), bindparam("first", type_=BIG_ID)
-IN_CONVERSATION = Message.conversation_id == conversations.CONVERSATION
 CHANGED = (
     select(Message.id.label("id"))
     .where(IN_CONVERSATION, Message.version > SINCE)

@@ -11,6 +11,4 @@ from noxchat.web.forms import Cleaned, Form
 class TitleForm(Form):
     """The title of a group. Errors about its members are shown above the fields."""
 
-    title = StringField(
-        _l("Group name"), [Cleaned(groups.clean_title)], render_kw={"maxlength": TITLE_LENGTH[1]}
-    )
+    title = StringField(_l("Group name"), [Cleaned(groups.clean_title)], render_kw={"maxlength": TITLE_LENGTH[1]})

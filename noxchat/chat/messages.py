@@ -16,6 +16,7 @@ from noxchat.chat.pages import (
     render_message,
     show_conversation,
 )
+from noxchat.conversations import ConversationView
 from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput, RateLimited, RuleError
 from noxchat.extensions import db
@@ -29,23 +30,22 @@ STATUSES = {Conflict: 409, InvalidInput: 422, RateLimited: 429}
 def send(conversation_id):
     """Send a message."""
     try:
-        message_id = store_message(conversation_id)
+        view, message_id = store_message(conversation_id)
     except (Conflict, InvalidInput, RateLimited) as error:
         return refuse(conversation_id, error)
     if not wants_fragment():
         return redirect(conversation_path(conversation_id, message_id), 303)
-    view = conversations.find_to_change(current_user, conversation_id)
     composer = render_partial("partials/chat/sent.html", client_id=messages.new_client_id())
     return changed(render_message(view, message_id), composer, back="/")
 
 
-def store_message(conversation_id: int) -> int:
-    """Store the message of a form. Returns its id. Raises what messages.send does, and RateLimited."""
+def store_message(conversation_id: int) -> tuple[ConversationView, int]:
+    """Store the message of a form. Returns and raises what messages.send does; raises RateLimited, too."""
     body = messages.clean_body(request.form.get("body", ""))
     db.session.commit()  # no transaction is open while the limit is counted
     throttle.count_message(current_user)
     begin_write(db.session)
-    message_id = messages.send(
+    sent = messages.send(
         current_user,
         conversation_id,
         body=body,
@@ -55,7 +55,7 @@ def store_message(conversation_id: int) -> int:
         revision=number("revision") or 0,
     )
     db.session.commit()
-    return message_id
+    return sent
 
 
 def refuse(conversation_id: int, error: RuleError) -> Response:

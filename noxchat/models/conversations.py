@@ -1,6 +1,7 @@
 """Conversations, their members and their messages."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -29,11 +30,12 @@ TEXT, CREATED, ADDED, REMOVED, LEFT, JOINED, RENAMED, OWNER = MESSAGE_KINDS = (
     *("left", "joined", "renamed", "owner"),
 )
 
-# Most messages are no replies, and have no subject.
-IS_REPLY, HAS_SUBJECT = (
-    {f"{database}_where": text(f"{name} IS NOT NULL") for database in ("sqlite", "postgresql")}
-    for name in ("reply_to_id", "subject_id")
-)
+
+def _where(column: str) -> dict[str, Any]:
+    """Return the options of an index of the rows that have a value in a column."""
+    return {f"{database}_where": text(f"{column} IS NOT NULL") for database in ("sqlite", "postgresql")}
+
+
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -119,8 +121,8 @@ class Message(db.Model):
             ondelete="CASCADE",
         ),
         Index("ix_messages_conversation_id_version", "conversation_id", "version"),
-        Index("ix_messages_reply_to_id", "conversation_id", "reply_to_id", **IS_REPLY),
-        Index("ix_messages_subject_id", "subject_id", **HAS_SUBJECT),
+        Index("ix_messages_reply_to_id", "conversation_id", "reply_to_id", **_where("reply_to_id")),
+        Index("ix_messages_subject_id", "subject_id", **_where("subject_id")),
         CheckConstraint(f"kind IN {MESSAGE_KINDS}", "kind"),
         CheckConstraint("(kind = 'text') = (client_id IS NOT NULL)", "client_id"),
         CheckConstraint("deleted_at IS NULL OR body = ''", "deleted"),
