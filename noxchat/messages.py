@@ -382,7 +382,8 @@ def list_newest(view: ConversationView, before: int | None = None) -> MessagePag
     """Return the newest messages; before: only older ones than this."""
     ids = _ids(view) if before is None else _ids(view).where(Message.id < before)
     rows = _load(view, ids.order_by(Message.id.desc()).limit(PAGE_SIZE + 1))
-    return MessagePage(rows[-PAGE_SIZE:], has_older=len(rows) > PAGE_SIZE, has_newer=before is not None)
+    has_newer = bool(rows) and rows[-1].id < view.last_message_id
+    return MessagePage(rows[-PAGE_SIZE:], has_older=len(rows) > PAGE_SIZE, has_newer=has_newer)
 
 
 def list_after(view: ConversationView, after: int) -> MessagePage:

@@ -44,18 +44,19 @@ def message_path(conversation_id: int, message_id: int) -> str:
 def find_log(view: ConversationView) -> MessagePage:
     """Return the messages that the request asks for: before, after or around one; otherwise where the view opens.
 
-    A fragment continues a page in one direction.
+    A fragment continues a page in one direction. A page is never empty where there are messages.
     """
     before, after, around = number("before"), number("after"), number("around")
+    is_page = not wants_fragment()
+    log = None
     if before is not None:
         log = messages.list_newest(view, before)
-        return replace(log, has_newer=not wants_fragment())
-    if after is not None:
-        log = messages.list_after(view, after)
-        return replace(log, has_older=not wants_fragment())
-    if around is not None:
-        return messages.list_around(view, around)
-    return messages.list_first_page(view)
+        log = replace(log, has_newer=log.has_newer and is_page)
+    elif after is not None:
+        log = replace(messages.list_after(view, after), has_older=is_page)
+    elif around is not None:
+        log = messages.list_around(view, around)
+    return log if log and (log.rows or not is_page) else messages.list_first_page(view)
 
 
 def find_quoted(view: ConversationView) -> MessageRow | None:

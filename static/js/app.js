@@ -40,7 +40,7 @@ document.addEventListener("htmx:before:swap", (event) => { if (isForeign(event.d
 document.addEventListener("htmx:response:error", (event) => {
   const { ctx } = event.detail;
   const { response, request, text } = ctx;
-  if (isBackground(ctx)) return;
+  if (isBackground(ctx) || ctx.outcome) return; // chat.js says what it means
   const notSwapped = response.status >= 500 || [403, 404].includes(response.status) || isForeign(ctx);
   if (!notSwapped) return;
   const isNotice = response.headers.get("HX-Retarget") === "#toasts";
@@ -51,7 +51,7 @@ document.addEventListener("htmx:response:error", (event) => {
 });
 document.addEventListener("htmx:error", (event) => {
   const { ctx } = event.detail;
-  if (!ctx || isBackground(ctx) || isNextPage(ctx)) return;
+  if (!ctx || isBackground(ctx) || isNextPage(ctx) || ctx.outcome) return;
   showError(ctx.request.method === "GET" ? toasts().dataset.notReached : toasts().dataset.offline);
 });
 // They leave once their cause is gone: when the same request succeeds, or the network answers anything.
@@ -245,7 +245,7 @@ document.addEventListener("htmx:before:request", (event) => {
   if (document.hidden && event.detail.ctx.sourceElement === stream()) event.preventDefault();
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "seen");
+  if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "reopen");
 });
 
 // When the network is back, the stream is opened again at once: the browser may not know that the line was cut.
@@ -255,7 +255,7 @@ window.addEventListener("online", () => {
   if (!stream() || !window.htmx) return;
   connection?.reader?.cancel();
   connection?.delayCanceller?.();
-  htmx.trigger(stream(), "seen");
+  htmx.trigger(stream(), "reopen");
 });
 
 // What stands in place of a button after an action stays for some seconds, and until nobody points at it: then the row

@@ -15,14 +15,13 @@ document.addEventListener("DOMContentLoaded", () => {
   const number = (message) => Number(message?.dataset.message ?? 0);
   const laterLink = () => messages.querySelector(":scope > .more:not(:first-child)"); // others follow that are not loaded
   const isAtEnd = () => log.scrollTop > -50 && !laterLink(); // the column is reversed: 0 is its end
-  const sleep = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 
   // Resolves to the status of the answer; 0 where there is none. Each request has a source of its own, since htmx lets
-  // only one of an element wait.
+  // only one of an element wait. What is posted is something that the person does.
   const request = async (method, action, options = {}) => {
     const source = document.body.appendChild(document.createElement("span"));
     const outcome = { status: 0 };
-    await htmx.ajax(method, `${path}/${action}`, { source, target: source, swap: "none", live: true, outcome, ...options });
+    await htmx.ajax(method, `${path}/${action}`, { source, target: source, swap: "none", live: method === "GET", outcome, ...options });
     source.remove();
     return outcome.status;
   };
@@ -71,8 +70,11 @@ document.addEventListener("DOMContentLoaded", () => {
   // asked for again.
   let isFetching = false;
   let isBehind = false;
+  let wake = () => {};
+  const pause = (milliseconds) => new Promise((resolve) => { wake = resolve; setTimeout(resolve, milliseconds); });
   const fetchChanges = async () => {
     isBehind = true;
+    wake();
     if (isFetching) return;
     isFetching = true;
     for (let wait = 1000; isBehind; wait = Math.min(2 * wait, 30000)) {
@@ -82,7 +84,7 @@ document.addEventListener("DOMContentLoaded", () => {
       if (status === 404) location.assign("/chats"); // no longer a member
       if (status && status < 500 && status !== 408 && status !== 429) continue;
       isBehind = true;
-      await sleep(wait);
+      await pause(wait);
     }
     isFetching = false;
   };
@@ -111,12 +113,14 @@ document.addEventListener("DOMContentLoaded", () => {
   let before = {}; // what the log was like before a swap
   let versionBeforeGap = null; // of the last changes that could be shown, while others that are not loaded follow
   const focusedMessage = () => document.activeElement?.closest?.("[data-message]");
+  const isOurs = (ctx) => Boolean(ctx.outcome) || (ctx.target instanceof Node && messages.contains(ctx.target));
   document.addEventListener("htmx:before:swap", (event) => {
     const { ctx, tasks } = event.detail;
-    if (!messages.contains(ctx.target) && !ctx.outcome) return;
+    if (!isOurs(ctx)) return;
     const last = all().at(-1);
     const isLater = laterLink()?.contains(ctx.sourceElement);
-    before = { isAtEnd: isAtEnd(), focused: focusedMessage()?.id, anchor: isLater && { last, top: last.getBoundingClientRect().top } };
+    const anchor = isLater ? { last, top: last.getBoundingClientRect().top } : null;
+    before = { isAtEnd: isAtEnd(), focused: focusedMessage()?.id, anchor };
     const incoming = (tasks ?? []).flatMap((task) => [...(task.fragment?.querySelectorAll?.("[data-message]") ?? [])]);
     if (isLater || ctx.sourceElement?.closest?.(".more")) incoming.forEach((message) => document.getElementById(message.id)?.remove());
     if (!ctx.isChanges) return;
@@ -132,7 +136,7 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   document.addEventListener("htmx:after:swap", (event) => {
     const { ctx } = event.detail;
-    if (!messages.contains(ctx.target) && !ctx.outcome) return;
+    if (!isOurs(ctx)) return;
     messages.dataset.version = Math.max(messages.dataset.version, document.getElementById("version").dataset.version);
     all().forEach((message) => document.getElementById(`c-${message.dataset.clientId}`)?.remove());
     arrange();
@@ -294,23 +298,31 @@ document.addEventListener("DOMContentLoaded", () => {
   let revision = Number(composer.dataset.revision);
   let draftTimer = 0;
   const nextRevision = () => Math.max(Date.now(), revision + 1);
-  const typed = () => [...pending.values()].map((message) => message.body).concat(body.value).filter(Boolean).join("\n\n");
   const saveDraft = async (wait = 1000) => {
     draftTimer = 0;
-    if (typed().length > MAX_DRAFT) return;
+    if (body.value.length > MAX_DRAFT) return;
     revision = nextRevision();
     const status = await request("POST", "draft", { values: { body: body.value, revision } });
     if (!status && !draftTimer) draftTimer = setTimeout(saveDraft, wait, Math.min(2 * wait, 30000));
   };
+  const stored = `chat ${id}`;
   window.addEventListener("pagehide", () => {
-    if (!draftTimer && !pending.size) return;
-    window.sessionStorage?.setItem(`draft ${id}`, typed());
-    const values = new URLSearchParams({ csrf_token: token.value, body: typed(), revision: nextRevision() });
+    if (draftTimer || pending.size) storage?.setItem(stored, JSON.stringify({ text: body.value, unsent: [...pending.values()] }));
+    if (!draftTimer || body.value.length > MAX_DRAFT) return;
+    const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision: nextRevision() });
     fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});
   });
-  const lost = window.sessionStorage?.getItem(`draft ${id}`);
-  if (lost && !body.value) body.value = lost;
-  window.sessionStorage?.removeItem(`draft ${id}`);
+  window.addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); }); // the browser asks
+  const restore = () => {
+    const { text, unsent } = JSON.parse(storage?.getItem(stored) ?? "{}");
+    storage?.removeItem(stored);
+    body.value ||= text ?? "";
+    (unsent ?? []).filter((message) => !messages.querySelector(`[data-client-id="${message.client_id}"]`)).forEach((message) => {
+      const bubble = makeBubble(message.client_id, message.body);
+      pending.set(bubble, { ...message, csrf_token: token.value });
+      fail(bubble);
+    });
+  };
 
   const TYPING_MILLISECONDS = 4000;
   let toldAt = 0;
@@ -368,6 +380,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (event.key === "Escape") event.target.closest("[data-editor]")?.querySelector("[data-cancel]").click();
   });
 
+  restore();
   arrange();
   document.getElementById("new")?.scrollIntoView({ block: "start" });
   markRead();
