@@ -85,7 +85,7 @@ def talk(site_app, person, friend):
         for conversation_id in (direct, group):
             for author in (other, viewer):
                 text = f"{'W' * 500} https://nox.example/{'w' * 500}"
-                first = messages.send(author, conversation_id, body=text, client_id="first")
+                _view, first = messages.send(author, conversation_id, body=text, client_id="first")
                 messages.send(author, conversation_id, body=text, client_id="reply", reply_to=first)
         db.session.commit()
         person.conversations = (direct, group)
