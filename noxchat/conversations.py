@@ -562,7 +562,7 @@ def count_all() -> dict[str, int]:
     day_ago = now() - timedelta(days=1)
     per_conversation = select(func.count().label("number")).select_from(Message).group_by(Message.conversation_id)
     largest = per_conversation.subquery()
-    questions = {
+    counts = {
         "direct conversations": select(func.count()).where(Conversation.kind == DIRECT),
         "groups": select(func.count()).where(Conversation.kind == GROUP),
         "members of groups": select(func.count())
@@ -575,4 +575,4 @@ def count_all() -> dict[str, int]:
         "characters of messages": select(func.coalesce(func.sum(func.length(Message.body)), 0)).where(text),
         "messages and lines of the longest": select(func.coalesce(func.max(largest.c.number), 0)),
     }
-    return {label: db.session.scalar(question) or 0 for label, question in questions.items()}
+    return {label: db.session.scalar(count) or 0 for label, count in counts.items()}

@@ -38,7 +38,7 @@ DELETION_SECONDS = 3600  # between deletions of old rows
 # What rule modules contribute to them. Functions of the database session, which return whether there may be more.
 DELETE_OLD = (events.delete_old, friendships.delete_old, email_addresses.delete_old)
 MAX_MISSED = 500  # events, of a stream that resumes
-MAX_UNREAD = 500  # pieces of text, of a stream that a thread of the server writes
+MAX_QUEUED = 500  # pieces of text, of a stream that a thread of the server writes
 PAYLOAD_BYTES = 7500  # of a NOTIFY, which may have 8000
 SWEEP_OVERLAP = timedelta(seconds=30)  # by which clocks may differ, and for which a transaction may take to commit
 
@@ -84,7 +84,7 @@ class EventStream:
         self.on_close: Callable[[], object] = lambda: None
 
     def _enqueue(self, text: str):
-        if self.queue.qsize() >= MAX_UNREAD:
+        if self.queue.qsize() >= MAX_QUEUED:
             raise BlockingIOError
         self.queue.put(text)
 
@@ -167,7 +167,7 @@ class EventStreams:
         self.lock = threading.Lock()
         self.notified: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
         self.announced: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
-        self.told_versions: dict[int, int] = {}  # of conversations that changed lately
+        self.announced_versions: dict[int, int] = {}  # of conversations that changed lately
         self.swept_at = now()
         self.thread: threading.Thread | None = None
         self.stopped = False
@@ -316,9 +316,9 @@ class EventStreams:
             Conversation.changed_at > self.swept_at - SWEEP_OVERLAP, Conversation.id.in_(members)
         )
         versions = {row.id: row.version for row in self._fetch(changed)} if self.streams else {}
-        lost = [[CHAT, *item] for item in versions.items() if item[1] > self.told_versions.get(item[0], 0)]
+        lost = [[CHAT, *item] for item in versions.items() if item[1] > self.announced_versions.get(item[0], 0)]
         self._tell_announcements(lost)
-        self.told_versions, self.swept_at = versions, began
+        self.announced_versions, self.swept_at = versions, began
 
     def _tell_announcements(self, announcements: Sequence[Announcement]):
         """Tell announcements to the streams of this process that they concern."""
@@ -330,7 +330,7 @@ class EventStreams:
                 self._write(recipients[0], f"event: {kind}\ndata: {conversation_id} {data}".rstrip())
         if not versions or not self.streams:
             return
-        self.told_versions.update(versions)
+        self.announced_versions.update(versions)
         # Asked each time, so that whoever was removed from a conversation is told no more.
         current = select(Member.conversation_id, Member.user_id)
         for row in self._fetch(current.where(Member.conversation_id.in_(versions), Member.left_at.is_(None))):

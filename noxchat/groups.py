@@ -11,7 +11,7 @@ from noxchat.conversations import ConversationView
 from noxchat.database import now
 from noxchat.exceptions import Conflict, InvalidInput, NotAllowed, NotFound
 from noxchat.extensions import db
-from noxchat.messages import add_line, clean_text, is_blank
+from noxchat.messages import add_system_message, clean_text, is_blank
 from noxchat.models import DIRECT, GROUP, TITLE_LENGTH, Conversation, Member, Message, Profile, PublicId, User, friends
 from noxchat.models.conversations import ADDED, CREATED, JOINED, LEFT, OWNER, REMOVED, RENAMED
 from noxchat.profiles import lock_users, select_people
@@ -64,7 +64,7 @@ def create(viewer: User, title: str, public_ids: Iterable[str]) -> int:
     conversation_id = db.session.execute(created.returning(Conversation.id)).scalar_one()
     rows = [{"conversation_id": conversation_id, "user_id": user_id} for user_id in (viewer.id, *friend_ids)]
     db.session.execute(insert(Member), rows)
-    add_line(conversations.find_to_change(viewer, conversation_id), CREATED)
+    add_system_message(conversations.find_to_change(viewer, conversation_id), CREATED)
     _notify(conversation_id, [viewer.id, *friend_ids])
     return conversation_id
 
@@ -93,7 +93,7 @@ def rename(viewer: User, conversation_id: int, title: str) -> bool:
     """
     view = _lock_own(viewer, conversation_id)
     if title != view.title:
-        add_line(view, RENAMED, body=title, title=title, search_text=make_search_text(title))
+        add_system_message(view, RENAMED, body=title, title=title, search_text=make_search_text(title))
     return title != view.title
 
 
@@ -118,7 +118,7 @@ def add_members(viewer: User, conversation_id: int, public_ids: Iterable[str]) -
         members = [{"conversation_id": view.id, "user_id": user_id, **joined} for user_id in new_ids]
         db.session.execute(insert(Member), members)
     for user_id in new_ids:
-        view = add_line(view, ADDED, user_id)
+        view = add_system_message(view, ADDED, user_id)
     _notify(view.id, [*new_ids, *former_ids])
     return bool(new_ids or former_ids)
 
@@ -150,7 +150,7 @@ def remove_member(viewer: User, conversation_id: int, public_id: str):
         db.session.execute(update(Member).where(away).values(invited_at=None))
     else:
         db.session.execute(delete(Member).where(Member.conversation_id == view.id, Member.user_id == member.user_id))
-        add_line(view, REMOVED, member.user_id)
+        add_system_message(view, REMOVED, member.user_id)
     _notify(view.id, [member.user_id])
 
 
@@ -161,7 +161,7 @@ def make_owner(viewer: User, conversation_id: int, public_id: str) -> bool:
     if member.left_at:
         raise NotFound
     if member.user_id != viewer.id:
-        add_line(view, OWNER, member.user_id, owner_id=member.user_id)
+        add_system_message(view, OWNER, member.user_id, owner_id=member.user_id)
     return member.user_id != viewer.id
 
 
@@ -192,10 +192,10 @@ def _leave(view: ConversationView):
         db.session.execute(delete(Conversation).where(Conversation.id == view.id))
         return
     if not view.is_owner:
-        add_line(view, LEFT)
+        add_system_message(view, LEFT)
         return
-    view = add_line(view, LEFT, owner_id=new_owner_id)
-    add_line(view, OWNER, new_owner_id)
+    view = add_system_message(view, LEFT, owner_id=new_owner_id)
+    add_system_message(view, OWNER, new_owner_id)
 
 
 def join(viewer: User, conversation_id: int):
@@ -215,7 +215,7 @@ def join(viewer: User, conversation_id: int):
     newest = select(Conversation.last_message_id).where(Conversation.id == conversation_id).scalar_subquery()
     back = {"left_at": None, "invited_at": None, "joined_after": newest, "read_up_to": newest}
     db.session.execute(update(Member).where(mine).values(back))
-    add_line(conversations.find_to_change(viewer, conversation_id), JOINED)
+    add_system_message(conversations.find_to_change(viewer, conversation_id), JOINED)
     _notify(conversation_id, [viewer.id])
 
 

@@ -146,10 +146,10 @@ def _insert(view: ConversationView, kind: str, **values) -> int:
     return db.session.execute(INSERT, {**message, **values}).scalar_one()
 
 
-def add_line(
+def add_system_message(
     view: ConversationView, kind: str, subject_id: int | None = None, body: str = "", **values
 ) -> ConversationView:
-    """Add a line about what the viewer does to a locked group. Returns the view with its new version.
+    """Add a system message about what the viewer does to a locked group. Returns the view with its new version.
 
     values: columns of Conversation that change with it.
     """
@@ -262,8 +262,8 @@ class MessageRow:
     client_id: str | None = None
 
     @property
-    def is_line(self) -> bool:
-        """Whether it is a line about the group, instead of something that somebody wrote."""
+    def is_system(self) -> bool:
+        """Whether it is a system message about the group, instead of something that somebody wrote."""
         return self.kind != TEXT
 
 
@@ -437,8 +437,8 @@ def list_changes(view: ConversationView, since: int, first: int) -> list[Message
     return rows if len(rows) <= MAX_CHANGES else None
 
 
-def describe_line(row) -> str:
-    """Return the sentence of a line about a group. row: has kind, author, subject (names or None), body."""
+def describe_system_message(row) -> str:
+    """Return the sentence of a system message. row: has kind, author, subject (names or None), body."""
     author = row.author or _("Deleted account")
     subject = row.subject or _("Deleted account")
     sentences = {

@@ -371,7 +371,7 @@ def test_stream_that_is_not_read_delays_no_other_and_is_closed(app):
     lines = streams.lines(read)
     while next(lines) != event_stream.COMMENT or not unread.queue.qsize():
         pass
-    for number in range(event_stream.MAX_UNREAD):
+    for number in range(event_stream.MAX_QUEUED):
         with app.app_context():
             begin_write(db.session)
             events.publish("test", [(bob.id, f"{number}")])

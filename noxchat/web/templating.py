@@ -83,7 +83,7 @@ def init_app(app: Flask):
         avatar_of=avatar_of,
         profile_path=profile_path,
         render_text=render_text,
-        describe_line=messages.describe_line,
+        describe_system_message=messages.describe_system_message,
         FriendButtons=FriendButtons,
         current_path=current_path,
         csrf_token=csrf_token,

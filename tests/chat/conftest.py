@@ -88,7 +88,7 @@ class Place:
 
     def texts(self, letter, conversation_id):
         """Return the texts that somebody sees, in order; `[kind]` for lines, `-` for deleted, `?` for hidden ones."""
-        signs = {"is_line": "[{}]", "is_deleted": "-", "is_hidden": "?"}
+        signs = {"is_system": "[{}]", "is_deleted": "-", "is_hidden": "?"}
 
         def load(viewer):
             rows = messages.list_newest(conversations.find(viewer, conversation_id)).rows

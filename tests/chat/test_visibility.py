@@ -198,7 +198,7 @@ def messages_of(place, conversation_id):
         from noxchat import conversations
 
         rows = messages.list_newest(conversations.find(viewer, conversation_id)).rows
-        return [row.id for row in rows if not row.is_line]
+        return [row.id for row in rows if not row.is_system]
 
     return place.read(load, "A")
 
