@@ -33,7 +33,7 @@ from noxchat.database import UTCDateTime, execute_dml, now
 from noxchat.exceptions import Conflict, InvalidInput, NotFound
 from noxchat.extensions import db
 from noxchat.models import DIRECT, GROUP, Conversation, Member, Message, Profile, PublicId, User, friends
-from noxchat.models.conversations import TEXT
+from noxchat.models.conversations import BIG_ID, TEXT
 from noxchat.profiles import is_online, may_share_presence
 from noxchat.relationships import BLOCKED, FRIENDS
 from noxchat.search import Query, contains_all
@@ -235,6 +235,21 @@ TO_SHOW = TO_CHANGE.add_columns(
     MEMBER_COUNT.label("member_count"),
     HAS_BLOCKED_MEMBER.label("has_blocked_member"),
 )
+# Executed for every message, so they are built once. The columns that change are parameters.
+BUMP = update(Conversation.__table__).where(Conversation.id == CONVERSATION)
+UP_TO = bindparam("up_to", type_=BIG_ID)
+
+
+def _at_least_up_to(column):
+    return case((column < UP_TO, UP_TO), else_=column)
+
+
+SET_READ = (
+    update(Member.__table__)
+    .where(Member.user_id == VIEWER, Member.conversation_id == CONVERSATION)
+    .values(read_up_to=_at_least_up_to(Member.read_up_to))
+)
+SET_READ_AND_SHOWN = SET_READ.values(shown_up_to=_at_least_up_to(Member.shown_up_to))
 LOCK = select(Conversation.id).where(Conversation.id == CONVERSATION).with_for_update()
 
 
@@ -291,8 +306,7 @@ def bump_version(view: ConversationView, **values) -> int:
     values: other columns of Conversation that change.
     """
     version = view.version + 1
-    values = {"version": version, "changed_at": now(), **values}
-    db.session.execute(update(Conversation.__table__).where(Conversation.id == view.id), values)
+    db.session.execute(BUMP, {"conversation": view.id, "version": version, "changed_at": now(), **values})
     announcements.announce_change(view.id, version)
     return version
 
@@ -365,16 +379,11 @@ def set_read(view: ConversationView, up_to: int, **values):
 
     values: other columns of Member that change, in any case.
     """
-    changes = {"read_up_to": _larger(Member.read_up_to, up_to), **values}
+    statement = SET_READ
     if view.shows_seen and view.is_friend and view.other and up_to > view.read_up_to:
-        changes["shown_up_to"] = _larger(Member.shown_up_to, up_to)
+        statement = SET_READ_AND_SHOWN
         announcements.announce_seen(view.id, up_to, view.other.id)
-    mine = and_(Member.user_id == view.viewer.id, Member.conversation_id == view.id)
-    db.session.execute(update(Member.__table__).where(mine).values(changes))
-
-
-def _larger(column, value: int):
-    return case((column < value, value), else_=column)
+    db.session.execute(statement, {"viewer": view.viewer.id, "conversation": view.id, "up_to": up_to, **values})
 
 
 def save_draft(viewer: User, conversation_id: int, body: str, revision: int):

@@ -92,6 +92,25 @@ def begin_write(session):
     session.connection(execution_options={"begin": "IMMEDIATE"})
 
 
+MAX_IN_TURN = 2
+_in_turn = threading.BoundedSemaphore(MAX_IN_TURN)
+
+
+@contextmanager
+def in_turn(seconds: float = 1.0):
+    """Wait until fewer than MAX_IN_TURN others of this process are in this with statement; after some seconds, no more.
+
+    For writes that many people make at once. Python executes one thread at a time: more transactions would only take
+    turns with each other, and pages with all of them. Two, so that one works while the other waits for the disk.
+    """
+    has_place = _in_turn.acquire(timeout=seconds)
+    try:
+        yield
+    finally:
+        if has_place:
+            _in_turn.release()
+
+
 def try_write(session, change: Callable[[], object], seconds: float = 0.0) -> bool:
     """Make a change that the caller can do without, in a transaction of its own. Returns whether it is made.
 

@@ -38,6 +38,7 @@ from noxchat.models.conversations import BIG_ID, CLIENT_ID_LENGTH, TEXT
 from noxchat.names import describe_char
 
 PAGE_SIZE = 50
+MAX_UNREAD_ROWS = 200  # from the first unread on, when a conversation is opened: what was missed is there at once
 CONTEXT = 15  # messages shown before the one at which a page begins
 MAX_CHANGES = 100
 QUOTE_LENGTH = 140
@@ -90,8 +91,8 @@ def send(
     reply_to: int | None = None,
     seen: int | None = None,
     revision: int = 0,
-) -> tuple[ConversationView, int]:
-    """Store a message. Returns the conversation and the id; for one that is stored already, that of the stored one.
+) -> "tuple[ConversationView, MessageRow]":
+    """Store a message. Returns the conversation and the message; one that is stored already as it is now.
 
     body: as returned by clean_body. client_id: as chosen by the page. reply_to: the message that it answers. seen: the
     newest that was on the screen; without it, sending reads everything. revision: of the draft that was sent.
@@ -104,16 +105,19 @@ def send(
     if same:
         if same.body != body and not (same.edited_at or same.deleted_at):
             raise Conflict(_("This page already sent a different message. Send this one again."))
-        return view, same.id
+        return view, _find_stored(view, same.id)
     _check_can_write(view)
     if reply_to is not None and quoted is None:
         raise InvalidInput(_("The message you are replying to is not in this chat."), "reply_to")
-    message_id = _insert(view, TEXT, body=body, client_id=client_id, reply_to_id=reply_to)
+    sent_at = now()
+    message_id = _insert(view, TEXT, body=body, client_id=client_id, reply_to_id=reply_to, created_at=sent_at)
     conversations.bump_version(view, last_message_id=message_id, last_at=now())
     revision = max(revision, view.draft_revision) + 1  # so that a draft that is saved late is ignored
     read_up_to = message_id if seen is None or seen >= view.last_message_id else seen
     conversations.set_read(view, read_up_to, draft="", draft_revision=revision)
-    return view, message_id
+    if reply_to is not None:
+        return view, _find_stored(view, message_id)
+    return view, _own_row(view, message_id, body, client_id, sent_at)
 
 
 # Executed for every message, so they are built once.
@@ -351,6 +355,26 @@ def _row(view: ConversationView, row: Row) -> MessageRow:
     )
 
 
+def _own_row(view: ConversationView, message_id: int, body: str, client_id: str, sent_at: datetime) -> MessageRow:
+    """Return a message that the viewer is sending and that answers none, as `find` would, without a statement."""
+    me = view.viewer
+    return MessageRow(
+        *(message_id, TEXT, body, sent_at),
+        is_edited=False,
+        is_deleted=False,
+        is_hidden=False,
+        is_own=True,
+        can_edit=current_app.config["EDIT_HOURS"] > 0,
+        is_seen=False,
+        author=me.username,
+        author_public_id=me.profile.public_id,
+        avatar=me.profile.avatar,
+        subject=None,
+        quote=None,
+        client_id=client_id,
+    )
+
+
 def _load(view: ConversationView, ids, **parameters) -> list[MessageRow]:
     """Return the messages that a select of ids names, oldest first. parameters: of that select."""
     found = ids.subquery()
@@ -378,6 +402,12 @@ def find(view: ConversationView, message_id: int) -> MessageRow | None:
     return rows[0] if rows else None
 
 
+def _find_stored(view: ConversationView, message_id: int) -> "MessageRow":
+    found = find(view, message_id)
+    assert found  # in this transaction
+    return found
+
+
 def list_newest(view: ConversationView, before: int | None = None) -> MessagePage:
     """Return the newest messages; before: only older ones than this."""
     ids = _ids(view) if before is None else _ids(view).where(Message.id < before)
@@ -392,20 +422,22 @@ def list_after(view: ConversationView, after: int) -> MessagePage:
     return MessagePage(rows[:PAGE_SIZE], has_older=True, has_newer=len(rows) > PAGE_SIZE)
 
 
-def list_around(view: ConversationView, message_id: int) -> MessagePage:
-    """Return the messages from this on, with some before it: at least CONTEXT, and more where few follow."""
+def list_around(view: ConversationView, message_id: int, most: int = PAGE_SIZE) -> MessagePage:
+    """Return up to `most` messages from this on, with some before it: at least CONTEXT, and more where few follow."""
     older = _ids(view).where(Message.id < message_id).order_by(Message.id.desc()).limit(PAGE_SIZE + 1).subquery()
-    newer = _ids(view, message_id).order_by(Message.id).limit(PAGE_SIZE + 1).subquery()
+    newer = _ids(view, message_id).order_by(Message.id).limit(most + 1).subquery()
     rows = _load(view, union_all(select(older.c.id), select(newer.c.id)))
     before = [row for row in rows if row.id < message_id]
     after = rows[len(before) :]
     context = max(CONTEXT, PAGE_SIZE - len(after))
-    return MessagePage([*before[-context:], *after[:PAGE_SIZE]], len(before) > context, len(after) > PAGE_SIZE)
+    return MessagePage([*before[-context:], *after[:most]], len(before) > context, len(after) > most)
 
 
 def list_first_page(view: ConversationView) -> MessagePage:
     """Return the messages at which a conversation opens: from the first unread on, or else the newest."""
-    return list_newest(view) if view.first_unread_id is None else list_around(view, view.first_unread_id)
+    if view.first_unread_id is None:
+        return list_newest(view)
+    return list_around(view, view.first_unread_id, MAX_UNREAD_ROWS)
 
 
 SINCE, FIRST = bindparam("since", type_=BIG_ID), bindparam("first", type_=BIG_ID)

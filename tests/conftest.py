@@ -28,7 +28,8 @@ import psycopg
 import pytest
 from flask import current_app, has_app_context
 from jinja2 import BytecodeCache
-from sqlalchemy import delete
+from sqlalchemy import delete, event
+from sqlalchemy.engine import Engine
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
@@ -355,6 +356,20 @@ def no_transaction_while_limits_are_counted(monkeypatch):
     monkeypatch.setattr(throttle.Limiter, "hit", checked_hit)
 
 
+@pytest.fixture(autouse=True)
+def no_write_in_a_transaction_that_only_reads():
+    """Fail if rows are changed where each statement commits for itself: without begin_write, on PostgreSQL."""
+
+    def check(connection, _cursor, statement, _parameters, context, _many):
+        changes_rows = context and (context.isinsert or context.isupdate or context.isdelete)
+        level = connection.get_execution_options().get("isolation_level")
+        assert not (changes_rows and level == "AUTOCOMMIT"), f"begin_write first: {statement}"
+
+    event.listen(Engine, "before_cursor_execute", check)
+    yield
+    event.remove(Engine, "before_cursor_execute", check)
+
+
 TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
@@ -547,10 +562,10 @@ def send_request(opener, request, timeout=30):
 
 
 class Server:
-    """The real server, started as by bin/run, on a free port."""
+    """The real server, started as by bin/run, on a free port unless one is given."""
 
-    def __init__(self, folder, uri, wait=True, prefix=(), **more):
-        self.port = free_port()
+    def __init__(self, folder, uri, wait=True, prefix=(), port=None, **more):
+        self.port = port or free_port()
         self.base = f"http://{'[::1]' if more.get('HOST') == '::1' else '127.0.0.1'}:{self.port}"
         self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
         self.output = open(folder / f"server-{self.port}.txt", "w+")  # noqa: SIM115

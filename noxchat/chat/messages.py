@@ -1,5 +1,7 @@
 """Sending, editing and deleting messages, and what has changed since a page was loaded."""
 
+from typing import Any
+
 from flask import make_response, redirect, request
 from flask_login import current_user
 from werkzeug.wrappers import Response
@@ -17,9 +19,10 @@ from noxchat.chat.pages import (
     show_conversation,
 )
 from noxchat.conversations import ConversationView
-from noxchat.database import begin_write
+from noxchat.database import begin_write, in_turn
 from noxchat.exceptions import Conflict, InvalidInput, RateLimited, RuleError
 from noxchat.extensions import db
+from noxchat.messages import MessageRow
 from noxchat.web.htmx import changed, refresh_page, render_partial, retarget, show, wants_fragment
 from noxchat.web.login import rollback_and_reload_user
 
@@ -30,31 +33,30 @@ STATUSES = {Conflict: 409, InvalidInput: 422, RateLimited: 429}
 def send(conversation_id):
     """Send a message."""
     try:
-        view, message_id = store_message(conversation_id)
+        view, message = store_message(conversation_id)
     except (Conflict, InvalidInput, RateLimited) as error:
         return refuse(conversation_id, error)
     if not wants_fragment():
-        return redirect(conversation_path(conversation_id, message_id), 303)
+        return redirect(conversation_path(conversation_id, message.id), 303)
     composer = render_partial("partials/chat/sent.html", client_id=messages.new_client_id())
-    return changed(render_message(view, message_id), composer, back="/")
+    return changed(render_partial("partials/chat/message.html", row=message, view=view), composer, back="/")
 
 
-def store_message(conversation_id: int) -> tuple[ConversationView, int]:
+def store_message(conversation_id: int) -> tuple[ConversationView, MessageRow]:
     """Store the message of a form. Returns and raises what messages.send does; raises RateLimited, too."""
     body = messages.clean_body(request.form.get("body", ""))
     db.session.commit()  # no transaction is open while the limit is counted
     throttle.count_message(current_user)
-    begin_write(db.session)
-    sent = messages.send(
-        current_user,
-        conversation_id,
-        body=body,
-        client_id=request.form.get("client_id") or messages.new_client_id(),
-        reply_to=number_or_refuse("reply_to"),
-        seen=number_or_refuse("seen"),
-        revision=number("revision") or 0,
-    )
-    db.session.commit()
+    fields: dict[str, Any] = {
+        "client_id": request.form.get("client_id") or messages.new_client_id(),
+        "reply_to": number_or_refuse("reply_to"),
+        "seen": number_or_refuse("seen"),
+        "revision": number("revision") or 0,
+    }
+    with in_turn():
+        begin_write(db.session)
+        sent = messages.send(current_user, conversation_id, body=body, **fields)
+        db.session.commit()
     return sent
 
 

@@ -13,7 +13,6 @@ from noxchat.models import User
 from noxchat.web import cookies
 from noxchat.web.htmx import is_background, login_required, wants_fragment
 from noxchat.web.preferences import apply_preferences
-from noxchat.web.security import SAFE_METHODS
 
 log = logging.getLogger("noxchat.auth")
 
@@ -34,8 +33,7 @@ def init_app(app: Flask):
 
 def load_user(token: str) -> User | None:
     """Return the user whose session has this token."""
-    if request.method in SAFE_METHODS:
-        begin_read(db.session)
+    begin_read(db.session)  # whoever writes begins a transaction of their own
     is_page = request.method == "GET" and not wants_fragment()
     lifetime = current_app.config["REMEMBER_COOKIE_DURATION"]
     user = sessions.load(token, lifetime, with_counters=is_page) or _load_by_previous_token(token)

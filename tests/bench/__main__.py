@@ -2,7 +2,19 @@
 
 import sys
 
-from tests.bench import chat, code, databases, elasticsearch, pages, races, search, streams
+from tests.bench import (
+    chat,
+    chat_browser,
+    chat_load,
+    chat_streams,
+    code,
+    databases,
+    elasticsearch,
+    pages,
+    races,
+    search,
+    streams,
+)
 
 SEARCH_BENCHMARKS = {
     "database": search.main,
@@ -17,7 +29,11 @@ BENCHMARKS = {
     "races": races.main,
     "streams": streams.main,
     "chat": chat.main,
-    "chatkills": chat.kills,
+    "chatsends": chat_load.sends,
+    "chatkills": chat_load.kills,
+    "chatraces": chat_load.races,
+    "chatstreams": chat_streams.main,
+    "chatbrowser": chat_browser.main,
     "code": code.main,
 }
 

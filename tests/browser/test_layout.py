@@ -86,7 +86,7 @@ def talk(site_app, person, friend):
             for author in (other, viewer):
                 text = f"{'W' * 500} https://nox.example/{'w' * 500}"
                 _view, first = messages.send(author, conversation_id, body=text, client_id="first")
-                messages.send(author, conversation_id, body=text, client_id="reply", reply_to=first)
+                messages.send(author, conversation_id, body=text, client_id="reply", reply_to=first.id)
         db.session.commit()
         person.conversations = (direct, group)
 

@@ -59,7 +59,7 @@ class Place:
     def send(self, letter, conversation_id, body="hello", **options):
         self.sent += 1
         options.setdefault("client_id", f"c{self.sent}")
-        return self.call(messages.send, letter, conversation_id, body=body, **options)[1]
+        return self.call(messages.send, letter, conversation_id, body=body, **options)[1].id
 
     def read_up_to(self, letter, conversation_id, message_id):
         self.call(

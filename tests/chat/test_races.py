@@ -58,7 +58,7 @@ def test_same_client_id_eight_times_is_one_message(any_place):
     conversation_id = any_place.direct()
 
     def send(_number):
-        return commit(any_place, messages.send, "A", conversation_id, body="once", client_id="same")[1]
+        return commit(any_place, messages.send, "A", conversation_id, body="once", client_id="same")[1].id
 
     assert len(set(run_in_threads(any_place.app, 8, send))) == 1
     assert rows(any_place, Message.body) == [("once",)]
