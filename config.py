@@ -373,7 +373,7 @@ class Config:
         self.SESSION_COOKIE_NAME = f"{prefix}session"
         self.REMEMBER_COOKIE_NAME = f"{prefix}remember_token"
         self.DEVICE_COOKIE_NAME = f"{prefix}device"
-        self.LANGUAGE_COOKIE_NAME, self.THEME_COOKIE_NAME = "language", "theme"
+        self.LANGUAGE_COOKIE_NAME, self.THEME_COOKIE_NAME, self.SOUND_COOKIE_NAME = "language", "theme", "sound"
         self.SESSION_COOKIE_SECURE = self.REMEMBER_COOKIE_SECURE = self.SECURE
         self.SESSION_COOKIE_HTTPONLY = self.REMEMBER_COOKIE_HTTPONLY = True
         self.SESSION_COOKIE_SAMESITE = self.REMEMBER_COOKIE_SAMESITE = "Lax"

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 from flask import current_app, redirect, request, url_for
 from flask_babel import gettext as _
+from flask_login import current_user
 
-from noxchat import messages
+from noxchat import conversations, messages
 from noxchat.conversations import ConversationView
 from noxchat.exceptions import InvalidInput, NotFound
 from noxchat.extensions import db
 from noxchat.messages import MessagePage, MessageRow
-from noxchat.web.htmx import render_partial, show, wants_fragment
+from noxchat.search import Query
+from noxchat.web.htmx import render_partial, show, targets, wants_fragment
 
 # In a path: numbers that no table can have are 404.
 CID = "<int(max=2147483647):conversation_id>"
@@ -41,13 +43,29 @@ def message_path(conversation_id: int, message_id: int) -> str:
     return url_for("chat.conversation", conversation_id=conversation_id, around=message_id, _anchor=f"m-{message_id}")
 
 
+def list_context(term: str = "", cursor: str | None = None) -> dict:
+    """Return what a template needs to show the viewer's conversations.
+
+    term: what is searched for. cursor: of a following page.
+    """
+    page = conversations.list_conversations(current_user, Query.parse(term), cursor)
+    following = url_for("chat.conversation_list", after=page.next_cursor, q=term or None)
+    return {
+        "rows": page.items,
+        "next_url": following if page.next_cursor else "",
+        "term": term,
+        "is_first": page.is_first,
+        "offers": conversations.list_offers(current_user) if page.is_first and not term else [],
+    }
+
+
 def find_log(view: ConversationView) -> MessagePage:
     """Return the messages that the request asks for: before, after or around one; otherwise where the view opens.
 
     A fragment continues a page in one direction. A page is never empty where there are messages.
     """
     before, after, around = number("before"), number("after"), number("around")
-    is_page = not wants_fragment()
+    is_page = shows_whole()
     log = None
     if before is not None:
         log = messages.list_newest(view, before)
@@ -65,17 +83,23 @@ def find_quoted(view: ConversationView) -> MessageRow | None:
     return messages.find(view, message_id) if message_id else None
 
 
+def shows_whole() -> bool:
+    """Tell whether more than messages is asked for: a page, or the detail of the page that is open."""
+    return targets("detail") or not wants_fragment()
+
+
 def show_conversation(view: ConversationView, status: int = 200, *, body: str | None = None, error: str = ""):
-    """Answer with a conversation, or with its messages alone when htmx asked for those.
+    """Answer with a conversation beside the list of all, or for htmx with its messages alone, or as their detail.
 
     body: what was typed; by default the draft. error: why it was refused.
     """
     log = find_log(view)
     opens = not {"before", "after", "around"} & set(request.args)
     return show(
-        "chat/conversation.html",
-        "partials/chat/messages.html",
+        "chat/chats.html",
+        "partials/chat/thread.html" if shows_whole() else "partials/chat/messages.html",
         status,
+        **({} if wants_fragment() else list_context()),
         view=view,
         log=log,
         first_unread_id=view.first_unread_id if opens else None,

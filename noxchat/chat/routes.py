@@ -6,29 +6,20 @@ from flask_login import current_user
 
 from noxchat import conversations, friendships
 from noxchat.chat import blueprint
-from noxchat.chat.pages import CID, conversation_path, done, number, show_conversation
+from noxchat.chat.pages import CID, conversation_path, done, list_context, number, show_conversation
 from noxchat.database import begin_write
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.search import Query
-from noxchat.web.htmx import redirect_to, show
-from noxchat.web.people import next_page_url, search_term
+from noxchat.web.htmx import changed, redirect_to, render_partial, show
+from noxchat.web.people import search_term
 
 
 @blueprint.route("/chats")
 def conversation_list():
     """List the viewer's conversations, newest activity first."""
-    term = search_term()
-    page = conversations.list_conversations(current_user, Query.parse(term), request.args.get("after"))
-    return show(
-        "chat/list.html",
-        "partials/chat/list.html" if page.is_first else "partials/chat/rows.html",
-        rows=page.items,
-        next_url=next_page_url(page, q=term or None),
-        term=term,
-        is_first=page.is_first,
-        offers=conversations.list_offers(current_user) if page.is_first and not term else [],
-    )
+    context = list_context(search_term(), request.args.get("after"))
+    fragment = "partials/chat/list.html" if context["is_first"] else "partials/chat/rows.html"
+    return show("chat/chats.html", fragment, view=None, **context)
 
 
 @blueprint.route("/u/<public_id>/chat", methods=["POST"])
@@ -47,6 +38,13 @@ def open_direct(public_id):
 def conversation(conversation_id):
     """Show a conversation: at the first unread message, or else at the newest."""
     return show_conversation(conversations.find(current_user, conversation_id))
+
+
+@blueprint.route(f"/chats/{CID}/head")
+def head(conversation_id):
+    """Show the head of a conversation, whose presence changes without an announcement."""
+    view = conversations.find(current_user, conversation_id)
+    return changed(render_partial("partials/chat/head.html", view=view, oob=False), back=conversation_path(view.id))
 
 
 @blueprint.route(f"/chats/{CID}/read", methods=["POST"])

@@ -1,6 +1,6 @@
 """Files that are not below static/: avatars, Flask-Moment's script, and the icon that browsers ask for unasked."""
 
-from flask import abort, current_app, make_response, send_from_directory
+from flask import abort, current_app, make_response, render_template, send_from_directory
 from flask_moment import moment
 
 from noxchat import avatars
@@ -32,6 +32,16 @@ def avatar(public_id, name):
 def favicon():
     """Send the icon to whoever asks for it without having read a page, such as bookmarks and feed readers."""
     return send_from_directory(current_app.static_folder or "", "img/favicon.ico", max_age=ICON_SECONDS)
+
+
+@blueprint.route("/favicon/<int(min=1, max=10):waiting>.svg")
+@machine_endpoint
+def counting_favicon(waiting):
+    """Send the icon of a tab with the number of what waits on it; 10 stands for more than 9."""
+    response = make_response(render_template("favicon.svg", text=waiting if waiting < 10 else "9+"))
+    response.mimetype = "image/svg+xml"
+    response.headers["Cache-Control"] = CACHE_FOREVER
+    return response
 
 
 @blueprint.route("/moment.js")

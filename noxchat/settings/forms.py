@@ -23,7 +23,7 @@ from noxchat.web.forms import (
     whole_number,
 )
 from noxchat.web.login import authenticate
-from noxchat.web.preferences import LANGUAGES, language, theme
+from noxchat.web.preferences import LANGUAGES, language, sound, theme
 
 
 class ChoicesForm(Form):
@@ -58,10 +58,13 @@ class PreferencesForm(ChoicesForm):
             SelectChoice("day", _l("Day")),
         ],
     )
+    sound = RadioField(
+        _l("Sound for new messages"), choices=[SelectChoice("off", _l("Off")), SelectChoice("on", _l("On"))]
+    )
     language = SelectField(_l("Language"), choices=[SelectChoice(*language) for language in LANGUAGES.items()])
 
     def __init__(self):
-        super().__init__(data={"theme": theme(), "language": language()})
+        super().__init__(data={"theme": theme(), "language": language(), "sound": sound()})
 
 
 SWITCHES = ("show_typing", "show_seen")

@@ -42,14 +42,15 @@ def index():
 @blueprint.route("/settings/look", methods=["GET", "POST"])
 @public
 def edit_preferences():
-    """Change theme, language or both: in the account for somebody who is logged in, and in this browser for all."""
+    """Change theme, language or sound: in the account for somebody who is logged in, and in this browser for all."""
     form = PreferencesForm()
     if not form.validate_on_submit():
         return show_form("preferences", form)
     previous_language = preferences.language()
     if current_user.is_authenticated:
         begin_write(db.session)
-        accounts.set_choices(current_user, form.chosen)
+        of_account = {name: value for name, value in form.chosen.items() if name in preferences.OF_ACCOUNTS}
+        accounts.set_choices(current_user, of_account)
         db.session.commit()
     saved = _("Your choice is saved.") if current_user.is_authenticated else ""
     response = changed(back=safe_path(request.form.get("next")), ok=saved)

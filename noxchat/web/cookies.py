@@ -1,4 +1,4 @@
-"""NoxChat's own cookies: session, "remember me", device, language and theme.
+"""NoxChat's own cookies: session, "remember me", device, language, theme and sound.
 
 Cookies are shared by all ports of a host name, so their names contain the id of the installation: otherwise two
 installations on one host would log each other's people out. Cookies of other applications are never judged.
@@ -23,7 +23,7 @@ RETRY_SECONDS = 1
 YEAR_SECONDS = 365 * 24 * 3600
 # The settings that contain the names. Those that are signed are also read under their names of version 1.4.
 SIGNED = ("SESSION_COOKIE_NAME", "REMEMBER_COOKIE_NAME", "DEVICE_COOKIE_NAME")
-NAMES = (*SIGNED, "LANGUAGE_COOKIE_NAME", "THEME_COOKIE_NAME")
+NAMES = (*SIGNED, "LANGUAGE_COOKIE_NAME", "THEME_COOKIE_NAME", "SOUND_COOKIE_NAME")
 
 
 def init_app(app: Flask):

@@ -27,6 +27,11 @@ def wants_fragment() -> bool:
     )
 
 
+def targets(element_id: str) -> bool:
+    """Tell whether htmx is going to swap the element with this id. (It sends `tag#id`.)"""
+    return wants_fragment() and request.headers.get("HX-Target", "").endswith(f"#{element_id}")
+
+
 def show(page: str, fragment: str, status: int = 200, **context) -> Response:
     """Answer with a page, or with its fragment when htmx asked for that.
 

@@ -1,4 +1,4 @@
-"""The language and theme of a request: from the account, else a cookie, else the browser."""
+"""The language and theme of a request: from the account, else a cookie, else the browser; and the browser's sound."""
 
 from flask import g, has_request_context, request
 from werkzeug.wrappers import Response
@@ -8,6 +8,8 @@ from noxchat.web import cookies
 
 LANGUAGES = {"en": "English", "ru": "Русский"}
 THEMES = ("auto", "night", "day")
+SOUNDS = ("off", "on")
+OF_ACCOUNTS = ("language", "theme")  # the others are of a browser
 
 
 def apply_preferences(user: User):
@@ -29,7 +31,13 @@ def theme() -> str:
     return chosen if chosen in THEMES else "auto"
 
 
+def sound() -> str:
+    """Return whether this browser plays a sound for new messages: `on` or `off`."""
+    chosen = cookies.get("SOUND_COOKIE_NAME")
+    return chosen if chosen in SOUNDS else "off"
+
+
 def set_cookies(response: Response, preferences: dict[str, str]):
-    """Store preferences in the browser, for pages that are shown before logging in."""
+    """Store preferences in the browser, also for pages that are shown before logging in."""
     for name, value in preferences.items():
         cookies.set_cookie(response, f"{name.upper()}_COOKIE_NAME", value)

@@ -23,7 +23,7 @@ from noxchat.web.htmx import current_path, render_partial
 from noxchat.web.login import loaded_user
 from noxchat.web.message_text import render_text
 from noxchat.web.people import FriendButtons
-from noxchat.web.preferences import LANGUAGES, language, theme
+from noxchat.web.preferences import LANGUAGES, language, sound, theme
 
 # Macros that any template can call. An import in a template would prepare them anew for each page. Each file can use
 # the macros of those before it.
@@ -78,6 +78,7 @@ def init_app(app: Flask):
         script_texts=i18n.script_texts,
         language=language,
         theme=theme,
+        sound=sound,
         LANGUAGES=LANGUAGES,
         viewer=loaded_user,
         avatar_of=avatar_of,

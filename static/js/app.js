@@ -75,19 +75,22 @@ const offerRetry = (event) => {
 document.addEventListener("htmx:response:error", offerRetry);
 document.addEventListener("htmx:error", offerRetry);
 
-// From 1100 px, a list has its detail beside it: the profile that is chosen in the list. Back and forward change only the
-// detail, so that the list stays where it was scrolled to.
+// From 1100 px, a list has its detail beside it: the profile or the chat that is chosen in the list. Back and forward
+// change only the detail, so that the list stays where it was scrolled to.
 const detail = () => document.getElementById("detail");
 const isSplit = () => Boolean(detail()?.checkVisibility() && document.querySelector(".split__list")?.checkVisibility());
 const isProfile = (path) => /^\/u\/[^/]+$/.test(path);
+const chats = () => document.querySelector(".split--chats");
+const isDetail = (path) => isProfile(path) || Boolean(chats() && /^\/chats\/\d+$/.test(path));
 const currentPath = () => location.pathname + location.search;
-let listPage = {}; // path and title of the page with the list, while the address is that of the detail; the empty detail
+// Path and title of the page with the list, while the address is that of the detail; the empty detail, if there was one.
+let listPage = {};
 let wanted = {}; // the detail that was asked for last: its path, and what had the focus
 let shownPath = ""; // of the detail
 const rowLink = (path) => document.querySelector(`.split__list .row__link[href="${CSS.escape(path)}"]`);
 const describeDetail = () => {
   const heading = detail().querySelector("h1");
-  const isAddress = isProfile(location.pathname);
+  const isAddress = isDetail(location.pathname);
   detail().parentElement.toggleAttribute("data-detail", isAddress);
   document.title = isAddress && heading ? `${heading.textContent} · NoxChat` : listPage.title;
   countInTitle();
@@ -99,6 +102,10 @@ const openDetail = (path, options) => {
   htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, ...options });
 };
 const closeDetail = () => {
+  if (!listPage.emptyDetail) {
+    location.assign(listPage.path);
+    return;
+  }
   const link = rowLink(shownPath);
   wanted = {};
   shownPath = "";
@@ -111,7 +118,8 @@ const closeDetail = () => {
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.(".split a");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  if (!window.htmx || !isProfile(link.pathname) || !isSplit()) return;
+  if (event.defaultPrevented || link.matches("[data-next]")) return;
+  if (!window.htmx || !isDetail(link.pathname) || !isSplit()) return;
   event.preventDefault();
   if (link.pathname !== wanted.path) openDetail(link.pathname, { push: "true" });
 });
@@ -143,17 +151,21 @@ document.addEventListener("htmx:after:history:replace", (event) => {
   listPage.path = event.detail.path;
   if (detail()) describeDetail();
 });
-const restoresDetail = () => Boolean(detail()) && (isProfile(location.pathname) || currentPath() === listPage.path);
+const restoresDetail = () => Boolean(detail()) && (isDetail(location.pathname) || currentPath() === listPage.path);
 document.addEventListener("htmx:before:history:restore", (event) => { if (restoresDetail()) event.preventDefault(); });
 window.addEventListener("popstate", () => {
   if (!restoresDetail()) return;
-  if (isProfile(location.pathname)) openDetail(location.pathname);
+  if (isDetail(location.pathname)) openDetail(location.pathname);
   else closeDetail();
 });
 const beginList = () => {
-  listPage = { path: currentPath(), title: document.title, emptyDetail: detail()?.innerHTML };
-  wanted = {};
-  shownPath = "";
+  const isOpen = Boolean(detail()) && isDetail(location.pathname);
+  listPage = isOpen
+    ? { path: "/chats", title: `${chats().dataset.title} · NoxChat` }
+    : { path: currentPath(), title: document.title, emptyDetail: detail()?.innerHTML };
+  shownPath = isOpen ? location.pathname : "";
+  wanted = { path: shownPath };
+  if (isOpen) describeDetail();
   if (history.state?.row && window.htmx) scrollToRow(history.state.row);
 };
 // The address of the page for what belongs to the list.
@@ -460,7 +472,7 @@ document.addEventListener("htmx:error", resetSavingForm);
 // What works with JavaScript only appears: buttons to show a new password, which is then typed once, and to copy a text.
 const showScripted = () => {
   document.querySelectorAll("[data-show-password][hidden]").forEach((button) => { button.hidden = false; });
-  if (navigator.clipboard) document.querySelectorAll("[data-copy][hidden]").forEach((button) => { button.hidden = false; });
+  document.querySelectorAll("[data-copy][hidden]").forEach((button) => { button.hidden = false; });
   document.querySelectorAll("[data-without-script]:not([hidden])").forEach((part) => {
     part.hidden = true;
     part.querySelector("input").disabled = true; // or it would be sent
@@ -500,11 +512,19 @@ document.addEventListener("click", (event) => {
   input.focus();
 });
 
-// Copying a text. Browsers allow it on pages with TLS and on this machine only; elsewhere the text can be selected.
+// Copying a text. The clipboard exists on pages with TLS and on this machine only; elsewhere there is an older way.
+const copyText = (text) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const box = document.body.appendChild(document.createElement("textarea"));
+  box.value = text;
+  box.select();
+  document.execCommand("copy");
+  box.remove();
+};
 document.addEventListener("click", async (event) => {
   const button = event.target.closest?.("[data-copy]");
   if (!button) return;
-  await navigator.clipboard.writeText(button.dataset.copy);
+  await copyText(button.dataset.copy);
   const caption = button.firstElementChild;
   caption.dataset.caption ??= caption.textContent;
   caption.textContent = button.dataset.copied;
@@ -519,13 +539,50 @@ document.addEventListener("input", (event) => {
   hint.textContent = left.replace("{}", max - [...event.target.value.trim().normalize("NFC")].length);
 });
 
-// The title says how many requests and chats wait, as the server wrote it.
+// The title and the icon of the tab say how many requests and chats wait.
+const waiting = (name) => Number(document.querySelector(`#${name} [data-counter]`)?.textContent ?? 0);
 const countInTitle = () => {
-  const counters = document.querySelectorAll("#nav-friends [data-counter], #nav-chats [data-counter]");
-  const count = [...counters].reduce((sum, { textContent }) => sum + Number(textContent), 0);
+  const count = waiting("nav-friends") + waiting("nav-chats");
+  const favicon = document.getElementById("favicon");
+  favicon.dataset.plain ??= favicon.href;
+  favicon.href = count ? `/favicon/${Math.min(count, 10)}.svg` : favicon.dataset.plain;
   document.title = (count ? `(${count}) ` : "") + document.title.replace(/^\(\d+\) /, "");
+  if (meta("tab")) soundIfMore(waiting("nav-chats"));
 };
 document.addEventListener("htmx:after:swap", countInTitle);
+
+// A short sound for new messages, where the settings say so: of several tabs, from the first that knows.
+const shared = (() => {
+  try { return window.localStorage; } catch { return undefined; }
+})();
+const SOUND_SECONDS = 0.4;
+let audio = null;
+let soundEndsAt = 0;
+const playSound = () => {
+  if (!("sound" in root.dataset)) return;
+  audio ??= new AudioContext();
+  const now = audio.currentTime;
+  if (now < soundEndsAt) return;
+  soundEndsAt = now + SOUND_SECONDS;
+  const [tone, volume] = [audio.createOscillator(), audio.createGain()];
+  tone.frequency.setValueAtTime(660, now);
+  tone.frequency.setValueAtTime(880, now + 0.1);
+  volume.gain.setValueAtTime(0.1, now);
+  volume.gain.exponentialRampToValueAtTime(0.001, soundEndsAt);
+  tone.connect(volume).connect(audio.destination);
+  tone.start();
+  tone.stop(soundEndsAt);
+};
+const soundIfMore = (unread) => {
+  const known = Number(shared?.getItem("unread") ?? unread);
+  shared?.setItem("unread", unread);
+  if (unread > known) playSound();
+};
+document.addEventListener("change", (event) => {
+  if (event.target.name !== "sound") return;
+  root.toggleAttribute("data-sound", event.target.value === "on");
+  playSound();
+});
 
 // Ctrl or ⌘ with K searches: on a page with a search box there, elsewhere for people.
 document.addEventListener("keydown", (event) => {
@@ -576,5 +633,6 @@ document.addEventListener("DOMContentLoaded", () => {
   showScripted();
   restoreTyped();
   announceLogout();
+  countInTitle();
   setTimeout(beginList);
 });

@@ -1,70 +1,97 @@
-// The page of a conversation: live changes, sending, reading, drafts, typing. Everything works without this file.
+// A conversation: its log, which follows what changes, and what one does with messages. Everything works without this
+// file. composer.js has the form below the log.
 "use strict";
 
-document.addEventListener("DOMContentLoaded", () => {
-  const thread = document.getElementById("thread");
-  const log = document.getElementById("log");
-  const messages = document.getElementById("messages");
-  const composer = document.getElementById("composer");
-  const { body, reply_to: replyTo, csrf_token: token } = composer.elements;
-  const toNewest = document.getElementById("to-newest");
-  const id = thread.dataset.conversation;
+// What can be seen of the conversation that is open, and how to ask the server about it; null without one.
+let conversation = null;
+const loaded = new Promise((resolve) => { document.addEventListener("DOMContentLoaded", resolve); }); // with htmx
+
+const makeConversation = (thread) => {
+  const controller = new AbortController();
+  const { conversation: id } = thread.dataset;
   const path = `/chats/${id}`;
-  const UPSERT = "upsert key:data-message sort";
-  const all = () => [...messages.querySelectorAll(":scope > [data-message]")];
-  const number = (message) => Number(message?.dataset.message ?? 0);
+  const messages = document.getElementById("messages");
+  const log = document.getElementById("log");
   const laterLink = () => messages.querySelector(":scope > .more:not(:first-child)"); // others follow that are not loaded
-  const isAtEnd = () => log.scrollTop > -50 && !laterLink(); // the column is reversed: 0 is its end
-
-  // Resolves to the status of the answer; 0 where there is none. Each request has a source of its own, since htmx lets
-  // only one of an element wait. What is posted is something that the person does.
-  const request = async (method, action, options = {}) => {
-    const source = document.body.appendChild(document.createElement("span"));
-    const outcome = { status: 0 };
-    await htmx.ajax(method, `${path}/${action}`, { source, target: source, swap: "none", live: method === "GET", outcome, ...options });
-    source.remove();
-    return outcome.status;
+  return {
+    id,
+    path,
+    thread,
+    log,
+    messages,
+    laterLink,
+    isGroup: "group" in thread.dataset,
+    all: () => [...messages.querySelectorAll(":scope > [data-message]")],
+    isAtEnd: () => log.scrollTop > -50 && !laterLink(), // the column is reversed: 0 is its end
+    on: (target, name, listener, options) => target.addEventListener(name, listener, { signal: controller.signal, ...options }),
+    close: () => controller.abort(),
+    // Resolves to the status of the answer; 0 where there is none. Each request has a source of its own, since htmx lets
+    // only one of an element wait. What is posted is something that the person does.
+    request: async (method, suffix, options = {}) => {
+      const source = document.body.appendChild(document.createElement("span"));
+      const outcome = { status: 0, thread };
+      await loaded;
+      await htmx.ajax(method, path + suffix, { source, target: source, swap: "none", live: method === "GET", outcome, ...options });
+      source.remove();
+      return outcome.status;
+    },
   };
-  document.addEventListener("htmx:after:request", (event) => {
-    const { outcome, response } = event.detail.ctx;
-    if (outcome) outcome.status = response?.status ?? 0;
-  });
+};
+const UPSERT = "upsert key:data-message sort";
+const number = (message) => Number(message?.dataset.message ?? 0);
+document.addEventListener("htmx:after:request", (event) => {
+  const { outcome, response } = event.detail.ctx;
+  if (outcome) outcome.status = response?.status ?? 0;
+});
+// What comes for a conversation that was left is no part of the one that is open.
+document.addEventListener("htmx:before:response", (event) => {
+  const { outcome } = event.detail.ctx;
+  if (outcome && outcome.thread !== conversation?.thread) event.preventDefault();
+});
 
-  // Days, in the reader's time zone, and which messages of one person belong together.
-  const GROUP_MINUTES = 5;
+// Days, in the reader's time zone, which messages of one person belong together, and which are nothing but emoji.
+const GROUP_MINUTES = 5;
+const EMOJI = (() => {
+  try { return new RegExp("^(\\p{RGI_Emoji}\\s*){1,3}$", "v"); } catch { return /^$/; } // browsers before 2023
+})();
+const dayName = (date) => {
   const language = document.documentElement.lang;
-  const dayName = (date) => {
-    const days = Math.round((new Date(date).setHours(0, 0, 0, 0) - new Date().setHours(0, 0, 0, 0)) / 86400000);
-    if (days === 0 || days === -1) {
-      const name = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(days, "day");
-      return name[0].toUpperCase() + name.slice(1);
-    }
-    const year = date.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
-    return date.toLocaleDateString(language, { day: "numeric", month: "long", ...year });
-  };
-  const makeDivider = (date) => {
-    const divider = document.createElement("li");
-    divider.className = "divider";
-    divider.dataset.divider = "day";
-    divider.textContent = dayName(date);
-    return divider;
-  };
-  const arrange = () => {
-    messages.querySelectorAll("[data-divider=day]").forEach((divider) => divider.remove());
-    let last = { date: new Date(0) };
-    all().forEach((message) => {
-      const date = new Date(message.dataset.time);
-      const isSystem = "system" in message.dataset;
-      const isNewDay = date.toDateString() !== last.date.toDateString();
-      const isClose = !isNewDay && date - last.date < GROUP_MINUTES * 60000;
-      const continues = isClose && last.author === message.dataset.author && !isSystem && !last.isSystem;
-      const before = message.previousElementSibling?.matches("[data-divider=unread]") ? message.previousElementSibling : message;
-      if (isNewDay) before.before(makeDivider(date));
-      message.toggleAttribute("data-first", !continues || before !== message);
-      last = { date, author: message.dataset.author, isSystem };
-    });
-    messages.toggleAttribute("data-arranged", true);
-  };
+  const days = Math.round((new Date(date).setHours(0, 0, 0, 0) - new Date().setHours(0, 0, 0, 0)) / 86400000);
+  if (days === 0 || days === -1) {
+    const name = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(days, "day");
+    return name[0].toUpperCase() + name.slice(1);
+  }
+  const year = date.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  return date.toLocaleDateString(language, { day: "numeric", month: "long", ...year });
+};
+const makeDivider = (date) => {
+  const divider = document.createElement("li");
+  divider.className = "divider";
+  divider.dataset.divider = "day";
+  divider.textContent = dayName(date);
+  return divider;
+};
+const arrange = ({ messages, all }) => {
+  messages.querySelectorAll("[data-divider=day]").forEach((divider) => divider.remove());
+  let last = { date: new Date(0) };
+  all().forEach((message) => {
+    const date = new Date(message.dataset.time);
+    const isSystem = "system" in message.dataset;
+    const isNewDay = date.toDateString() !== last.date.toDateString();
+    const isClose = !isNewDay && date - last.date < GROUP_MINUTES * 60000;
+    const continues = isClose && last.author === message.dataset.author && !isSystem && !last.isSystem;
+    const before = message.previousElementSibling?.matches("[data-divider=unread]") ? message.previousElementSibling : message;
+    if (isNewDay) before.before(makeDivider(date));
+    message.toggleAttribute("data-first", !continues || before !== message);
+    message.toggleAttribute("data-emoji", EMOJI.test(message.querySelector("[data-body]")?.textContent ?? ""));
+    last = { date, author: message.dataset.author, isSystem };
+  });
+  messages.toggleAttribute("data-arranged", true);
+};
+
+const openLog = (chat) => {
+  const { id, path, thread, log, messages, all, on, request, laterLink, isAtEnd } = chat;
+  const find = (messageId) => document.getElementById(`m-${messageId}`);
 
   // What has changed since the version that the page shows. Its answers alone advance the version; one that fails is
   // asked for again.
@@ -77,27 +104,27 @@ document.addEventListener("DOMContentLoaded", () => {
     wake();
     if (isFetching) return;
     isFetching = true;
-    for (let wait = 1000; isBehind; wait = Math.min(2 * wait, 30000)) {
+    for (let wait = 1000; isBehind && conversation === chat; wait = Math.min(2 * wait, 30000)) {
       isBehind = false;
       const query = `since=${messages.dataset.version}&from=${number(all()[0])}`;
-      const status = await request("GET", `changes?${query}`, { target: messages, swap: UPSERT, isChanges: true });
-      if (status === 404) location.assign("/chats"); // no longer a member
+      const status = await request("GET", `/changes?${query}`, { target: messages, swap: UPSERT, isChanges: true });
+      if (status === 404 && conversation === chat) location.assign("/chats"); // no longer a member
       if (status && status < 500 && status !== 408 && status !== 429) continue;
       isBehind = true;
       await pause(wait);
     }
     isFetching = false;
   };
-  document.addEventListener("chat", (event) => {
-    const [conversation, version] = event.detail.data.split(" ");
-    if (conversation === id && Number(version) > Number(messages.dataset.version)) fetchChanges();
+  on(document, "chat", (event) => {
+    const [changed, version] = event.detail.data.split(" ");
+    if (changed === id && Number(version) > Number(messages.dataset.version)) fetchChanges();
   });
-  document.addEventListener("membership", (event) => { if (event.detail.data === id) fetchChanges(); });
-  ["htmx:sse:after:connection", "poll"].forEach((name) => document.addEventListener(name, fetchChanges));
+  on(document, "membership", (event) => { if (event.detail.data === id) fetchChanges(); });
+  ["htmx:sse:after:connection", "poll"].forEach((name) => on(document, name, fetchChanges));
   // Whoever is blocked, or no longer, is shown differently everywhere.
-  document.addEventListener("friendship", (event) => {
+  on(document, "friendship", (event) => {
     const isShown = messages.querySelector(`[data-author="${CSS.escape(event.detail.data)}"]`);
-    if ("group" in thread.dataset && isShown) location.reload();
+    if (chat.isGroup && isShown) location.reload();
   });
 
   // Screen readers are told of others' new messages.
@@ -112,15 +139,17 @@ document.addEventListener("DOMContentLoaded", () => {
 
   let before = {}; // what the log was like before a swap
   let versionBeforeGap = null; // of the last changes that could be shown, while others that are not loaded follow
-  const focusedMessage = () => document.activeElement?.closest?.("[data-message]");
+  const divider = messages.querySelector("[data-divider=unread]"); // stays while the page is open
+  const firstUnread = divider?.nextElementSibling.id;
   const isOurs = (ctx) => Boolean(ctx.outcome) || (ctx.target instanceof Node && messages.contains(ctx.target));
-  document.addEventListener("htmx:before:swap", (event) => {
+  on(document, "htmx:before:swap", (event) => {
     const { ctx, tasks } = event.detail;
     if (!isOurs(ctx)) return;
     const last = all().at(-1);
     const isLater = laterLink()?.contains(ctx.sourceElement);
-    const anchor = isLater ? { last, top: last.getBoundingClientRect().top } : null;
-    before = { isAtEnd: isAtEnd(), focused: focusedMessage()?.id, anchor };
+    const focused = document.activeElement?.closest?.("[data-message]")?.id;
+    const unsent = [...messages.querySelectorAll(":scope > [data-pending]")];
+    before = { isAtEnd: isAtEnd(), focused, unsent, anchor: isLater ? { last, top: last.getBoundingClientRect().top } : null };
     const incoming = (tasks ?? []).flatMap((task) => [...(task.fragment?.querySelectorAll?.("[data-message]") ?? [])]);
     if (isLater || ctx.sourceElement?.closest?.(".more")) incoming.forEach((message) => document.getElementById(message.id)?.remove());
     if (!ctx.isChanges) return;
@@ -131,16 +160,19 @@ document.addEventListener("DOMContentLoaded", () => {
     if (incoming.some(isBeyond)) versionBeforeGap ??= messages.dataset.version;
     incoming.filter((message) => isBeyond(message) || isEdited(message)).forEach((message) => message.remove());
     announce(news);
-    if (news.length) document.getElementById("typing").textContent = "";
-    if (news.length && !before.isAtEnd) toNewest.hidden = false;
+    if (news.length) document.getElementById("typing").removeAttribute("data-shown");
+    hasNews ||= news.length > 0 && !before.isAtEnd;
+    if (news.length && !document.hasFocus()) playSound();
   });
-  document.addEventListener("htmx:after:swap", (event) => {
+  on(document, "htmx:after:swap", (event) => {
     const { ctx } = event.detail;
     if (!isOurs(ctx)) return;
+    const { anchor, focused, unsent } = before;
     messages.dataset.version = Math.max(messages.dataset.version, document.getElementById("version").dataset.version);
+    messages.append(...unsent.filter((bubble) => !bubble.isConnected));
     all().forEach((message) => document.getElementById(`c-${message.dataset.clientId}`)?.remove());
-    arrange();
-    const { anchor, focused } = before;
+    if (divider && !divider.isConnected) document.getElementById(firstUnread)?.before(divider);
+    arrange(chat);
     if (anchor?.last.isConnected) log.scrollTop += anchor.last.getBoundingClientRect().top - anchor.top;
     else if (before.isAtEnd && ctx.outcome) log.scrollTop = 0;
     if (focused && document.activeElement === document.body) document.getElementById(focused)?.querySelector("[popovertarget]")?.focus();
@@ -149,239 +181,152 @@ document.addEventListener("DOMContentLoaded", () => {
       versionBeforeGap = null;
       fetchChanges();
     }
-    followState();
+    updateJump();
     markRead();
   });
-  toNewest.addEventListener("click", () => {
-    if (laterLink()) location.assign(`${path}?before=${Number.MAX_SAFE_INTEGER}`);
-    log.scrollTop = 0;
-    toNewest.hidden = true;
-  });
 
-  // Whether one can write may change, and the message that one answers may be deleted.
-  const followState = () => {
-    const isReadOnly = document.getElementById("chat-state").hasAttribute("data-read-only");
-    body.readOnly = isReadOnly;
-    composer.querySelector(".btn--primary").disabled = isReadOnly;
-    if (replyTo.value && document.getElementById(`m-${replyTo.value}`)?.hasAttribute("data-deleted")) stopReplying();
+  // Where one was, or others wrote while one read what is above: a button leads there.
+  const jump = document.getElementById("jump");
+  let hasNews = false;
+  let origin = null; // the message from which one went to the one that it quotes
+  const load = (query) => request("GET", `?${query}`, { target: messages, swap: "innerHTML" });
+  const updateJump = () => {
+    if (isAtEnd()) hasNews = false;
+    jump.dataset.shows = (origin && "reply") || (hasNews && "news") || "newest";
+    jump.hidden = !origin && !hasNews && !laterLink() && log.scrollTop > -log.clientHeight;
   };
-
-  // What was on the screen of somebody who is there has been read.
-  const PRESENT_MILLISECONDS = 60000;
-  let readUpTo = Number(messages.dataset.read);
-  let seenUpTo = 0;
-  let readTimer = 0;
-  let activeAt = Date.now();
-  const markRead = () => {
-    const newest = number(all().at(-1));
-    if (newest <= readUpTo && newest <= seenUpTo) return;
-    const isPresent = Date.now() - activeAt < PRESENT_MILLISECONDS;
-    if (document.hidden || !document.hasFocus() || !isPresent || readTimer) return;
-    readTimer = setTimeout(async () => {
-      readTimer = 0;
-      const end = log.getBoundingClientRect().bottom;
-      seenUpTo = number(all().findLast((message) => message.getBoundingClientRect().top < end));
-      if (seenUpTo <= readUpTo) return;
-      const upTo = seenUpTo;
-      if (await request("POST", "read", { values: { message_id: upTo } }) < 300) readUpTo = Math.max(readUpTo, upTo);
-    }, 300);
-  };
-  ["focus", "pointermove", "pointerdown", "keydown"].forEach((name) => window.addEventListener(name, () => {
-    activeAt = Date.now();
-    markRead();
-  }, { passive: true }));
-  log.addEventListener("scroll", () => {
-    if (isAtEnd()) toNewest.hidden = true;
-    markRead();
-  }, { passive: true });
-  document.addEventListener("seen", (event) => {
-    const [conversation, message] = event.detail.data.split(" ");
-    if (conversation !== id) return;
-    all().filter((own) => "own" in own.dataset && number(own) <= Number(message))
-      .forEach((own) => own.querySelector("[data-state]")?.setAttribute("data-state", "read"));
-  });
-
-  // Sending: the text moves from the box into a bubble, which is replaced by the stored message, whichever answer brings
-  // it. One that fails stays, and can be tried again with the same id. One is sent after another.
-  const pending = new Map(); // what is not stored yet, by its bubble
-  let isSending = false;
-  const newClientId = () => [...crypto.getRandomValues(new Uint8Array(12))] // randomUUID is missing without TLS
-    .map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const makeBubble = (clientId, text) => {
-    const bubble = document.createElement("li");
-    bubble.id = `c-${clientId}`;
-    bubble.className = "msg msg--own";
-    bubble.dataset.pending = "";
-    const content = document.createElement("span");
-    content.className = "msg__text";
-    content.dir = "auto";
-    content.textContent = text;
-    bubble.append(content);
-    messages.append(bubble);
-    return bubble;
-  };
-  const fail = (bubble) => {
-    bubble.dataset.pending = "failed";
-    bubble.querySelector(".msg__failed")?.remove();
-    const notice = document.createElement("p");
-    notice.className = "msg__failed";
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "link";
-    button.textContent = thread.dataset.again;
-    button.addEventListener("click", () => {
-      notice.remove();
-      bubble.dataset.pending = "";
-      sendAll();
-    });
-    notice.append(`${thread.dataset.failed} `, button);
-    bubble.append(notice);
-  };
-  // What was refused goes back into the box; beside something else that was typed meanwhile, it stays a bubble.
-  const giveBack = (bubble, message) => {
-    if (body.value) {
-      fail(bubble);
+  const showMessage = async (messageId) => {
+    if (!find(messageId)) await load(`around=${messageId}`);
+    const message = find(messageId);
+    if (!message) {
+      showError(toasts().dataset.notLoaded);
       return;
     }
-    body.value = message.body;
-    replyTo.value = message.reply_to;
-    quoted.hidden = !message.reply_to;
-    pending.delete(bubble);
-    bubble.remove();
-    body.focus();
-  };
-  const sendAll = async () => {
-    if (isSending) return;
-    isSending = true;
-    for (;;) {
-      const [bubble, message] = [...pending].find(([each]) => each.dataset.pending === "") ?? [];
-      if (!bubble) break;
-      bubble.dataset.pending = "sending";
-      const hasGap = laterLink();
-      const swap = { target: messages, swap: hasGap ? "none" : UPSERT };
-      const status = await request("POST", "messages", { values: { ...message, seen: seenUpTo || "", revision }, ...swap });
-      if (status && status < 300) {
-        pending.delete(bubble);
-        bubble.remove();
-        if (hasGap) location.assign(`${path}?before=${Number.MAX_SAFE_INTEGER}`);
-      } else if ([409, 422, 429].includes(status)) {
-        if (status === 409) message.client_id = newClientId();
-        giveBack(bubble, message);
-      } else if (bubble.isConnected) fail(bubble); // unless the changes have brought it
-      else pending.delete(bubble);
-    }
-    isSending = false;
-  };
-  composer.addEventListener("submit", (event) => {
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    if (!body.value.trim() || body.readOnly) return;
-    const message = { csrf_token: token.value, body: body.value, client_id: newClientId(), reply_to: replyTo.value };
-    pending.set(makeBubble(message.client_id, message.body), message);
-    body.value = "";
-    document.getElementById("composer-errors").textContent = "";
-    stopReplying();
-    clearTimeout(draftTimer);
-    revision = nextRevision();
-    log.scrollTop = 0;
-    sendAll();
-  }, true);
-  body.addEventListener("keydown", (event) => {
-    const isEnter = event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
-    if (!isEnter || matchMedia("(pointer: coarse)").matches) return;
-    event.preventDefault();
-    composer.requestSubmit();
-  });
-
-  // Drafts, kept by the server for every device; and by this tab, in case that it is loaded again.
-  const MAX_DRAFT = 4 * Number(body.dataset.max);
-  let revision = Number(composer.dataset.revision);
-  let draftTimer = 0;
-  const nextRevision = () => Math.max(Date.now(), revision + 1);
-  const saveDraft = async (wait = 1000) => {
-    draftTimer = 0;
-    if (body.value.length > MAX_DRAFT) return;
-    revision = nextRevision();
-    const status = await request("POST", "draft", { values: { body: body.value, revision } });
-    if (!status && !draftTimer) draftTimer = setTimeout(saveDraft, wait, Math.min(2 * wait, 30000));
-  };
-  const stored = `chat ${id}`;
-  window.addEventListener("pagehide", () => {
-    if (draftTimer || pending.size) storage?.setItem(stored, JSON.stringify({ text: body.value, unsent: [...pending.values()] }));
-    if (!draftTimer || body.value.length > MAX_DRAFT) return;
-    const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision: nextRevision() });
-    fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});
-  });
-  window.addEventListener("beforeunload", (event) => { if (pending.size) event.preventDefault(); }); // the browser asks
-  const restore = () => {
-    const { text, unsent } = JSON.parse(storage?.getItem(stored) ?? "{}");
-    storage?.removeItem(stored);
-    body.value ||= text ?? "";
-    (unsent ?? []).filter((message) => !messages.querySelector(`[data-client-id="${message.client_id}"]`)).forEach((message) => {
-      const bubble = makeBubble(message.client_id, message.body);
-      pending.set(bubble, { ...message, csrf_token: token.value });
-      fail(bubble);
-    });
-  };
-
-  const TYPING_MILLISECONDS = 4000;
-  let toldAt = 0;
-  let typingTimer = 0;
-  body.addEventListener("input", () => {
-    clearTimeout(draftTimer);
-    draftTimer = setTimeout(saveDraft, 1000);
-    if (!body.value || Date.now() - toldAt < TYPING_MILLISECONDS) return;
-    toldAt = Date.now();
-    request("POST", "typing");
-  });
-  document.addEventListener("typing", (event) => {
-    const [conversation, publicId] = event.detail.data.split(" ");
-    if (conversation !== id) return;
-    const author = messages.querySelector(`[data-author="${CSS.escape(publicId)}"] .msg__author`)?.textContent;
-    const name = "group" in thread.dataset ? author ?? publicId : document.getElementById("h-thread").textContent;
-    const typing = document.getElementById("typing");
-    typing.textContent = typing.dataset.text.replace("{}", name);
-    clearTimeout(typingTimer);
-    typingTimer = setTimeout(() => { typing.textContent = ""; }, TYPING_MILLISECONDS + 1000);
-  });
-
-  // Replies, quoted messages, editing.
-  const quoted = document.getElementById("quoted");
-  const stopReplying = () => { replyTo.value = ""; quoted.hidden = true; };
-  const showMessage = (message) => {
     message.scrollIntoView({ block: "center" });
     message.tabIndex = -1;
     message.focus({ preventScroll: true });
     message.dataset.found = "";
     setTimeout(() => { delete message.dataset.found; }, 2000);
   };
-  thread.addEventListener("click", (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    const reply = event.target.closest("[data-reply]");
-    const quote = event.target.closest("[data-quote]");
-    const found = quote && document.getElementById(`m-${quote.dataset.quote}`);
-    if (!reply && !found && !event.target.closest("[data-no-reply]")) return;
-    event.preventDefault();
-    if (found) {
-      showMessage(found);
-      return;
-    }
-    stopReplying();
-    if (reply) {
-      const message = reply.closest("[data-message]");
-      replyTo.value = message.dataset.message;
-      quoted.querySelector("[data-quoted]").textContent = message.querySelector("[data-body]").textContent;
-      quoted.hidden = false;
-      reply.closest("[popover]")?.hidePopover();
-    }
-    body.focus();
+  chat.showNewest = async () => {
+    origin = null;
+    if (laterLink()) await load(`before=${Number.MAX_SAFE_INTEGER}`);
+    log.scrollTop = 0;
+    updateJump();
+  };
+  on(jump, "click", () => {
+    if (origin) showMessage(origin);
+    else chat.showNewest();
+    origin = null;
+    updateJump();
   });
-  messages.addEventListener("keydown", (event) => {
+  on(messages, "click", (event) => {
+    const quote = event.target.closest("[data-quote]");
+    if (!quote || !window.htmx || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    origin = quote.closest("[data-message]").dataset.message;
+    showMessage(quote.dataset.quote).then(updateJump);
+  });
+
+  // What was on the screen of somebody who is there has been read.
+  const PRESENT_MILLISECONDS = 60000;
+  let readUpTo = Number(messages.dataset.read);
+  let readTimer = 0;
+  let activeAt = Date.now();
+  chat.seenUpTo = 0;
+  const markRead = () => {
+    const newest = number(all().at(-1));
+    if (newest <= readUpTo && newest <= chat.seenUpTo) return;
+    const isPresent = Date.now() - activeAt < PRESENT_MILLISECONDS;
+    if (document.hidden || !document.hasFocus() || !isPresent || readTimer) return;
+    readTimer = setTimeout(async () => {
+      readTimer = 0;
+      const end = log.getBoundingClientRect().bottom;
+      const seen = all().findLast((message) => message.getBoundingClientRect().top < end);
+      chat.seenUpTo = Math.max(chat.seenUpTo, number(seen));
+      if (chat.seenUpTo <= readUpTo || conversation !== chat) return;
+      const upTo = chat.seenUpTo;
+      if (await request("POST", "/read", { values: { message_id: upTo } }) < 300) readUpTo = Math.max(readUpTo, upTo);
+    }, 300);
+  };
+  ["focus", "pointermove", "pointerdown", "keydown"].forEach((name) => on(window, name, () => {
+    activeAt = Date.now();
+    markRead();
+  }, { passive: true }));
+  on(log, "scroll", () => {
+    updateJump();
+    markRead();
+  }, { passive: true });
+  on(document, "seen", (event) => {
+    const [changed, message] = event.detail.data.split(" ");
+    if (changed !== id) return;
+    all().filter((own) => "own" in own.dataset && number(own) <= Number(message))
+      .forEach((own) => own.querySelector("[data-state]")?.setAttribute("data-state", "read"));
+  });
+
+  // The menu of a message opens by its button, with the right mouse button, the menu key, or a long press: when the
+  // button or finger is up, which would close it again.
+  const HOLD_MILLISECONDS = 500;
+  let isDown = false;
+  let held = null; // where the menu is to open
+  let holdTimer = 0;
+  const openMenu = ({ target, clientX, clientY }) => {
+    held = null;
+    const menu = target.closest("[data-message]").querySelector("[popover]");
+    menu.showPopover();
+    const { width, height } = menu.getBoundingClientRect();
+    const [left, top] = [Math.min(clientX, innerWidth - width - 8), Math.min(clientY, innerHeight - height - 8)];
+    Object.assign(menu.style, { positionArea: "none", margin: 0, inset: `${Math.max(top, 8)}px auto auto ${Math.max(left, 8)}px` });
+  };
+  const isOnMenu = ({ target }) => !target.closest("a, textarea, .menu") && target.closest("[data-message]")?.querySelector("[popover]");
+  on(messages, "contextmenu", (event) => {
+    if (!isOnMenu(event) || !getSelection().isCollapsed) return;
+    event.preventDefault();
+    held = event;
+    if (!isDown) openMenu(held);
+  });
+  on(messages, "pointerdown", (event) => {
+    isDown = true;
+    held = null;
+    clearTimeout(holdTimer);
+    if (event.pointerType === "touch" && isOnMenu(event)) holdTimer = setTimeout(() => { held = event; }, HOLD_MILLISECONDS);
+  });
+  on(document, "pointerup", () => {
+    isDown = false;
+    clearTimeout(holdTimer);
+    if (held) setTimeout(openMenu, 0, held);
+  });
+  on(document, "pointercancel", () => { // the log is scrolled
+    isDown = false;
+    held = null;
+    clearTimeout(holdTimer);
+  });
+  on(messages, "toggle", (event) => { if (event.newState === "closed") event.target.removeAttribute("style"); }, { capture: true });
+  on(messages, "click", (event) => {
+    if (!event.target.closest("[data-copy-message]")) return;
+    copyText(event.target.closest("[data-message]").querySelector("[data-body]").textContent);
+    event.target.closest("[popover]").hidePopover();
+  });
+  on(messages, "keydown", (event) => {
     if (event.key === "Escape") event.target.closest("[data-editor]")?.querySelector("[data-cancel]").click();
   });
 
-  restore();
-  arrange();
-  document.getElementById("new")?.scrollIntoView({ block: "start" });
+  arrange(chat);
+  const opensAt = document.querySelector(":target")?.closest("#messages > *") ?? document.getElementById("new");
+  opensAt?.scrollIntoView({ block: "start" });
+  updateJump();
   markRead();
-});
+};
+
+const openConversation = () => {
+  const thread = document.getElementById("thread");
+  if (thread === (conversation?.thread ?? null)) return;
+  conversation?.leave();
+  conversation?.close();
+  conversation = thread && makeConversation(thread);
+  if (!conversation) return;
+  openComposer(conversation);
+  openLog(conversation);
+};
+openConversation();
+document.addEventListener("htmx:after:swap", openConversation); // another one beside the list

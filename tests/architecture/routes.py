@@ -49,6 +49,7 @@ ROUTES = {
     "main.readyz": machine("/readyz"),
     "main.moment_js": machine("/moment.js"),
     "main.favicon": machine("/favicon.ico"),
+    "main.counting_favicon": machine("/favicon/3.svg"),
     # An avatar's name cannot be guessed: whoever was shown it may load it.
     "main.avatar": machine("/avatars/alice/" + "0" * 32 + ".webp", about_bob=(404, 404, 404, 404, 404)),
     "main.home": Route("/", public=True, lists_bob=(True, False, False, False, False)),
@@ -81,6 +82,7 @@ ROUTES = {
     "chat.conversation": Route("/chats/1", status=404),
     "chat.details": Route("/chats/1/details", status=404),
     "chat.changes": Route("/chats/1/changes", page=False),
+    "chat.head": Route("/chats/1/head", page=False),
     "chat.message": Route("/chats/1/messages/1", page=False),
     "chat.edit": Route("/chats/1/messages/1/edit", post=True, status=404),
     **{

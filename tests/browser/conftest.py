@@ -14,7 +14,8 @@ from config import Config
 from noxchat import create_app, friendships
 from noxchat.database import begin_write
 from noxchat.extensions import db
-from tests.conftest import PASSWORD, Browser, Server, act, make_person, settings, skip, wait_until
+from tests.browser.chats import open_conversation
+from tests.conftest import PASSWORD, Browser, Server, act, befriend, make_person, settings, skip, wait_until
 
 numbers = iter(range(1000))
 
@@ -180,3 +181,20 @@ def photo(side=900):
     file = io.BytesIO()
     Image.linear_gradient("L").resize((side, side)).convert("RGB").save(file, "JPEG")
     return {"name": "IMG_0001.JPG", "mimeType": "image/jpeg", "buffer": file.getvalue()}
+
+
+@pytest.fixture
+def two_friends(logged_in_page, site_app):
+    """Return a function that opens pages of two friends, and returns them with the path of their conversation."""
+
+    opened = []
+
+    def open_pages(**options):
+        anna, boris = logged_in_page("Anna", **options), logged_in_page("Boris", **options)
+        opened.extend([anna, boris])
+        befriend(site_app, anna.user, boris.user)
+        return anna, boris, f"/chats/{open_conversation(site_app, anna.user, boris.user)}"
+
+    yield open_pages
+    # htmx itself writes to the console when the network fails.
+    assert [problem for page in opened for problem in page.problems if "htmx:error" not in problem] == []

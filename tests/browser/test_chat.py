@@ -3,72 +3,13 @@
 import pytest
 from playwright.sync_api import expect
 
-from noxchat import conversations, messages, relationships
+from noxchat import conversations, messages
 from noxchat.database import begin_write
 from noxchat.extensions import db
+from tests.browser.chats import fill, menu, message, send, unread, write
 from tests.conftest import befriend
 
 SCRIPTED = pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
-
-
-@pytest.fixture
-def two_friends(logged_in_page, site_app):
-    """Return a function that opens pages of two friends, and returns them with the path of their conversation."""
-
-    opened = []
-
-    def open_pages(**options):
-        anna, boris = logged_in_page("Anna", **options), logged_in_page("Boris", **options)
-        opened.extend([anna, boris])
-        befriend(site_app, anna.user, boris.user)
-        return anna, boris, f"/chats/{open_conversation(site_app, anna.user, boris.user)}"
-
-    yield open_pages
-    # htmx itself writes to the console when the network fails.
-    assert [problem for page in opened for problem in page.problems if "htmx:error" not in problem] == []
-
-
-def open_conversation(site_app, one, other):
-    """Return the id of the conversation of two friends."""
-    with site_app.test_request_context():
-        begin_write(db.session)
-        conversation_id = conversations.open_direct(one, other, relationships.FRIENDS)
-        db.session.commit()
-    return conversation_id
-
-
-def fill(site_app, author, conversation_id, count, prefix="old"):
-    """Have somebody send messages, without the page."""
-    with site_app.test_request_context():
-        begin_write(db.session)
-        for number in range(count):
-            messages.send(author, conversation_id, body=f"{prefix} {number}", client_id=f"{prefix}-{number}")
-        db.session.commit()
-
-
-def write(page, text):
-    page.fill("#body", text)
-    page.press("#body", "Enter")
-
-
-def send(page, text):
-    page.fill("#body", text)
-    page.click("#composer button")
-
-
-def message(page, text):
-    return page.locator(".msg", has=page.locator("[data-body]", has_text=text))
-
-
-def menu(page, text, entry):
-    """Open the menu of a message and press an entry."""
-    message(page, text).hover()
-    message(page, text).locator("[popovertarget]").click()
-    message(page, text).locator(".menu").get_by_text(entry).click()
-
-
-def unread(page):
-    return page.locator("#nav-chats [data-counter=unread]")
 
 
 @SCRIPTED
@@ -321,7 +262,7 @@ def test_newest_messages_are_shown_when_asked_for_and_followed(two_friends, site
     anna.goto(path)
     expect(anna.locator("#new")).to_be_in_viewport()
     write(boris, "far below")
-    anna.locator("#to-newest").click()
+    anna.locator("#jump").click()
     expect(message(anna, "far below")).to_be_in_viewport()
     write(boris, "and further")
     expect(message(anna, "and further")).to_be_in_viewport()
@@ -530,9 +471,9 @@ def test_new_message_while_reading_history_moves_nothing(two_friends, site_app):
     before = text.first.bounding_box()["y"]
     write(boris, "news")
     expect(message(anna, "news")).to_be_attached()
-    expect(anna.locator("#to-newest")).to_be_visible()
+    expect(anna.locator("#jump")).to_be_visible()
     assert abs(text.first.bounding_box()["y"] - before) <= 2
-    anna.click("#to-newest")
+    anna.click("#jump")
     expect(message(anna, "news")).to_be_in_viewport()
 
 

@@ -434,6 +434,7 @@ STATES = {
     "ui/error_notice": {"": dict},
     "ui/preference_switch": {"": lambda: {"next": "/auth/login"}},
     "ui/scripts": {"": dict},
+    "ui/htmx": {"": dict},
     "ui/styles": {"": dict},
     "ui/toast": {
         "ok": lambda: {"text": "<Saved>", "kind": "ok", "subject": "nika"},

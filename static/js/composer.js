@@ -1,0 +1,172 @@
+// The composer of a conversation: sending, replies, drafts, typing. Without this file it is a plain form.
+"use strict";
+
+const newClientId = () => [...crypto.getRandomValues(new Uint8Array(12))] // randomUUID is missing without TLS
+  .map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+const openComposer = (chat) => {
+  const { id, path, thread, log, messages, on, request, laterLink } = chat;
+  const composer = document.getElementById("composer");
+  const { body, reply_to: replyTo, csrf_token: token } = composer.elements;
+  const errors = document.getElementById("composer-errors");
+
+  // Replies. Whether one can write may change, and the message that one answers may be deleted.
+  const quoted = document.getElementById("quoted");
+  const stopReplying = () => { replyTo.value = ""; quoted.hidden = true; };
+  const startReplying = (message) => {
+    replyTo.value = message.dataset.message;
+    quoted.querySelector("[data-quoted]").textContent = message.querySelector("[data-body]").textContent;
+    quoted.hidden = false;
+  };
+  on(thread, "click", (event) => {
+    const reply = event.target.closest("[data-reply]");
+    if (!reply && !event.target.closest("[data-no-reply]")) return;
+    event.preventDefault();
+    reply?.closest("[popover]").hidePopover();
+    if (reply) startReplying(reply.closest("[data-message]"));
+    else stopReplying();
+    body.focus();
+  });
+  on(document, "htmx:after:swap", () => {
+    body.readOnly = document.getElementById("chat-state").hasAttribute("data-read-only");
+    composer.querySelector(".btn--primary").disabled = body.readOnly;
+    if (document.getElementById(`m-${replyTo.value}`)?.hasAttribute("data-deleted")) stopReplying();
+  });
+
+  // Sending: the text moves from the box into a bubble, which is replaced by the stored message, whichever answer brings
+  // it. One that fails stays, and can be tried again with the same id. One is sent after another.
+  const pending = new Map(); // what is not stored yet, by its bubble
+  let isSending = false;
+  const addBubble = (message, state) => {
+    const bubble = document.getElementById("bubble").content.firstElementChild.cloneNode(true);
+    bubble.id = `c-${message.client_id}`;
+    bubble.dataset.pending = state;
+    bubble.querySelector("[data-text]").textContent = message.body;
+    messages.append(bubble);
+    pending.set(bubble, message);
+  };
+  const drop = (bubble) => { pending.delete(bubble); bubble.remove(); };
+  on(messages, "click", (event) => {
+    const bubble = event.target.closest("[data-pending]");
+    if (event.target.closest("[data-discard]")) drop(bubble);
+    if (!event.target.closest("[data-again]")) return;
+    bubble.dataset.pending = "waiting";
+    sendAll();
+  });
+  // What was refused goes back into the box; beside something else that was typed meanwhile, it stays a bubble.
+  const giveBack = (bubble, message) => {
+    if (body.value) {
+      bubble.dataset.pending = "failed";
+      return;
+    }
+    body.value = message.body;
+    replyTo.value = message.reply_to;
+    quoted.hidden = !message.reply_to;
+    drop(bubble);
+    body.focus();
+  };
+  const sendAll = async () => {
+    if (isSending) return;
+    isSending = true;
+    for (;;) {
+      const [bubble, message] = [...pending].find(([each]) => each.dataset.pending === "waiting") ?? [];
+      if (!bubble) break;
+      bubble.dataset.pending = "sending";
+      const hasGap = laterLink();
+      const swap = { target: messages, swap: hasGap || conversation !== chat ? "none" : UPSERT };
+      const status = await request("POST", "/messages", { values: { ...message, seen: chat.seenUpTo || "", revision }, ...swap });
+      if (status && status < 300) {
+        drop(bubble);
+        if (hasGap) chat.showNewest();
+      } else if ([409, 422, 429].includes(status)) {
+        if (status === 409) message.client_id = newClientId();
+        giveBack(bubble, message);
+      } else if (bubble.isConnected) bubble.dataset.pending = "failed"; // unless the changes have brought it
+      else pending.delete(bubble);
+    }
+    isSending = false;
+  };
+  on(composer, "submit", (event) => {
+    if (!window.htmx) return; // it did not arrive, so the form is a plain one
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (!body.value.trim() || body.readOnly) return;
+    addBubble({ csrf_token: token.value, body: body.value, client_id: newClientId(), reply_to: replyTo.value }, "waiting");
+    body.value = "";
+    errors.textContent = "";
+    stopReplying();
+    clearTimeout(draftTimer);
+    isUnsaved = false;
+    revision = nextRevision();
+    log.scrollTop = 0;
+    sendAll();
+  }, { capture: true });
+  on(body, "keydown", (event) => {
+    const isEnter = event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
+    if (!isEnter || matchMedia("(pointer: coarse)").matches) return;
+    event.preventDefault();
+    composer.requestSubmit();
+  });
+
+  // Drafts, kept by the server for every device; and by this tab, in case that it is loaded again.
+  const MAX_DRAFT = 4 * Number(body.dataset.max);
+  let revision = Number(composer.dataset.revision);
+  let isUnsaved = false;
+  let draftTimer = 0;
+  const nextRevision = () => Math.max(Date.now(), revision + 1);
+  const saveDraft = async (wait = 1000) => {
+    if (body.value.length > MAX_DRAFT) return;
+    const text = body.value;
+    revision = nextRevision();
+    const status = await request("POST", "/draft", { values: { body: text, revision } });
+    if (body.value !== text) return; // typed meanwhile, so there is a timer
+    isUnsaved = !status;
+    if (isUnsaved) draftTimer = setTimeout(saveDraft, wait, Math.min(2 * wait, 30000));
+  };
+  const saveSoon = () => {
+    isUnsaved = true;
+    clearTimeout(draftTimer);
+    draftTimer = setTimeout(saveDraft, 1000);
+  };
+  on(body, "input", saveSoon);
+  const stored = `chat ${id}`;
+  chat.leave = () => {
+    clearTimeout(draftTimer);
+    if (isUnsaved) revision = nextRevision();
+    const draft = isUnsaved ? { text: body.value, revision } : {};
+    if (isUnsaved || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));
+    if (!isUnsaved || body.value.length > MAX_DRAFT) return;
+    const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision });
+    fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});
+  };
+  on(window, "pagehide", chat.leave);
+  on(window, "beforeunload", (event) => { if (pending.size) event.preventDefault(); }); // the browser asks
+  const restore = () => {
+    const { text, revision: storedRevision, unsent } = JSON.parse(storage?.getItem(stored) ?? "{}");
+    storage?.removeItem(stored);
+    if (storedRevision > revision) {
+      body.value = text;
+      saveSoon();
+    }
+    (unsent ?? []).filter((message) => !messages.querySelector(`[data-client-id="${message.client_id}"]`))
+      .forEach((message) => addBubble({ ...message, csrf_token: token.value }, "failed"));
+  };
+
+  const TYPING_MILLISECONDS = 5000;
+  const typing = document.getElementById("typing");
+  let typingTimer = 0;
+  on(document, "typing", (event) => {
+    const [changed, publicId] = event.detail.data.split(" ");
+    if (changed !== id) return;
+    const author = messages.querySelector(`[data-author="${CSS.escape(publicId)}"] .msg__author`)?.textContent;
+    const name = chat.isGroup ? author ?? publicId : document.getElementById("h-thread").textContent;
+    const text = typing.querySelector("[data-text]");
+    text.textContent = text.dataset.text.replace("{}", name);
+    typing.toggleAttribute("data-shown", true);
+    clearTimeout(typingTimer);
+    typingTimer = setTimeout(() => typing.removeAttribute("data-shown"), TYPING_MILLISECONDS);
+  });
+
+  restore();
+  if (matchMedia("(hover: hover)").matches && !location.hash) body.focus({ preventScroll: true });
+};
