@@ -469,7 +469,7 @@ Author, Subject = aliased(User), aliased(User)
 
 
 @cache
-def _list(words: int, resumed: bool, limit: int):
+def _list(words: int, resumed: bool, limit: int, *, is_one: bool = False):
     # First a page by time, then what is shown of it: unread messages are counted for those rows only.
     listed = (
         select(Conversation.id, Conversation.last_at)
@@ -477,6 +477,8 @@ def _list(words: int, resumed: bool, limit: int):
         .where(IS_MEMBER)
         .order_by(Conversation.last_at.desc(), Conversation.id.desc())
     )
+    if is_one:
+        listed = listed.where(Conversation.id == CONVERSATION)
     if words:
         listed = listed.outerjoin(Other, and_(Conversation.kind == DIRECT, Other.id == OTHER_ID))
         texts = (Conversation.search_text, Other.search_text)
@@ -550,6 +552,11 @@ def list_conversations(viewer: User, query: Query, cursor: str | None) -> keyset
     rows = db.session.execute(statement, {"viewer": viewer.id, **query.patterns, **position}).all()
     page = keyset.make_page(rows, cursor if after else None, lambda row: (row.last_at.isoformat(), row.id))
     return keyset.Page([_row(viewer, row) for row in page.items], page.next_cursor, page.is_first)
+
+
+def find_row(viewer: User, conversation_id: int) -> ConversationRow:
+    """Return a conversation as the list shows it. Raises NotFound where the viewer is no member."""
+    return _row(viewer, _find(_list(0, False, 1, is_one=True), viewer, conversation_id))
 
 
 def list_newest(viewer: User) -> list[ConversationRow]:

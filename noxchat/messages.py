@@ -375,13 +375,19 @@ def _own_row(view: ConversationView, message_id: int, body: str, client_id: str,
     )
 
 
-def _load(view: ConversationView, ids, **parameters) -> list[MessageRow]:
-    """Return the messages that a select of ids names, oldest first. parameters: of that select."""
+def _with_people(ids):
+    """Return a select of the messages that a select of ids names, oldest first."""
     found = ids.subquery()
-    return _load_rows(view, WITH_PEOPLE.join(found, found.c.id == Message.id), **parameters)
+    return WITH_PEOPLE.join(found, found.c.id == Message.id)
+
+
+def _load(view: ConversationView, ids) -> list[MessageRow]:
+    """Return the messages that a select of ids names, oldest first."""
+    return _load_rows(view, _with_people(ids))
 
 
 def _load_rows(view: ConversationView, statement, **parameters) -> list[MessageRow]:
+    """Return the messages that a select with COLUMNS finds. parameters: of that select."""
     values = {"viewer": view.viewer.id, "hides_blocked": view.is_group, **parameters}
     return [_row(view, row) for row in db.session.execute(statement, values)]
 
@@ -455,6 +461,7 @@ CHANGED_IDS = union(
     select(CHANGED.c.id).where(CHANGED.c.id >= FIRST),
     select(Quoting.id).join(CHANGED, QUOTES_CHANGED).where(Quoting.id >= FIRST),
 )
+CHANGES = _with_people(CHANGED_IDS)  # each open page asks for them after each message, so they are built once
 
 
 def list_changes(view: ConversationView, since: int, first: int) -> list[MessageRow] | None:
@@ -465,7 +472,7 @@ def list_changes(view: ConversationView, since: int, first: int) -> list[Message
     if view.version - since > MAX_CHANGES:
         return None
     first = max(first, view.joined_after + 1)
-    rows = _load(view, CHANGED_IDS, conversation=view.id, since=since, first=first)
+    rows = _load_rows(view, CHANGES, conversation=view.id, since=since, first=first)
     return rows if len(rows) <= MAX_CHANGES else None
 
 

@@ -7,6 +7,7 @@ from flask_login import current_user
 from noxchat import conversations, friendships
 from noxchat.chat import blueprint
 from noxchat.chat.pages import CID, conversation_path, done, list_context, number, show_conversation
+from noxchat.counters import get_counters
 from noxchat.database import begin_write
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
@@ -45,6 +46,14 @@ def head(conversation_id):
     """Show the head of a conversation, whose presence changes without an announcement."""
     view = conversations.find(current_user, conversation_id)
     return changed(render_partial("partials/chat/head.html", view=view, oob=False), back=conversation_path(view.id))
+
+
+@blueprint.route(f"/chats/{CID}/row")
+def row(conversation_id):
+    """Show a conversation as it is in the list now, and the numbers of the navigation."""
+    shown = render_partial("partials/chat/row.html", row=conversations.find_row(current_user, conversation_id))
+    numbers = render_partial("partials/nav/counters.html", counters=get_counters(current_user), unread=True)
+    return changed(shown, numbers, back=conversation_path(conversation_id))
 
 
 @blueprint.route(f"/chats/{CID}/read", methods=["POST"])

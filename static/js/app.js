@@ -87,15 +87,18 @@ const currentPath = () => location.pathname + location.search;
 let listPage = {};
 let wanted = {}; // the detail that was asked for last: its path, and what had the focus
 let shownPath = ""; // of the detail
-const rowLink = (path) => document.querySelector(`.split__list .row__link[href="${CSS.escape(path)}"]`);
+const rowLink = (path) => [...document.querySelectorAll(".split__list .row__link")].find((link) => link.pathname === path);
+const markCurrent = () => {
+  document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
+  rowLink(shownPath)?.setAttribute("aria-current", "true");
+};
 const describeDetail = () => {
   const heading = detail().querySelector("h1");
   const isAddress = isDetail(location.pathname);
   detail().parentElement.toggleAttribute("data-detail", isAddress);
   document.title = isAddress && heading ? `${heading.textContent} · NoxChat` : listPage.title;
   countInTitle();
-  document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
-  rowLink(shownPath)?.setAttribute("aria-current", "true");
+  markCurrent();
 };
 const openDetail = (path, options) => {
   wanted = { path, focused: document.activeElement };
@@ -217,37 +220,52 @@ document.addEventListener("accepted", (event) => {
   fetchOutOfBand(`/u/${event.detail.data}/row`, "", { accepted: 1 });
 });
 
-// What happens in conversations changes the number of unread ones, and their lists.
+// What happens in conversations changes the number of unread ones, and their rows. Of a list that nobody sees, only the
+// number is asked for.
+const changedChats = new Set(); // "" stands for all
+const MAX_ROWS = 5; // more are asked for as a list
 let chatsTimer = 0;
-const updateChats = () => {
+const updateChats = (chat = "") => {
+  changedChats.add(chat);
   chatsTimer ||= setTimeout(() => {
+    const [changed, home, list] = [[...changedChats], document.getElementById("home"), document.querySelector("#chats[data-newest]")];
     chatsTimer = 0;
-    fetchOutOfBand("/counters");
-    const home = document.getElementById("home");
-    const list = document.querySelector("#chats[data-newest]");
+    changedChats.clear();
     if (home) fetchLive("/", "", home, "outerMorph");
-    if (list) updateList(list);
+    const isWhole = changed.includes("") || changed.length > MAX_ROWS;
+    if (list?.checkVisibility() && !isWhole) changed.forEach((each) => updateRow(list, each));
+    else fetchOutOfBand("/counters");
+    if (list?.checkVisibility() && isWhole) updateList(list);
   }, 300);
 };
-// Of a list of which more than the first page is loaded, the rows of the first page move to its beginning.
-const updateList = async (list) => {
-  if (list.children.length <= 21) {
-    fetchLive("/chats", "", document.getElementById("results"), "outerMorph");
-    return;
-  }
-  const first = document.createElement("div");
-  stream().append(first);
-  await fetchLive("/chats", "", first, "innerHTML");
-  [...first.querySelectorAll("[data-chat]")].reverse().forEach((row) => {
-    const old = list.querySelector(`[data-chat="${row.dataset.chat}"]`);
-    const hasFocus = old?.contains(document.activeElement);
-    old?.remove();
-    list.prepend(row);
-    if (hasFocus) row.querySelector("a").focus();
-  });
-  first.remove();
+// Rows are ordered by time. One that is older than what is loaded comes with the next page.
+const placeRow = (list, row) => {
+  const timeOf = (each) => each.querySelector("time").dateTime;
+  const old = list.querySelector(`[data-chat="${row.dataset.chat}"]`);
+  const hasFocus = old?.contains(document.activeElement);
+  old?.remove();
+  const next = [...list.querySelectorAll("[data-chat]")].find((each) => timeOf(each) <= timeOf(row));
+  if (next) next.before(row);
+  else if (!list.querySelector(".more")) list.append(row);
+  if (hasFocus) row.querySelector("a").focus();
 };
-["chat", "unread", "membership"].forEach((name) => document.addEventListener(name, updateChats));
+const fetchRows = async (list, path) => {
+  const received = document.createElement("ul");
+  stream().append(received);
+  await fetchLive(path, "", received, "innerHTML");
+  [...received.querySelectorAll("[data-chat]")].reverse().forEach((row) => placeRow(list, row));
+  received.remove();
+  markCurrent();
+};
+const updateRow = (list, chat) => fetchRows(list, `/chats/${chat}/row`);
+const updateList = (list) => {
+  // Of a list of which more than the first page is loaded, the rows of the first page are placed.
+  if (list.children.length > 21) fetchRows(list, "/chats");
+  else fetchLive("/chats", "", document.getElementById("results"), "outerMorph");
+};
+["chat", "unread"].forEach((name) => document.addEventListener(name, (event) => updateChats(event.detail.data.split(" ")[0])));
+document.addEventListener("membership", () => updateChats());
+matchMedia("(width >= 68.75rem)").addEventListener("change", () => updateChats()); // the list may appear
 // A hidden tab has no stream, but its title counts.
 setInterval(() => { if (document.hidden && stream()) fetchOutOfBand("/counters"); }, 60000);
 
@@ -551,10 +569,7 @@ const countInTitle = () => {
 };
 document.addEventListener("htmx:after:swap", countInTitle);
 
-// A short sound for new messages, where the settings say so: of several tabs, from the first that knows.
-const shared = (() => {
-  try { return window.localStorage; } catch { return undefined; }
-})();
+// A short sound for new messages, where the settings say so.
 const SOUND_SECONDS = 0.4;
 let audio = null;
 let soundEndsAt = 0;
@@ -573,10 +588,21 @@ const playSound = () => {
   tone.start();
   tone.stop(soundEndsAt);
 };
+// Of several tabs that learn of a message, one plays it: the first, or of those at the same moment that with the lowest
+// ticket.
+const tabs = window.BroadcastChannel && new BroadcastChannel("unread");
+const ticket = Math.random();
+let knownUnread = null;
+let soundTimer = 0;
+tabs?.addEventListener("message", ({ data }) => {
+  knownUnread = data.unread;
+  if (data.ticket < ticket) clearTimeout(soundTimer);
+});
 const soundIfMore = (unread) => {
-  const known = Number(shared?.getItem("unread") ?? unread);
-  shared?.setItem("unread", unread);
-  if (unread > known) playSound();
+  if (unread === knownUnread) return;
+  if (unread > (knownUnread ?? unread)) soundTimer = setTimeout(playSound, 100);
+  knownUnread = unread;
+  tabs?.postMessage({ unread, ticket });
 };
 document.addEventListener("change", (event) => {
   if (event.target.name !== "sound") return;

@@ -1,5 +1,5 @@
-// A conversation: its log, which follows what changes, and what one does with messages. Everything works without this
-// file. composer.js has the form below the log.
+// A conversation: its log, which follows what changes. Everything works without this file. composer.js has the form below
+// the log, message_menu.js the menus in it.
 "use strict";
 
 // What can be seen of the conversation that is open, and how to ask the server about it; null without one.
@@ -149,7 +149,8 @@ const openLog = (chat) => {
     const isLater = laterLink()?.contains(ctx.sourceElement);
     const focused = document.activeElement?.closest?.("[data-message]")?.id;
     const unsent = [...messages.querySelectorAll(":scope > [data-pending]")];
-    before = { isAtEnd: isAtEnd(), focused, unsent, anchor: isLater ? { last, top: last.getBoundingClientRect().top } : null };
+    const openedMenu = messages.querySelector(".menu:popover-open");
+    before = { isAtEnd: isAtEnd(), focused, openedMenu, unsent, anchor: isLater ? { last, top: last.getBoundingClientRect().top } : null };
     const incoming = (tasks ?? []).flatMap((task) => [...(task.fragment?.querySelectorAll?.("[data-message]") ?? [])]);
     if (isLater || ctx.sourceElement?.closest?.(".more")) incoming.forEach((message) => document.getElementById(message.id)?.remove());
     if (!ctx.isChanges) return;
@@ -167,7 +168,7 @@ const openLog = (chat) => {
   on(document, "htmx:after:swap", (event) => {
     const { ctx } = event.detail;
     if (!isOurs(ctx)) return;
-    const { anchor, focused, unsent } = before;
+    const { anchor, focused, openedMenu, unsent } = before;
     messages.dataset.version = Math.max(messages.dataset.version, document.getElementById("version").dataset.version);
     messages.append(...unsent.filter((bubble) => !bubble.isConnected));
     all().forEach((message) => document.getElementById(`c-${message.dataset.clientId}`)?.remove());
@@ -176,6 +177,11 @@ const openLog = (chat) => {
     if (anchor?.last.isConnected) log.scrollTop += anchor.last.getBoundingClientRect().top - anchor.top;
     else if (before.isAtEnd && ctx.outcome) log.scrollTop = 0;
     if (focused && document.activeElement === document.body) document.getElementById(focused)?.querySelector("[popovertarget]")?.focus();
+    const menu = openedMenu && !openedMenu.isConnected && document.getElementById(openedMenu.id);
+    if (menu) {
+      menu.style.cssText = openedMenu.style.cssText;
+      menu.showPopover();
+    }
     if (versionBeforeGap !== null && !laterLink()) {
       messages.dataset.version = versionBeforeGap;
       versionBeforeGap = null;
@@ -264,53 +270,6 @@ const openLog = (chat) => {
       .forEach((own) => own.querySelector("[data-state]")?.setAttribute("data-state", "read"));
   });
 
-  // The menu of a message opens by its button, with the right mouse button, the menu key, or a long press: when the
-  // button or finger is up, which would close it again.
-  const HOLD_MILLISECONDS = 500;
-  let isDown = false;
-  let held = null; // where the menu is to open
-  let holdTimer = 0;
-  const openMenu = ({ target, clientX, clientY }) => {
-    held = null;
-    const menu = target.closest("[data-message]").querySelector("[popover]");
-    menu.showPopover();
-    const { width, height } = menu.getBoundingClientRect();
-    const [left, top] = [Math.min(clientX, innerWidth - width - 8), Math.min(clientY, innerHeight - height - 8)];
-    Object.assign(menu.style, { positionArea: "none", margin: 0, inset: `${Math.max(top, 8)}px auto auto ${Math.max(left, 8)}px` });
-  };
-  const isOnMenu = ({ target }) => !target.closest("a, textarea, .menu") && target.closest("[data-message]")?.querySelector("[popover]");
-  on(messages, "contextmenu", (event) => {
-    if (!isOnMenu(event) || !getSelection().isCollapsed) return;
-    event.preventDefault();
-    held = event;
-    if (!isDown) openMenu(held);
-  });
-  on(messages, "pointerdown", (event) => {
-    isDown = true;
-    held = null;
-    clearTimeout(holdTimer);
-    if (event.pointerType === "touch" && isOnMenu(event)) holdTimer = setTimeout(() => { held = event; }, HOLD_MILLISECONDS);
-  });
-  on(document, "pointerup", () => {
-    isDown = false;
-    clearTimeout(holdTimer);
-    if (held) setTimeout(openMenu, 0, held);
-  });
-  on(document, "pointercancel", () => { // the log is scrolled
-    isDown = false;
-    held = null;
-    clearTimeout(holdTimer);
-  });
-  on(messages, "toggle", (event) => { if (event.newState === "closed") event.target.removeAttribute("style"); }, { capture: true });
-  on(messages, "click", (event) => {
-    if (!event.target.closest("[data-copy-message]")) return;
-    copyText(event.target.closest("[data-message]").querySelector("[data-body]").textContent);
-    event.target.closest("[popover]").hidePopover();
-  });
-  on(messages, "keydown", (event) => {
-    if (event.key === "Escape") event.target.closest("[data-editor]")?.querySelector("[data-cancel]").click();
-  });
-
   arrange(chat);
   const opensAt = document.querySelector(":target")?.closest("#messages > *") ?? document.getElementById("new");
   opensAt?.scrollIntoView({ block: "start" });
@@ -327,6 +286,7 @@ const openConversation = () => {
   if (!conversation) return;
   openComposer(conversation);
   openLog(conversation);
+  openMenus(conversation);
 };
 openConversation();
 document.addEventListener("htmx:after:swap", openConversation); // another one beside the list

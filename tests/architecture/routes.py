@@ -82,6 +82,7 @@ ROUTES = {
     "chat.conversation": Route("/chats/1", status=404),
     "chat.details": Route("/chats/1/details", status=404),
     "chat.changes": Route("/chats/1/changes", page=False),
+    "chat.row": Route("/chats/1/row", page=False),
     "chat.head": Route("/chats/1/head", page=False),
     "chat.message": Route("/chats/1/messages/1", page=False),
     "chat.edit": Route("/chats/1/messages/1/edit", post=True, status=404),

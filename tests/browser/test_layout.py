@@ -7,7 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from noxchat import conversations, groups, invitations, messages, relationships
+from noxchat import conversations, groups, invitations, messages, profiles, relationships
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User, blocks
@@ -79,7 +79,7 @@ def talk(site_app, person, friend):
     """Give two people a conversation and a group with the longest texts. Their ids are in person.conversations."""
     with site_app.test_request_context():
         begin_write(db.session)
-        viewer, other = db.session.get(User, person.id), db.session.get(User, friend.id)
+        viewer, other = (profiles.find_by_public_id(one.public_id) for one in (person, friend))
         direct = conversations.open_direct(viewer, other, relationships.FRIENDS)
         group = groups.create(viewer, "W" * 60, [friend.public_id])
         for conversation_id in (direct, group):
