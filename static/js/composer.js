@@ -167,6 +167,14 @@ const openComposer = (chat) => {
     typingTimer = setTimeout(() => typing.removeAttribute("data-shown"), TYPING_MILLISECONDS);
   });
 
+  // iOS lays its keyboard over the page; elsewhere the page becomes smaller (interactive-widget in base.html).
+  const KEYBOARD_HEIGHT = 100; // at least
+  on(visualViewport, "resize", () => {
+    const isCovered = visualViewport.scale === 1 && innerHeight - visualViewport.height > KEYBOARD_HEIGHT;
+    thread.style.blockSize = isCovered ? `${visualViewport.height}px` : "";
+    if (isCovered) scrollTo(0, 0);
+  });
+
   restore();
   if (matchMedia("(hover: hover)").matches && !location.hash) body.focus({ preventScroll: true });
 };

@@ -239,6 +239,19 @@ def test_enter_sends_neither_on_a_phone_nor_while_composing(two_friends):
     phone.close()
 
 
+def test_keyboard_that_is_laid_over_the_page_leaves_the_composer_visible(two_friends):
+    """As on iOS, which this imitates: only the visual viewport becomes smaller."""
+    anna, _boris, path = two_friends(**TOUCH)
+    anna.goto(path)
+    for height, end in ((450, 450), (PHONE["height"], PHONE["height"])):
+        anna.evaluate(
+            "(height) => Object.defineProperty(visualViewport, 'height', { configurable: true, value: height })", height
+        )
+        anna.evaluate("visualViewport.dispatchEvent(new Event('resize'))")
+        box = anna.locator("#composer").bounding_box()
+        assert abs(box["y"] + box["height"] - end) <= 1
+
+
 def test_quoted_message_far_above_and_back(two_friends, site_app):
     anna, boris, path = two_friends()
     chat = conversation_id(path)

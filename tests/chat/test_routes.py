@@ -50,7 +50,45 @@ def test_chat_with_strangers_is_refused_and_former_ones_open(place):
     assert place.browser("A").post("/u/boris/chat").location == f"/chats/{conversation_id}"
 
 
+def test_row_of_a_conversation_is_as_in_the_list(any_place):
+    conversation_id = any_place.group()
+    any_place.send("B", conversation_id, "hello")
+    anna = any_place.browser("A")
+    answer = soup(anna.get(f"/chats/{conversation_id}/row", htmx=True))
+    row = answer.select_one(f"[data-chat='{conversation_id}']")
+    assert row["data-unread"] == "1" and row == soup(anna.get("/chats")).select_one("[data-chat]")
+    assert answer.select_one("#nav-chats [data-counter=unread]").text == "1"
+
+
+def test_page_of_a_conversation_has_the_list_beside_it(any_place):
+    conversation_id, group = any_place.direct(), any_place.group()
+    any_place.send("B", group, "hello")
+    anna = any_place.browser("A")
+    page = soup(anna.get(f"/chats/{conversation_id}"))
+    assert [row["data-chat"] for row in page.select("#chats [data-chat]")] == [str(group), str(conversation_id)]
+    assert page.select_one("#detail #thread") and page.select_one("h1").text == "Boris"
+    beside = soup(anna.get(f"/chats/{conversation_id}", htmx=True, headers={"HX-Target": "div#detail"}))
+    assert beside.select_one("#composer") and not beside.select("[data-chat]")
+    assert not soup(anna.get(f"/chats/{conversation_id}", htmx=True)).select("#composer, [data-chat]")
+
+
 # Sending
+
+
+def test_sent_message_is_shown_as_it_is_stored(any_place):
+    """The answer is made without reading it."""
+    path = f"/chats/{any_place.group()}/messages"
+    anna = any_place.browser("A")
+
+    def shown(answer):
+        (message,) = soup(answer).select("[data-message]")
+        message.select_one("[name=csrf_token]").decompose()
+        return message
+
+    for fields in ({"client_id": "x1"}, {"client_id": "x2", "reply_to": "2"}):
+        sent = shown(anna.post(path, {"body": "see http://nox.example", **fields}, htmx=True))
+        assert sent == shown(anna.get(f"{path}/{sent['data-message']}", htmx=True))
+        assert ("data-quote" in str(sent)) == ("reply_to" in fields)
 
 
 def test_message_is_sent_by_a_plain_form(any_place):
@@ -264,15 +302,15 @@ def test_sending_reads_what_was_on_the_screen(any_place):
 
 def test_more_than_99_unread_are_counted_as_100(any_place):
     conversation_id = any_place.direct()
-    for _number in range(103):
+    for _number in range(messages.MAX_UNREAD_ROWS + 3):
         any_place.send("A", conversation_id)
     boris = any_place.browser("B")
     assert 'data-unread="100"' in boris.get("/chats").text and "99+" in boris.get("/chats").text
     page = soup(boris.get(f"/chats/{conversation_id}"))
     assert [message["data-message"] for message in page.select("[data-message]")][0] == "1"
-    assert len(page.select("[data-message]")) == messages.PAGE_SIZE
+    assert len(page.select("[data-message]")) == messages.MAX_UNREAD_ROWS
     later = boris.get(page.select(".more a")[-1]["href"], htmx=True)
-    assert soup(later).select_one("[data-message]")["data-message"] == str(messages.PAGE_SIZE + 1)
+    assert soup(later).select_one("[data-message]")["data-message"] == str(messages.MAX_UNREAD_ROWS + 1)
 
 
 def test_counter_counts_each_conversation_once_whatever_the_sessions(any_place):
@@ -625,9 +663,12 @@ def test_pages_and_posts_of_conversations_execute_few_statements(any_place):
             assert response.status_code in {200, 303}, path
             assert len(statements) <= most, (path, len(statements), statements)
             assert set(ends) == {"commit"}, path
+            # Only what is to last writes: neither typing nor reading again what was read.
+            writes = [statement for statement in statements if statement.startswith(("INSERT", "UPDATE", "DELETE"))]
+            assert not writes or not path.endswith(("/typing", "/read")), path
         # The answer to htmx shows what was changed.
         for path, fields, most in (
-            (f"/chats/{group}/messages", {"body": "x", "client_id": "t"}, 9),
+            (f"/chats/{group}/messages", {"body": "x", "client_id": "t"}, 7),
             (f"/chats/{group}/mute", {}, 6),
         ):
             statements.clear()

@@ -8,7 +8,14 @@ from tests.chat.conftest import Place
 from tests.conftest import Browser, befriend
 
 # What each route answers to members, others and guests: (status of the page, of the fragment).
-READING = {"": (200, 200), "/details": (200, 200), "/changes?since=0": (303, 200), "/messages/1": (303, 200)}
+READING = {
+    "": (200, 200),
+    "/details": (200, 200),
+    "/changes?since=0": (303, 200),
+    "/messages/1": (303, 200),
+    "/head": (303, 200),
+    "/row": (303, 200),
+}
 WRITING = {
     "/messages": {"body": "x"},
     "/read": {"message_id": "1"},
