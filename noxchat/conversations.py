@@ -244,12 +244,22 @@ def _at_least_up_to(column):
     return case((column < UP_TO, UP_TO), else_=column)
 
 
-SET_READ = (
-    update(Member.__table__)
-    .where(Member.user_id == VIEWER, Member.conversation_id == CONVERSATION)
-    .values(read_up_to=_at_least_up_to(Member.read_up_to))
-)
-SET_READ_AND_SHOWN = SET_READ.values(shown_up_to=_at_least_up_to(Member.shown_up_to))
+SENT_REVISION = bindparam("revision", type_=BIG_ID)
+IS_SENT = Member.draft_revision <= SENT_REVISION  # rather than a text that was typed since
+
+
+@cache
+def _set_read(*, is_shown: bool, is_sending: bool):
+    values = {"read_up_to": _at_least_up_to(Member.read_up_to)}
+    if is_shown:
+        values["shown_up_to"] = _at_least_up_to(Member.shown_up_to)
+    if is_sending:
+        values["draft"] = case((IS_SENT, ""), else_=Member.draft)
+        values["draft_revision"] = case((IS_SENT, SENT_REVISION + 1), else_=Member.draft_revision)
+    mine = and_(Member.user_id == VIEWER, Member.conversation_id == CONVERSATION)
+    return update(Member.__table__).where(mine).values(values)
+
+
 LOCK = select(Conversation.id).where(Conversation.id == CONVERSATION).with_for_update()
 
 
@@ -374,16 +384,19 @@ def read(view: ConversationView, message_id: int):
     announcements.announce_unread(view.id, view.viewer.id)
 
 
-def set_read(view: ConversationView, up_to: int, **values):
+def set_read(view: ConversationView, up_to: int, sent_revision: int | None = None):
     """Set how far the viewer has read, unless they have read more.
 
-    values: other columns of Member that change, in any case.
+    sent_revision: of the draft that the viewer is sending. It is emptied, unless a newer one is kept, and one of that
+    revision that is saved late is ignored.
     """
-    statement = SET_READ
-    if view.shows_seen and view.is_friend and view.other and up_to > view.read_up_to:
-        statement = SET_READ_AND_SHOWN
+    is_shown = bool(view.shows_seen and view.is_friend and view.other and up_to > view.read_up_to)
+    if is_shown and view.other:
         announcements.announce_seen(view.id, up_to, view.other.id)
-    db.session.execute(statement, {"viewer": view.viewer.id, "conversation": view.id, "up_to": up_to, **values})
+    values = {"viewer": view.viewer.id, "conversation": view.id, "up_to": up_to}
+    if sent_revision is not None:
+        values["revision"] = sent_revision
+    db.session.execute(_set_read(is_shown=is_shown, is_sending=sent_revision is not None), values)
 
 
 def save_draft(viewer: User, conversation_id: int, body: str, revision: int):

@@ -95,7 +95,8 @@ def send(
     """Store a message. Returns the conversation and the message; one that is stored already as it is now.
 
     body: as returned by clean_body. client_id: as chosen by the page. reply_to: the message that it answers. seen: the
-    newest that was on the screen; without it, sending reads everything. revision: of the draft that was sent.
+    newest that was on the screen; without it, sending reads everything. revision: of the draft that is sent,
+    0 for whatever is kept.
     Raises NotFound; Conflict when the viewer may not write, or sent another text with this client_id; InvalidInput.
     """
     if not CLIENT_ID.fullmatch(client_id):
@@ -112,9 +113,8 @@ def send(
     sent_at = now()
     message_id = _insert(view, TEXT, body=body, client_id=client_id, reply_to_id=reply_to, created_at=sent_at)
     conversations.bump_version(view, last_message_id=message_id, last_at=now())
-    revision = max(revision, view.draft_revision) + 1  # so that a draft that is saved late is ignored
     read_up_to = message_id if seen is None or seen >= view.last_message_id else seen
-    conversations.set_read(view, read_up_to, draft="", draft_revision=revision)
+    conversations.set_read(view, read_up_to, revision or view.draft_revision)
     if reply_to is not None:
         return view, _find_stored(view, message_id)
     return view, _own_row(view, message_id, body, client_id, sent_at)

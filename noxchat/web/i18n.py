@@ -54,6 +54,7 @@ def script_texts() -> dict[str, str]:
         "broken": _("Something went wrong. Nothing was changed; try again."),
         "not-loaded": _("This could not be loaded. Try again."),
         "not-reached": _("This could not be loaded. Check your connection, then try again."),
+        "discard": _("Leave without saving your changes?"),
         "more": _("The rest could not be loaded. Try again"),
     }
 

@@ -87,7 +87,7 @@ const currentPath = () => location.pathname + location.search;
 let listPage = {};
 let wanted = {}; // the detail that was asked for last: its path, and what had the focus
 let shownPath = ""; // of the detail
-const rowLink = (path) => [...document.querySelectorAll(".split__list .row__link")].find((link) => link.pathname === path);
+const rowLink = (path) => [...document.querySelectorAll(".split__list .row__link")].find((link) => link.pathname === path.split("?")[0]);
 const markCurrent = () => {
   document.querySelector(".split__list [aria-current=true]")?.removeAttribute("aria-current");
   rowLink(shownPath)?.setAttribute("aria-current", "true");
@@ -100,6 +100,8 @@ const describeDetail = () => {
   countInTitle();
   markCurrent();
 };
+// Whether a text is being edited that would be lost.
+const isEditing = () => [...document.querySelectorAll("[data-editor] textarea")].some((text) => text.value !== text.defaultValue);
 const openDetail = (path, options) => {
   wanted = { path, focused: document.activeElement };
   htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, ...options });
@@ -113,6 +115,7 @@ const closeDetail = () => {
   wanted = {};
   shownPath = "";
   detail().innerHTML = listPage.emptyDetail;
+  document.dispatchEvent(new Event("detail-closed")); // for chat.js
   describeDetail();
   if (document.activeElement.matches("input")) return;
   document.activeElement.blur(); // or the browser would reset the focus after going back, if it has not changed
@@ -121,10 +124,11 @@ const closeDetail = () => {
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.(".split a");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  if (event.defaultPrevented || link.matches("[data-next]")) return;
+  if (event.defaultPrevented || link.origin !== location.origin || link.search || link.target) return;
   if (!window.htmx || !isDetail(link.pathname) || !isSplit()) return;
   event.preventDefault();
-  if (link.pathname !== wanted.path) openDetail(link.pathname, { push: "true" });
+  const leaves = !isEditing() || window.confirm(toasts().dataset.discard);
+  if (link.pathname !== wanted.path && leaves) openDetail(link.pathname, { push: "true" });
 });
 // Somebody may have chosen another, or gone back, before an answer came.
 document.addEventListener("htmx:before:response", (event) => {
@@ -157,8 +161,8 @@ document.addEventListener("htmx:after:history:replace", (event) => {
 const restoresDetail = () => Boolean(detail()) && (isDetail(location.pathname) || currentPath() === listPage.path);
 document.addEventListener("htmx:before:history:restore", (event) => { if (restoresDetail()) event.preventDefault(); });
 window.addEventListener("popstate", () => {
-  if (!restoresDetail()) return;
-  if (isDetail(location.pathname)) openDetail(location.pathname);
+  if (!restoresDetail() || currentPath() === shownPath) return; // only the part after # has changed
+  if (isDetail(location.pathname)) openDetail(currentPath());
   else closeDetail();
 });
 const beginList = () => {
@@ -166,7 +170,7 @@ const beginList = () => {
   listPage = isOpen
     ? { path: "/chats", title: `${chats().dataset.title} · NoxChat` }
     : { path: currentPath(), title: document.title, emptyDetail: detail()?.innerHTML };
-  shownPath = isOpen ? location.pathname : "";
+  shownPath = isOpen ? currentPath() : "";
   wanted = { path: shownPath };
   if (isOpen) describeDetail();
   if (history.state?.row && window.htmx) scrollToRow(history.state.row);
@@ -245,8 +249,10 @@ const placeRow = (list, row) => {
   const hasFocus = old?.contains(document.activeElement);
   old?.remove();
   const next = [...list.querySelectorAll("[data-chat]")].find((each) => timeOf(each) <= timeOf(row));
+  const more = list.querySelector(".more");
   if (next) next.before(row);
-  else if (!list.querySelector(".more")) list.append(row);
+  else if (!more) list.append(row);
+  else if (old) more.before(row);
   if (hasFocus) row.querySelector("a").focus();
 };
 const fetchRows = async (list, path) => {
@@ -571,22 +577,24 @@ document.addEventListener("htmx:after:swap", countInTitle);
 
 // A short sound for new messages, where the settings say so.
 const SOUND_SECONDS = 0.4;
+const QUIET_MILLISECONDS = 2000; // one message may be told in two ways
 let audio = null;
-let soundEndsAt = 0;
+let soundedAt = -QUIET_MILLISECONDS;
 const playSound = () => {
   if (!("sound" in root.dataset)) return;
+  if (performance.now() < soundedAt + QUIET_MILLISECONDS) return;
+  soundedAt = performance.now();
   audio ??= new AudioContext();
+  audio.resume(); // browsers suspend it until somebody touches the page
   const now = audio.currentTime;
-  if (now < soundEndsAt) return;
-  soundEndsAt = now + SOUND_SECONDS;
   const [tone, volume] = [audio.createOscillator(), audio.createGain()];
   tone.frequency.setValueAtTime(660, now);
   tone.frequency.setValueAtTime(880, now + 0.1);
   volume.gain.setValueAtTime(0.1, now);
-  volume.gain.exponentialRampToValueAtTime(0.001, soundEndsAt);
+  volume.gain.exponentialRampToValueAtTime(0.001, now + SOUND_SECONDS);
   tone.connect(volume).connect(audio.destination);
   tone.start();
-  tone.stop(soundEndsAt);
+  tone.stop(now + SOUND_SECONDS);
 };
 // Of several tabs that learn of a message, one plays it: the first, or of those at the same moment that with the lowest
 // ticket.

@@ -28,9 +28,10 @@ const makeConversation = (thread) => {
     // Resolves to the status of the answer; 0 where there is none. Each request has a source of its own, since htmx lets
     // only one of an element wait. What is posted is something that the person does.
     request: async (method, suffix, options = {}) => {
+      await loaded;
+      if (!window.htmx) return 0;
       const source = document.body.appendChild(document.createElement("span"));
       const outcome = { status: 0, thread };
-      await loaded;
       await htmx.ajax(method, path + suffix, { source, target: source, swap: "none", live: method === "GET", outcome, ...options });
       source.remove();
       return outcome.status;
@@ -52,7 +53,7 @@ document.addEventListener("htmx:before:response", (event) => {
 // Days, in the reader's time zone, which messages of one person belong together, and which are nothing but emoji.
 const GROUP_MINUTES = 5;
 const EMOJI = (() => {
-  try { return new RegExp("^(\\p{RGI_Emoji}\\s*){1,3}$", "v"); } catch { return /^$/; } // browsers before 2023
+  try { return new RegExp("^(\\p{RGI_Emoji}\\s*){1,3}$", "v"); } catch { return /(?!)/; } // browsers before 2023
 })();
 const dayName = (date) => {
   const language = document.documentElement.lang;
@@ -144,7 +145,8 @@ const openLog = (chat) => {
   const isOurs = (ctx) => Boolean(ctx.outcome) || (ctx.target instanceof Node && messages.contains(ctx.target));
   on(document, "htmx:before:swap", (event) => {
     const { ctx, tasks } = event.detail;
-    if (!isOurs(ctx)) return;
+    ctx.isOfLog = isOurs(ctx); // later its target may be gone
+    if (!ctx.isOfLog) return;
     const last = all().at(-1);
     const isLater = laterLink()?.contains(ctx.sourceElement);
     const focused = document.activeElement?.closest?.("[data-message]")?.id;
@@ -167,11 +169,10 @@ const openLog = (chat) => {
   });
   on(document, "htmx:after:swap", (event) => {
     const { ctx } = event.detail;
-    if (!isOurs(ctx)) return;
+    if (!ctx.isOfLog) return;
     const { anchor, focused, openedMenu, unsent } = before;
     messages.dataset.version = Math.max(messages.dataset.version, document.getElementById("version").dataset.version);
     messages.append(...unsent.filter((bubble) => !bubble.isConnected));
-    all().forEach((message) => document.getElementById(`c-${message.dataset.clientId}`)?.remove());
     if (divider && !divider.isConnected) document.getElementById(firstUnread)?.before(divider);
     arrange(chat);
     if (anchor?.last.isConnected) log.scrollTop += anchor.last.getBoundingClientRect().top - anchor.top;
@@ -252,7 +253,8 @@ const openLog = (chat) => {
       chat.seenUpTo = Math.max(chat.seenUpTo, number(seen));
       if (chat.seenUpTo <= readUpTo || conversation !== chat) return;
       const upTo = chat.seenUpTo;
-      if (await request("POST", "/read", { values: { message_id: upTo } }) < 300) readUpTo = Math.max(readUpTo, upTo);
+      const status = await request("POST", "/read", { values: { message_id: upTo } });
+      if (status && status < 300) readUpTo = Math.max(readUpTo, upTo);
     }, 300);
   };
   ["focus", "pointermove", "pointerdown", "keydown"].forEach((name) => on(window, name, () => {
@@ -284,9 +286,10 @@ const openConversation = () => {
   conversation?.close();
   conversation = thread && makeConversation(thread);
   if (!conversation) return;
-  openComposer(conversation);
   openLog(conversation);
+  openComposer(conversation);
   openMenus(conversation);
 };
 openConversation();
-document.addEventListener("htmx:after:swap", openConversation); // another one beside the list
+["htmx:after:swap", "detail-closed"].forEach((name) => document.addEventListener(name, openConversation)); // beside the list
+loaded.then(() => document.documentElement.toggleAttribute("data-htmx-missing", !window.htmx));

@@ -28,9 +28,11 @@ const openComposer = (chat) => {
     body.focus();
   });
   on(document, "htmx:after:swap", () => {
+    if (!thread.isConnected) return;
     body.readOnly = document.getElementById("chat-state").hasAttribute("data-read-only");
     composer.querySelector(".btn--primary").disabled = body.readOnly;
     if (document.getElementById(`m-${replyTo.value}`)?.hasAttribute("data-deleted")) stopReplying();
+    [...pending].filter(([, message]) => isStored(message)).forEach(([bubble]) => drop(bubble));
   });
 
   // Sending: the text moves from the box into a bubble, which is replaced by the stored message, whichever answer brings
@@ -45,6 +47,7 @@ const openComposer = (chat) => {
     messages.append(bubble);
     pending.set(bubble, message);
   };
+  const isStored = (message) => messages.querySelector(`[data-client-id="${message.client_id}"]`);
   const drop = (bubble) => { pending.delete(bubble); bubble.remove(); };
   on(messages, "click", (event) => {
     const bubble = event.target.closest("[data-pending]");
@@ -63,6 +66,7 @@ const openComposer = (chat) => {
     replyTo.value = message.reply_to;
     quoted.hidden = !message.reply_to;
     drop(bubble);
+    saveSoon();
     body.focus();
   };
   const sendAll = async () => {
@@ -74,7 +78,7 @@ const openComposer = (chat) => {
       bubble.dataset.pending = "sending";
       const hasGap = laterLink();
       const swap = { target: messages, swap: hasGap || conversation !== chat ? "none" : UPSERT };
-      const status = await request("POST", "/messages", { values: { ...message, seen: chat.seenUpTo || "", revision }, ...swap });
+      const status = await request("POST", "/messages", { values: { ...message, seen: chat.seenUpTo || "" }, ...swap });
       if (status && status < 300) {
         drop(bubble);
         if (hasGap) chat.showNewest();
@@ -87,17 +91,18 @@ const openComposer = (chat) => {
     isSending = false;
   };
   on(composer, "submit", (event) => {
+    clearTimeout(draftTimer);
+    isUnsaved = false;
     if (!window.htmx) return; // it did not arrive, so the form is a plain one
     event.preventDefault();
     event.stopImmediatePropagation();
     if (!body.value.trim() || body.readOnly) return;
-    addBubble({ csrf_token: token.value, body: body.value, client_id: newClientId(), reply_to: replyTo.value }, "waiting");
+    revision = nextRevision();
+    const message = { body: body.value, client_id: newClientId(), reply_to: replyTo.value, revision };
+    addBubble({ csrf_token: token.value, ...message }, "waiting");
     body.value = "";
     errors.textContent = "";
     stopReplying();
-    clearTimeout(draftTimer);
-    isUnsaved = false;
-    revision = nextRevision();
     log.scrollTop = 0;
     sendAll();
   }, { capture: true });
@@ -115,12 +120,12 @@ const openComposer = (chat) => {
   let draftTimer = 0;
   const nextRevision = () => Math.max(Date.now(), revision + 1);
   const saveDraft = async (wait = 1000) => {
-    if (body.value.length > MAX_DRAFT) return;
+    if (conversation !== chat || body.value.length > MAX_DRAFT) return;
     const text = body.value;
     revision = nextRevision();
     const status = await request("POST", "/draft", { values: { body: text, revision } });
-    if (body.value !== text) return; // typed meanwhile, so there is a timer
-    isUnsaved = !status;
+    if (conversation !== chat || body.value !== text) return; // left or typed meanwhile: it is saved again
+    isUnsaved = !((status >= 200 && status < 300) || status === 422);
     if (isUnsaved) draftTimer = setTimeout(saveDraft, wait, Math.min(2 * wait, 30000));
   };
   const saveSoon = () => {
@@ -133,23 +138,24 @@ const openComposer = (chat) => {
   chat.leave = () => {
     clearTimeout(draftTimer);
     if (isUnsaved) revision = nextRevision();
-    const draft = isUnsaved ? { text: body.value, revision } : {};
+    const draft = isUnsaved ? { text: body.value, revision, replyTo: replyTo.value } : {};
     if (isUnsaved || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));
     if (!isUnsaved || body.value.length > MAX_DRAFT) return;
     const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision });
     fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});
   };
   on(window, "pagehide", chat.leave);
-  on(window, "beforeunload", (event) => { if (pending.size) event.preventDefault(); }); // the browser asks
+  on(window, "beforeunload", (event) => { if (pending.size || isEditing()) event.preventDefault(); }); // the browser asks
   const restore = () => {
-    const { text, revision: storedRevision, unsent } = JSON.parse(storage?.getItem(stored) ?? "{}");
+    const { text, revision: storedRevision, replyTo: answered, unsent } = JSON.parse(storage?.getItem(stored) ?? "{}");
     storage?.removeItem(stored);
     if (storedRevision > revision) {
       body.value = text;
       saveSoon();
+      const message = document.getElementById(`m-${answered}`);
+      if (message?.querySelector("[data-body]")) startReplying(message);
     }
-    (unsent ?? []).filter((message) => !messages.querySelector(`[data-client-id="${message.client_id}"]`))
-      .forEach((message) => addBubble({ ...message, csrf_token: token.value }, "failed"));
+    (unsent ?? []).filter((message) => !isStored(message)).forEach((message) => addBubble({ ...message, csrf_token: token.value }, "failed"));
   };
 
   const TYPING_MILLISECONDS = 5000;
@@ -176,5 +182,6 @@ const openComposer = (chat) => {
   });
 
   restore();
-  if (matchMedia("(hover: hover)").matches && !location.hash) body.focus({ preventScroll: true });
+  const isFree = [document.body, document.getElementById("h-thread")].includes(document.activeElement);
+  if (isFree && matchMedia("(hover: hover)").matches) body.focus({ preventScroll: true });
 };

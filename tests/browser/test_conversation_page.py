@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from sqlalchemy import func, select, update
 
 from config import Config
-from noxchat import create_app, messages
+from noxchat import create_app, groups, messages
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Message, User
@@ -127,6 +127,91 @@ def test_message_that_fails_after_one_has_left_is_kept(three_friends):
     anna.click("[data-again]")
     expect(message(anna, "on a train")).to_have_count(1)
     expect(anna.locator("[data-pending]")).to_have_count(0)
+
+
+def test_draft_that_is_being_saved_while_one_leaves_is_saved_once(three_friends):
+    """And is not saved again and again over what is typed on another device."""
+    anna, _boris, _clara, with_boris, with_clara = three_friends
+    anna.goto(with_boris)
+    saved = []
+
+    def delay(route):
+        saved.append(route.request.post_data)
+        anna.wait_for_timeout(400)
+        route.continue_()
+
+    anna.route("**/draft", delay)
+    anna.locator("#body").press_sequentially("early")
+    anna.wait_for_timeout(1100)
+    chat_row(anna, with_clara).locator("a").click()
+    expect(anna.locator("#thread h1")).to_contain_text("Clara")
+    anna.wait_for_timeout(4000)
+    assert 1 <= len(saved) <= 2
+    chat_row(anna, with_boris).locator("a").click()
+    expect(anna.locator("#body")).to_have_value("early")
+
+
+def test_older_message_that_is_sent_again_keeps_the_newer_draft(two_friends):
+    anna, _boris, path = two_friends()
+    anna.goto(path)
+    anna.route("**/messages", lambda route: route.abort())
+    write(anna, "older")
+    expect(anna.locator(".msg__failed")).to_be_visible()
+    with anna.expect_response("**/draft"):
+        anna.locator("#body").press_sequentially("newer")
+    anna.unroute("**/messages")
+    anna.click("[data-again]")
+    expect(message(anna, "older")).to_be_visible()
+    other = anna.context.new_page()
+    other.goto(path)
+    expect(other.locator("#body")).to_have_value("newer")
+
+
+def test_links_in_messages_lead_where_they_say(three_friends):
+    anna, boris, _clara, with_boris, _with_clara = three_friends
+    boris.goto(with_boris)
+    write(boris, "see http://other.example/u/anna")
+    anna.goto(with_boris)
+    anna.context.route("http://other.example/**", lambda route: route.fulfill(body="elsewhere"))
+    with anna.context.expect_page() as opened:
+        message(anna, "see").locator("a[target=_blank]").click()
+    assert opened.value.url == "http://other.example/u/anna"
+    assert anna.url.endswith(with_boris)
+
+
+def test_last_row_that_is_loaded_stays_when_it_changes(logged_in_page, site_app):
+    anna = logged_in_page("Anna", viewport=WIDE)
+    for number in range(22):
+        friend = make_person(site_app, f"Row {number}", public_id=f"row-{anna.id}-{number}")
+        befriend(site_app, anna.user, friend)
+        chat = open_conversation(site_app, anna.user, friend)
+        fill(site_app, friend, chat, 1, f"row{number}")
+    anna.goto("/chats")
+    last = anna.locator("#chats [data-chat]").last
+    chat = last.get_attribute("data-chat")
+    assert anna.locator("#chats .more").count() == 1
+    anna.request.post(
+        f"/chats/{chat}/read",
+        form={"message_id": 10**9, "csrf_token": anna.get_attribute("meta[name=csrf-token]", "content")},
+    )
+    row = anna.locator(f"#chats [data-chat='{chat}']")
+    expect(row).not_to_have_attribute("data-unread", "1")
+    expect(row).to_have_count(1)
+
+
+def test_read_message_whose_answer_is_lost_is_read_in_the_end(two_friends):
+    anna, boris, path = two_friends()
+    anna.goto(path)
+    boris.goto(path)
+    fails = {"now": True}
+    anna.route("**/read", lambda route: route.abort() if fails["now"] else route.continue_())
+    write(boris, "hello")
+    expect(message(anna, "hello")).to_be_visible()
+    anna.wait_for_timeout(800)
+    fails["now"] = False
+    anna.mouse.move(400, 400)
+    anna.mouse.move(410, 410)
+    expect(unread(anna)).to_be_hidden()
 
 
 def test_list_and_conversation_without_javascript(three_friends, logged_in_page):
@@ -278,6 +363,25 @@ def test_quoted_message_far_above_and_back(two_friends, site_app):
     expect(message(anna, "meanwhile")).to_be_in_viewport()
     ids = anna.locator("[data-message]").evaluate_all("(rows) => rows.map((row) => Number(row.dataset.message))")
     assert ids == sorted(set(ids))
+
+
+def test_earlier_messages_of_a_group_are_arranged_as_well(logged_in_page, site_app):
+    anna = logged_in_page("Anna")
+    boris = make_person(site_app, "Boris Writer", public_id=f"writer-{anna.id}")
+    befriend(site_app, anna.user, boris)
+    with site_app.test_request_context():
+        begin_write(db.session)
+        chat = groups.create(anna.user, "Owls", [boris.public_id])
+        db.session.commit()
+    fill(site_app, boris, chat, 120)
+    anna.goto(f"/chats/{chat}?before={10**12}")
+    anna.evaluate("() => { document.getElementById('log').scrollTop = -100000; }")
+    expect(message(anna, "old 65").first).to_be_attached()
+    anna.wait_for_timeout(300)
+    assert anna.locator("[data-divider=day]").count() == 1
+    first = anna.locator("#messages > .divider + [data-message]")
+    expect(first).to_have_attribute("data-first", "")
+    expect(first.locator(".msg__author")).to_be_visible()
 
 
 def test_failed_message_can_be_discarded(two_friends):
