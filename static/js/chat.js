@@ -177,7 +177,7 @@ const openLog = (chat) => {
     arrange(chat);
     if (anchor?.last.isConnected) log.scrollTop += anchor.last.getBoundingClientRect().top - anchor.top;
     else if (before.isAtEnd && ctx.outcome) log.scrollTop = 0;
-    if (focused && document.activeElement === document.body) document.getElementById(focused)?.querySelector("[popovertarget]")?.focus();
+    if (focused && document.activeElement === document.body) (document.getElementById(focused)?.querySelector("[popovertarget]") ?? log).focus();
     const menu = openedMenu && !openedMenu.isConnected && document.getElementById(openedMenu.id);
     if (menu) {
       menu.style.cssText = openedMenu.style.cssText;

@@ -33,15 +33,33 @@ const openComposer = (chat) => {
     composer.querySelector(".btn--primary").disabled = body.readOnly;
     if (document.getElementById(`m-${replyTo.value}`)?.hasAttribute("data-deleted")) stopReplying();
     [...pending].filter(([, message]) => isStored(message)).forEach(([bubble]) => drop(bubble));
+    forgetSentElsewhere();
   });
+  // A draft that is on several devices, and was sent from another one.
+  const newestOwn = () => [...messages.querySelectorAll(":scope > [data-own]")].at(-1);
+  let seenOwn = newestOwn()?.id;
+  const forgetSentElsewhere = () => {
+    const own = newestOwn();
+    if (!own || own.id === seenOwn) return;
+    seenOwn = own.id;
+    const isFromHere = sentIds.has(own.dataset.clientId);
+    if (!isFromHere && !isUnsaved && own.querySelector("[data-body]")?.textContent === body.value.trim()) body.value = "";
+  };
 
   // Sending: the text moves from the box into a bubble, which is replaced by the stored message, whichever answer brings
   // it. One that fails stays, and can be tried again with the same id. One is sent after another.
   const pending = new Map(); // what is not stored yet, by its bubble
+  const sentIds = new Set();
+  const toRetry = new Set(); // bubbles that failed since the network or the server was away
   let isSending = false;
   const addBubble = (message, state) => {
     const bubble = document.getElementById("bubble").content.firstElementChild.cloneNode(true);
+    const last = messages.lastElementChild;
+    const isRecent = Date.now() - new Date(last?.dataset.time ?? Date.now()) < GROUP_MINUTES * 60000;
+    bubble.toggleAttribute("data-first", !(isRecent && last?.matches("[data-own], [data-pending]")));
+    bubble.querySelector("[data-time-now]").textContent = shortTime(new Date());
     bubble.id = `c-${message.client_id}`;
+    sentIds.add(message.client_id);
     bubble.dataset.pending = state;
     bubble.querySelector("[data-text]").textContent = message.body;
     messages.append(bubble);
@@ -51,9 +69,17 @@ const openComposer = (chat) => {
   const drop = (bubble) => { pending.delete(bubble); bubble.remove(); };
   on(messages, "click", (event) => {
     const bubble = event.target.closest("[data-pending]");
-    if (event.target.closest("[data-discard]")) drop(bubble);
+    if (event.target.closest("[data-discard]")) {
+      drop(bubble);
+      body.focus();
+    }
     if (!event.target.closest("[data-again]")) return;
     bubble.dataset.pending = "waiting";
+    sendAll();
+  });
+  on(document, "htmx:sse:after:connection", () => {
+    toRetry.forEach((bubble) => { if (bubble.isConnected) bubble.dataset.pending = "waiting"; });
+    toRetry.clear();
     sendAll();
   });
   // What was refused goes back into the box; beside something else that was typed meanwhile, it stays a bubble.
@@ -85,8 +111,10 @@ const openComposer = (chat) => {
       } else if ([409, 422, 429].includes(status)) {
         if (status === 409) message.client_id = newClientId();
         giveBack(bubble, message);
-      } else if (bubble.isConnected) bubble.dataset.pending = "failed"; // unless the changes have brought it
-      else pending.delete(bubble);
+      } else if (bubble.isConnected) { // unless the changes have brought it
+        bubble.dataset.pending = "failed";
+        toRetry.add(bubble);
+      } else pending.delete(bubble);
     }
     isSending = false;
   };
@@ -106,12 +134,14 @@ const openComposer = (chat) => {
     log.scrollTop = 0;
     sendAll();
   }, { capture: true });
-  on(body, "keydown", (event) => {
+  on(thread, "keydown", (event) => {
     const isEnter = event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
-    if (!isEnter || matchMedia("(pointer: coarse)").matches) return;
+    if (!isEnter || !event.target.matches("textarea") || matchMedia("(pointer: coarse)").matches) return;
     event.preventDefault();
-    composer.requestSubmit();
+    event.target.form.requestSubmit();
   });
+  // Or the focus would leave the box, and a phone's keyboard close.
+  on(composer.querySelector(".btn--primary"), "mousedown", (event) => event.preventDefault());
 
   // Drafts, kept by the server for every device; and by this tab, in case that it is loaded again.
   const MAX_DRAFT = 4 * Number(body.dataset.max);
@@ -133,13 +163,16 @@ const openComposer = (chat) => {
     clearTimeout(draftTimer);
     draftTimer = setTimeout(saveDraft, 1000);
   };
-  on(body, "input", saveSoon);
+  on(body, "input", () => {
+    errors.textContent = "";
+    saveSoon();
+  });
   const stored = `chat ${id}`;
   chat.leave = () => {
     clearTimeout(draftTimer);
     if (isUnsaved) revision = nextRevision();
-    const draft = isUnsaved ? { text: body.value, revision, replyTo: replyTo.value } : {};
-    if (isUnsaved || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));
+    const draft = { replyTo: replyTo.value, ...(isUnsaved && { text: body.value, revision }) };
+    if (isUnsaved || replyTo.value || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));
     if (!isUnsaved || body.value.length > MAX_DRAFT) return;
     const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision });
     fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});
@@ -152,9 +185,9 @@ const openComposer = (chat) => {
     if (storedRevision > revision) {
       body.value = text;
       saveSoon();
-      const message = document.getElementById(`m-${answered}`);
-      if (message?.querySelector("[data-body]")) startReplying(message);
     }
+    const message = document.getElementById(`m-${answered}`);
+    if (message?.querySelector("[data-body]")) startReplying(message);
     (unsent ?? []).filter((message) => !isStored(message)).forEach((message) => addBubble({ ...message, csrf_token: token.value }, "failed"));
   };
 

@@ -17,6 +17,7 @@ const openMenus = ({ messages, on }) => {
     const { width, height } = menu.getBoundingClientRect();
     const [left, top] = [Math.min(clientX, innerWidth - width - 8), Math.min(clientY, innerHeight - height - 8)];
     Object.assign(menu.style, { positionArea: "none", margin: 0, inset: `${Math.max(top, 8)}px auto auto ${Math.max(left, 8)}px` });
+    menu.querySelector("a, button").focus();
   };
   const hold = ({ target, clientX, clientY }) => {
     const menu = target.closest("a, textarea, .menu") ? null : target.closest("[data-message]")?.querySelector("[popover]");
@@ -51,6 +52,7 @@ const openMenus = ({ messages, on }) => {
     held = null;
     clearTimeout(holdTimer);
   });
+  on(window, "resize", () => messages.querySelector(".menu:popover-open")?.hidePopover());
   on(messages, "toggle", (event) => { if (event.newState === "closed") event.target.removeAttribute("style"); }, { capture: true });
   on(messages, "click", (event) => {
     if (!event.target.closest("[data-copy-message]")) return;

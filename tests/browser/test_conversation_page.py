@@ -83,6 +83,89 @@ def test_conversations_open_beside_the_list(three_friends):
     expect(chat_row(anna, with_boris).locator("a")).to_have_attribute("aria-current", "true")
 
 
+def test_back_and_forward_at_once_end_where_the_address_says(three_friends):
+    anna, _boris, _clara, with_boris, with_clara = three_friends
+    anna.goto(with_boris)
+    chat_row(anna, with_clara).locator("a").click()
+    expect(anna.locator("#thread h1")).to_contain_text("Clara")
+    for milliseconds in (0, 30, 100, 200):
+        anna.evaluate("(wait) => { history.back(); setTimeout(() => history.forward(), wait); }", milliseconds)
+        anna.wait_for_timeout(1000)
+        name = "Clara" if anna.url.endswith(with_clara) else "Boris"
+        expect(anna.locator("#thread h1")).to_contain_text(name)
+        assert anna.get_attribute("#composer", "action") == f"{anna.url[anna.url.index('/chats') :]}/messages"
+        anna.goto(with_boris)
+        chat_row(anna, with_clara).locator("a").click()
+        expect(anna.locator("#thread h1")).to_contain_text("Clara")
+
+
+def test_search_in_the_list_leaves_the_chat_open(three_friends):
+    anna, _boris, _clara, with_boris, with_clara = three_friends
+    anna.goto(with_boris)
+    anna.fill("#q", "clara")
+    expect(chat_row(anna, with_boris)).to_have_count(0)
+    assert anna.url.endswith(with_boris) and "Boris" in anna.title()
+    chat_row(anna, with_clara).locator("a").click()
+    expect(anna.locator("#thread h1")).to_contain_text("Clara")
+    anna.go_back()
+    expect(anna.locator("#thread h1")).to_contain_text("Boris")
+
+
+def test_draft_that_was_sent_from_another_tab_is_gone(two_friends):
+    anna, boris, path = two_friends()
+    anna.goto(path)
+    with anna.expect_response("**/draft"):
+        anna.locator("#body").press_sequentially("only once")
+    other = anna.context.new_page()
+    other.goto(path)
+    expect(other.locator("#body")).to_have_value("only once")
+    other.press("#body", "Enter")
+    expect(message(anna, "only once")).to_be_visible()
+    expect(anna.locator("#body")).to_have_value("")
+
+
+def test_what_is_answered_and_edited_survives_another_chat(three_friends):
+    anna, _boris, _clara, with_boris, with_clara = three_friends
+    anna.goto(with_boris)
+    write(anna, "a question")
+    menu(anna, "a question", "Reply")
+    anna.locator("#body").press_sequentially("a reply")
+    chat_row(anna, with_clara).locator("a").click()
+    expect(anna.locator("#thread h1")).to_contain_text("Clara")
+    chat_row(anna, with_boris).locator("a").click()
+    expect(anna.locator("#quoted")).to_contain_text("a question")
+    menu(anna, "a question", "Edit")
+    anna.fill("[data-editor] textarea", "a better question")
+    anna.once("dialog", lambda dialog: dialog.dismiss())
+    chat_row(anna, with_clara).locator("a").click()
+    expect(anna.locator("[data-editor] textarea")).to_have_value("a better question")
+    anna.press("[data-editor] textarea", "Enter")
+    expect(message(anna, "a better question").locator("[popovertarget]")).to_be_focused()
+
+
+def test_sending_by_the_button_keeps_the_focus_in_the_box(two_friends):
+    anna, _boris, path = two_friends(**TOUCH)
+    anna.goto(path)
+    anna.locator("#body").tap()
+    anna.keyboard.type("hello")
+    anna.locator("#composer .btn--primary").tap()
+    expect(message(anna, "hello")).to_be_visible()
+    expect(anna.locator("#body")).to_be_focused()
+
+
+def test_messages_that_failed_offline_are_sent_in_order_when_the_network_is_back(two_friends):
+    anna, boris, path = two_friends()
+    anna.goto(path)
+    boris.goto(path)
+    anna.context.set_offline(True)
+    for number in range(3):
+        write(anna, f"offline {number}")
+    expect(anna.locator("[data-pending=failed]")).to_have_count(3)
+    anna.context.set_offline(False)
+    expect(boris.locator("[data-body]")).to_have_text([f"offline {number}" for number in range(3)], timeout=20_000)
+    expect(anna.locator("[data-pending]")).to_have_count(0)
+
+
 def test_conversations_beside_the_list_are_kept_apart(three_friends):
     """What is typed, sent and received belongs to the conversation that it was typed in."""
     anna, boris, clara, with_boris, with_clara = three_friends
@@ -628,8 +711,8 @@ def test_server_that_restarts_loses_nothing(chromium, tmp_path, new_database):
     anna.fill("#body", "half")
     server = Server(tmp_path, uri, port=port)
     try:
-        anna.click("[data-again]")
-        expect(message(anna, "meanwhile")).to_be_visible()
+        # It is sent by itself when the stream is open again.
+        expect(message(anna, "meanwhile")).to_be_visible(timeout=20_000)
         expect(message(boris, "meanwhile")).to_be_visible(timeout=20_000)
         expect(anna.locator("#body")).to_have_value("half")
         write(boris, "after")

@@ -1,0 +1,275 @@
+// Live updates, and what tells of news: numbers, title, icon and sound. Loaded for people who are logged in, after app.js.
+"use strict";
+
+// The address of the page for what belongs to the list.
+const pagePath = () => (detail() ? listPage.path : currentPath());
+
+// Live updates: the event stream says with whom something changed; the fragments are fetched by their ordinary routes.
+const fetchLive = (path, listName, target, swap = "outerHTML", more = {}) => {
+  const query = new URLSearchParams({ list: listName, next: pagePath(), ...more });
+  const term = document.getElementById("q")?.value.trim();
+  if (term) query.set("q", term);
+  return htmx.ajax("GET", `${path}?${query}`, { source: target, target, swap, live: true });
+};
+// For answers that are swapped out of band only. Each request has a source element of its own, since htmx lets only one
+// request of an element wait for another.
+const fetchOutOfBand = (path, listName = "", more = {}) => {
+  const source = document.createElement("span");
+  document.getElementById("stream")?.append(source);
+  fetchLive(path, listName, source, "outerHTML", more).finally(() => source.remove());
+};
+const listOf = (button) => button.querySelector("[name=list]")?.value ?? "";
+const pending = new Set(); // several changes of a person at once are fetched once
+const updateSoon = (publicId) => {
+  if (pending.has(publicId)) return;
+  pending.add(publicId);
+  setTimeout(() => { pending.delete(publicId); updatePerson(publicId); }, 50);
+};
+// On a profile, more than the button depends on how two people are related.
+const updateRelationship = (button) => {
+  const path = `/u/${button.dataset.friend}`;
+  const profile = button.closest("#profile");
+  if (profile) htmx.ajax("GET", path, { source: button, target: profile, swap: "outerMorph", live: true });
+  else fetchLive(`${path}/button`, listOf(button), button);
+};
+const updatePerson = (publicId) => {
+  const buttons = document.querySelectorAll(`[data-friend="${CSS.escape(publicId)}"]`);
+  buttons.forEach((button) => {
+    if (button.querySelector(":disabled")) setTimeout(updateSoon, 300, publicId); // a request of its own is running
+    else updateRelationship(button);
+  });
+  if (buttons.length) return;
+  // Nobody is inserted above a row that somebody may be about to press: a link above the list announces them.
+  const rows = document.querySelector("[data-list]");
+  const count = Number(document.getElementById("newcomers")?.dataset.count ?? 0) + 1;
+  fetchOutOfBand(`/u/${publicId}/row`, rows?.dataset.list, { rows: rows?.children.length ?? 0, count });
+};
+document.addEventListener("friendship", (event) => updateSoon(event.detail.data));
+document.addEventListener("accepted", (event) => {
+  updateSoon(event.detail.data);
+  fetchOutOfBand(`/u/${event.detail.data}/row`, "", { accepted: 1 });
+});
+
+// What happens in conversations changes the number of unread ones, and their rows. Of a list that nobody sees, only the
+// number is asked for.
+const changedChats = new Set(); // "" stands for all
+const MAX_ROWS = 5; // more are asked for as a list
+let chatsTimer = 0;
+const updateChats = (chat = "") => {
+  changedChats.add(chat);
+  chatsTimer ||= setTimeout(() => {
+    const [changed, home, list] = [[...changedChats], document.getElementById("home"), document.querySelector("#chats[data-newest]")];
+    chatsTimer = 0;
+    changedChats.clear();
+    if (home) fetchLive("/", "", home, "outerMorph");
+    const isWhole = changed.includes("") || changed.length > MAX_ROWS;
+    if (list?.checkVisibility() && !isWhole) changed.forEach((each) => updateRow(list, each));
+    else fetchOutOfBand("/counters");
+    if (list?.checkVisibility() && isWhole) updateList(list);
+  }, 300);
+};
+// Rows are ordered by time. One that is older than what is loaded comes with the next page.
+const placeRow = (list, row) => {
+  const timeOf = (each) => each.querySelector("time").dateTime;
+  const old = list.querySelector(`[data-chat="${row.dataset.chat}"]`);
+  const hasFocus = old?.contains(document.activeElement);
+  old?.remove();
+  const next = [...list.querySelectorAll("[data-chat]")].find((each) => timeOf(each) <= timeOf(row));
+  const more = list.querySelector(".more");
+  if (next) next.before(row);
+  else if (!more) list.append(row);
+  else if (old) more.before(row);
+  if (hasFocus) row.querySelector("a").focus();
+};
+const fetchRows = async (list, path) => {
+  const received = document.createElement("ul");
+  stream().append(received);
+  await fetchLive(path, "", received, "innerHTML");
+  [...received.querySelectorAll("[data-chat]")].reverse().forEach((row) => placeRow(list, row));
+  received.remove();
+  markCurrent();
+};
+const updateRow = (list, chat) => fetchRows(list, `/chats/${chat}/row`);
+const updateList = (list) => {
+  // Of a list of which more than the first page is loaded, the rows of the first page are placed.
+  if (list.children.length > 21) fetchRows(list, "/chats");
+  else fetchLive("/chats", "", document.getElementById("results"), "outerMorph");
+};
+["chat", "unread"].forEach((name) => document.addEventListener(name, (event) => updateChats(event.detail.data.split(" ")[0])));
+document.addEventListener("membership", () => updateChats());
+matchMedia("(width >= 68.75rem)").addEventListener("change", () => updateChats()); // the list may appear
+// A hidden tab has no stream, but its title counts.
+setInterval(() => { if (document.hidden && stream()) fetchOutOfBand("/counters"); }, 60000);
+
+// A hidden tab has no stream: a browser opens six connections to a host, which would all be in use.
+const stream = () => document.getElementById("stream");
+document.addEventListener("htmx:before:request", (event) => {
+  if (document.hidden && event.detail.ctx.sourceElement === stream()) event.preventDefault();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && stream() && window.htmx) htmx.trigger(stream(), "reopen");
+});
+
+// When the network is back, the stream is opened again at once: the browser may not know that the line was cut.
+let connection = null;
+document.addEventListener("htmx:sse:before:connection", (event) => { connection = event.detail.connection; });
+window.addEventListener("online", () => {
+  if (!stream() || !window.htmx) return;
+  connection?.reader?.cancel();
+  connection?.delayCanceller?.();
+  htmx.trigger(stream(), "reopen");
+});
+
+// What stands in place of a button after an action stays for some seconds, and until nobody points at it: then the row
+// leaves its list, or the button comes back.
+const DONE_MILLISECONDS = 10000;
+const isInUse = (element) => element.matches(":focus-within") || (matchMedia("(hover: hover)").matches && element.matches(":hover"));
+const whenUnused = (element, done) => {
+  const timer = setInterval(() => {
+    if (element.isConnected && isInUse(element)) return;
+    clearInterval(timer);
+    if (element.isConnected) done();
+  }, DONE_MILLISECONDS);
+};
+const finishDone = () => document.querySelectorAll("[data-done]:not([data-finishing])").forEach((done) => {
+  done.dataset.finishing = "";
+  const row = done.closest("[data-user]");
+  whenUnused(row?.parentElement ?? done, () => {
+    if (!done.isConnected) return; // undone
+    if (document.getElementById("home")) fetchLive("/", "", document.getElementById("home"), "outerMorph");
+    else if (row && "leaves" in done.dataset) row.remove();
+    else updateRelationship(done);
+  });
+});
+document.addEventListener("htmx:after:swap", finishDone);
+
+const leaveDetail = () => {
+  history.replaceState({ htmx: true }, "", listPage.path);
+  closeDetail();
+};
+// A person who may no longer be seen disappears from the page.
+document.addEventListener("htmx:response:error", (event) => {
+  const { live, target, response } = event.detail.ctx;
+  if (!live || response.status !== 404) return;
+  const row = target.closest("[data-user]");
+  if (row?.contains(document.activeElement)) document.getElementById("main").focus();
+  if (row) {
+    row.inert = true;
+    whenUnused(row.parentElement, () => row.remove());
+  } else if (detail()?.contains(target)) leaveDetail();
+  else if (target.closest("#profile")) location.reload();
+  fetchOutOfBand("/counters");
+});
+
+// Without a stream the page polls, each time that it fails to open one.
+const poll = () => {
+  updateChats();
+  document.dispatchEvent(new Event("poll")); // for chat.js
+  const buttons = document.querySelectorAll("#profile [data-friend]");
+  buttons.forEach(updateRelationship);
+  const rows = document.querySelector("#results [data-list]");
+  if (rows && rows.children.length <= 21) {
+    fetchLive(pagePath().split("?")[0], "", document.getElementById("results"), "outerMorph");
+  }
+};
+document.addEventListener("stale", () => {
+  if (detail() && isProfile(location.pathname)) location.assign(listPage.path);
+  else location.reload();
+});
+document.addEventListener("htmx:response:error", (event) => {
+  if (event.detail.ctx.sourceElement?.id === "stream") poll();
+});
+document.addEventListener("htmx:sse:error", (event) => {
+  if (event.detail.status === 401) location.reload(); // logged out, by any tab or device
+  else setTimeout(poll, 1000); // not if the page is only being left
+});
+
+// A button that is swapped or removed loses the focus: it moves to the new button, or to the next row.
+let lostFocus = null;
+let pressed = null; // the person whose button was pressed, and whether on a profile
+document.addEventListener("htmx:before:swap", (event) => {
+  const { sourceElement, live, target } = event.detail.ctx;
+  const button = sourceElement?.closest?.("[data-friend]");
+  if (button && !live) pressed = { publicId: button.dataset.friend, isProfile: Boolean(button.closest("#profile")) };
+  if (!button || (live && !target.contains?.(document.activeElement))) return;
+  const row = button.closest("[data-user]");
+  const rows = row?.parentElement;
+  lostFocus = { publicId: button.dataset.friend, row, rows, index: rows ? [...rows.children].indexOf(row) : 0 };
+});
+// The person may be in the list and in the detail beside it; and on a profile, more than the button changes.
+const updateOthers = () => {
+  if (!pressed) return;
+  const { publicId, isProfile: isOnProfile } = pressed;
+  pressed = null;
+  const buttons = [...document.querySelectorAll(`[data-friend="${CSS.escape(publicId)}"]`)];
+  const isCurrent = (button) => Boolean(button.closest("#profile")) === isOnProfile;
+  const isToUpdate = (button) => (isCurrent(button) ? isOnProfile && !("done" in button.dataset) : true);
+  buttons.filter(isToUpdate).forEach(updateRelationship);
+};
+document.addEventListener("htmx:after:swap", () => {
+  updateOthers();
+  const lost = lostFocus;
+  lostFocus = null;
+  if (!lost || document.activeElement !== document.body) return;
+  const { publicId, row, rows, index } = lost;
+  const newButton = document.querySelector(`[data-friend="${CSS.escape(publicId)}"] :is(button, [tabindex])`);
+  const links = rows && !row.isConnected ? rows.querySelectorAll(".row__link") : [];
+  const next = newButton ?? links[Math.min(index, links.length - 1)];
+  (next ?? document.querySelector("#main h1[tabindex]") ?? document.getElementById("main")).focus();
+});
+
+// The title and the icon of the tab say how many requests and chats wait.
+const waiting = (name) => Number(document.querySelector(`#${name} [data-counter]`)?.textContent ?? 0);
+const countInTitle = () => {
+  const count = waiting("nav-friends") + waiting("nav-chats");
+  const favicon = document.getElementById("favicon");
+  favicon.dataset.plain ??= favicon.href;
+  favicon.href = count ? `/favicon/${Math.min(count, 10)}.svg` : favicon.dataset.plain;
+  document.title = (count ? `(${count}) ` : "") + document.title.replace(/^\(\d+\) /, "");
+  if (meta("tab")) soundIfMore(waiting("nav-chats"));
+};
+document.addEventListener("htmx:after:swap", countInTitle);
+
+// A short sound for new messages, where the settings say so.
+const SOUND_SECONDS = 0.4;
+const QUIET_MILLISECONDS = 2000; // one message may be told in two ways
+let audio = null;
+let soundedAt = -QUIET_MILLISECONDS;
+const playSound = () => {
+  if (!("sound" in root.dataset)) return;
+  if (performance.now() < soundedAt + QUIET_MILLISECONDS) return;
+  soundedAt = performance.now();
+  audio ??= new AudioContext();
+  audio.resume(); // browsers suspend it until somebody touches the page
+  const now = audio.currentTime;
+  const [tone, volume] = [audio.createOscillator(), audio.createGain()];
+  tone.frequency.setValueAtTime(660, now);
+  tone.frequency.setValueAtTime(880, now + 0.1);
+  volume.gain.setValueAtTime(0.1, now);
+  volume.gain.exponentialRampToValueAtTime(0.001, now + SOUND_SECONDS);
+  tone.connect(volume).connect(audio.destination);
+  tone.start();
+  tone.stop(now + SOUND_SECONDS);
+};
+// Of several tabs that learn of a message, one plays it: the first, or of those at the same moment that with the lowest
+// ticket.
+const tabs = window.BroadcastChannel && new BroadcastChannel("unread");
+const ticket = Math.random();
+let knownUnread = null;
+let soundTimer = 0;
+tabs?.addEventListener("message", ({ data }) => {
+  knownUnread = data.unread;
+  if (data.ticket < ticket) clearTimeout(soundTimer);
+});
+const soundIfMore = (unread) => {
+  if (unread === knownUnread) return;
+  if (unread > (knownUnread ?? unread)) soundTimer = setTimeout(playSound, 100);
+  knownUnread = unread;
+  tabs?.postMessage({ unread, ticket });
+};
+document.addEventListener("change", (event) => {
+  if (event.target.name !== "sound") return;
+  root.toggleAttribute("data-sound", event.target.value === "on");
+  playSound();
+});
+document.addEventListener("DOMContentLoaded", countInTitle);
