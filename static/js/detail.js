@@ -90,7 +90,7 @@ document.addEventListener("htmx:after:history:replace", (event) => {
 const restoresDetail = () => Boolean(detail()) && (isDetail(location.pathname) || currentPath() === listPage.path);
 document.addEventListener("htmx:before:history:restore", (event) => { if (restoresDetail()) event.preventDefault(); });
 window.addEventListener("popstate", () => {
-  if (!restoresDetail() || currentPath() === wanted.path) return; // only the part after # has changed
+  if (!restoresDetail() || currentPath() === (wanted.path || listPage.path)) return; // only the part after # has changed
   if (isDetail(location.pathname)) openDetail(currentPath());
   else closeDetail();
 });

@@ -99,6 +99,18 @@ def test_back_and_forward_at_once_end_where_the_address_says(three_friends):
         expect(anna.locator("#thread h1")).to_contain_text("Clara")
 
 
+def test_skip_link_leaves_the_page_as_it_is(two_friends):
+    anna, _boris, path = two_friends(viewport=WIDE)
+    for page in ("/friends", "/chats", path):
+        anna.goto(page)
+        anna.evaluate("document.querySelector('#detail > *').dataset.same = ''")
+        anna.locator(".skip").focus()
+        anna.keyboard.press("Enter")
+        anna.wait_for_timeout(500)
+        assert anna.evaluate("document.activeElement.id") == "main", page
+        assert anna.locator("#detail > [data-same]").count() == 1, page
+
+
 def test_search_in_the_list_leaves_the_chat_open(three_friends):
     anna, _boris, _clara, with_boris, with_clara = three_friends
     anna.goto(with_boris)
