@@ -622,6 +622,17 @@ def serve(tmp_path, new_database):
         server.stop()
 
 
+def find_chromium():
+    """Return the path of Chromium or Chrome; None if there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def browser_cookie(app, person, url):
+    """Log somebody in, and return the session cookie as Playwright wants it."""
+    browser = Browser(app, person)
+    return {"name": browser.cookie_name("SESSION"), "value": browser.cookie("SESSION"), "url": url}
+
+
 class Visitor:
     """A browser without JavaScript that talks to the real server."""
 

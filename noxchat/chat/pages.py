@@ -13,6 +13,7 @@ from noxchat.extensions import db
 from noxchat.messages import MessagePage, MessageRow
 from noxchat.search import Query
 from noxchat.web.htmx import render_partial, show, targets, wants_fragment
+from noxchat.web.people import next_page_url
 
 # In a path: numbers that no table can have are 404.
 CID = "<int(max=2147483647):conversation_id>"
@@ -49,10 +50,9 @@ def list_context(term: str = "", cursor: str | None = None) -> dict:
     term: what is searched for. cursor: of a following page.
     """
     page = conversations.list_conversations(current_user, Query.parse(term), cursor)
-    following = url_for("chat.conversation_list", after=page.next_cursor, q=term or None)
     return {
         "rows": page.items,
-        "next_url": following if page.next_cursor else "",
+        "next_url": next_page_url(page, "chat.conversation_list", q=term or None),
         "term": term,
         "is_first": page.is_first,
         "offers": conversations.list_offers(current_user) if page.is_first and not term else [],
@@ -65,7 +65,7 @@ def find_log(view: ConversationView) -> MessagePage:
     A fragment continues a page in one direction. A page is never empty where there are messages.
     """
     before, after, around = number("before"), number("after"), number("around")
-    is_page = shows_whole()
+    is_page = wants_thread()
     log = None
     if before is not None:
         log = messages.list_newest(view, before)
@@ -83,8 +83,8 @@ def find_quoted(view: ConversationView) -> MessageRow | None:
     return messages.find(view, message_id) if message_id else None
 
 
-def shows_whole() -> bool:
-    """Tell whether more than messages is asked for: a page, or the detail of the page that is open."""
+def wants_thread() -> bool:
+    """Tell whether the whole conversation is asked for: as a page, or as the detail beside the list."""
     return targets("detail") or not wants_fragment()
 
 
@@ -97,7 +97,7 @@ def show_conversation(view: ConversationView, status: int = 200, *, body: str | 
     opens = not {"before", "after", "around"} & set(request.args)
     return show(
         "chat/chats.html",
-        "partials/chat/thread.html" if shows_whole() else "partials/chat/messages.html",
+        "partials/chat/thread.html" if wants_thread() else "partials/chat/messages.html",
         status,
         **({} if wants_fragment() else list_context()),
         view=view,

@@ -20,9 +20,9 @@ def search_term() -> str:
     return request.args.get("q", "").strip()
 
 
-def next_page_url(page: Page, **values) -> str:
-    """Return the URL of the following page of this list; empty at the end."""
-    return url_for(request.endpoint or "", after=page.next_cursor, **values) if page.next_cursor else ""
+def next_page_url(page: Page, endpoint: str = "", **values) -> str:
+    """Return the URL of the following page of a list; empty at the end. endpoint: of the list, by default this one."""
+    return url_for(endpoint or request.endpoint or "", after=page.next_cursor, **values) if page.next_cursor else ""
 
 
 def show_people(template: str, list_name: str, page: Page, rows: list[PersonRow], term: str = "") -> Response:

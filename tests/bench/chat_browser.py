@@ -1,19 +1,18 @@
 """Two friends in Chromium: how soon a text is in the other's page, and what was missed is there. `bin/bench chatbrowser`."""
 
-import shutil
 import statistics
 from contextlib import contextmanager
 
 from playwright.sync_api import sync_playwright
 
 from config import Config
-from noxchat import conversations, create_app, messages, relationships
-from noxchat.database import begin_write
+from noxchat import create_app
 from noxchat.extensions import db
 from tests.bench.chat import KINDS, database
 from tests.bench.chat_load import UNLIMITED
 from tests.bench.databases import say
-from tests.conftest import Browser, Server, befriend, make_person, settings
+from tests.browser.chats import fill, open_conversation
+from tests.conftest import Server, befriend, browser_cookie, find_chromium, make_person, settings
 
 TEXTS, MISSED = 30, 150
 MAX_MILLISECONDS, MAX_MISSED_MILLISECONDS = 150, 1000  # goals of CHAT.md, 6
@@ -39,22 +38,13 @@ def two_pages(kind: str, chromium):
         app.logger.handlers.clear()
         people = [make_person(app, name, f"{name}@nox.example", public_id=name.lower()) for name in ("Anna", "Boris")]
         befriend(app, *people)
-        with app.test_request_context():
-            begin_write(db.session)
-            chat = conversations.open_direct(*people, relationships.FRIENDS)
-            db.session.commit()
+        chat = open_conversation(app, *people)
         server = Server(folder, uri, **UNLIMITED)
         pages = []
         try:
             for person in people:
-                browser = Browser(app, person)
                 context = chromium.new_context(base_url=server.base)
-                cookie = {
-                    "name": browser.cookie_name("SESSION"),
-                    "value": browser.cookie("SESSION"),
-                    "url": server.base,
-                }
-                context.add_cookies([cookie])
+                context.add_cookies([browser_cookie(app, person, server.base)])
                 context.add_init_script(WATCH.replace("MISSED", str(MISSED)))
                 pages.append(context.new_page())
                 pages[-1].goto(f"/chats/{chat}")
@@ -92,11 +82,7 @@ def measure_missed(app, people, pages, chat: int) -> tuple[float, bool]:
     """
     page = pages[0]
     page.context.set_offline(True)
-    with app.test_request_context():
-        begin_write(db.session)
-        for number in range(MISSED):
-            messages.send(people[1], chat, body=f"missed {number}", client_id=f"missed-{number}")
-        db.session.commit()
+    fill(app, people[1], chat, MISSED, "missed")
     page.wait_for_timeout(2000)
     page.evaluate("delete sessionStorage.opened")
     page.context.set_offline(False)
@@ -122,7 +108,7 @@ def measure(kind: str, chromium) -> bool:
 
 def main(*_numbers: int) -> bool:
     """Measure both databases. Returns whether the goals were reached."""
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    executable = find_chromium()
     if not executable:
         print("Chromium is not installed: apt-get install chromium")
         return False

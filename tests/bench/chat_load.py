@@ -19,13 +19,14 @@ from functools import partial
 from sqlalchemy import select, text
 
 from config import Config
-from noxchat import conversations, create_app, groups, relationships
+from noxchat import create_app, groups
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from noxchat.models import Conversation, Message
 from noxchat.models.conversations import TEXT
 from tests.bench.chat import KINDS, database
 from tests.bench.databases import in_background, say
+from tests.browser import chats
 from tests.conftest import Browser, Server, befriend, make_person, settings
 
 WRITERS, SEND_SECONDS, GROUPS = 50, 15, 20
@@ -248,12 +249,11 @@ def race(kind: str, ending: str) -> bool:
 
 def open_conversation(app, owner, writer, ending: str) -> int:
     """Open what the ending ends: a conversation of two for a block, a group of the owner for a removal."""
+    if ending == "block":
+        return chats.open_conversation(app, owner, writer)
     with app.test_request_context():
         begin_write(db.session)
-        if ending == "block":
-            chat = conversations.open_direct(owner, writer, relationships.FRIENDS)
-        else:
-            chat = groups.create(owner, "group", [writer.public_id])
+        chat = groups.create(owner, "group", [writer.public_id])
         db.session.commit()
         return chat
 

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 from email import policy
 from email.parser import BytesParser
 
@@ -15,7 +14,18 @@ from noxchat import create_app, friendships
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from tests.browser.chats import open_conversation
-from tests.conftest import PASSWORD, Browser, Server, act, befriend, make_person, settings, skip, wait_until
+from tests.conftest import (
+    PASSWORD,
+    Server,
+    act,
+    befriend,
+    browser_cookie,
+    find_chromium,
+    make_person,
+    settings,
+    skip,
+    wait_until,
+)
 
 numbers = iter(range(1000))
 
@@ -24,7 +34,7 @@ BUSY = "Transition was aborted"  # what Chromium says when it is too slow to ani
 
 @pytest.fixture(scope="session")
 def chromium():
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    executable = find_chromium()
     if not executable:
         skip("Chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -117,9 +127,7 @@ def logged_in_page(site_app, site, new_page):
             email = f"{public_id}@nox.example"
             person = make_person(site_app, f"{person} {public_id}", email, public_id=public_id)
         page = new_page(**options)
-        browser = Browser(site_app, person)
-        cookie = {"name": browser.cookie_name("SESSION"), "value": browser.cookie("SESSION"), "url": site.base}
-        page.context.add_cookies([cookie])
+        page.context.add_cookies([browser_cookie(site_app, person, site.base)])
         page.user, page.id = person, person.public_id
         return page
 
