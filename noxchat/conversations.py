@@ -249,7 +249,7 @@ IS_SENT = Member.draft_revision <= SENT_REVISION  # rather than a text that was 
 
 
 @cache
-def _set_read(*, is_shown: bool, is_sending: bool):
+def _set_read_statement(*, is_shown: bool, is_sending: bool):
     values = {"read_up_to": _at_least_up_to(Member.read_up_to)}
     if is_shown:
         values["shown_up_to"] = _at_least_up_to(Member.shown_up_to)
@@ -390,13 +390,13 @@ def set_read(view: ConversationView, up_to: int, sent_revision: int | None = Non
     sent_revision: of the draft that the viewer is sending. It is emptied, unless a newer one is kept, and one of that
     revision that is saved late is ignored.
     """
-    is_shown = bool(view.shows_seen and view.is_friend and view.other and up_to > view.read_up_to)
+    is_shown = view.shows_seen and view.is_friend and up_to > view.read_up_to
     if is_shown and view.other:
         announcements.announce_seen(view.id, up_to, view.other.id)
     values = {"viewer": view.viewer.id, "conversation": view.id, "up_to": up_to}
     if sent_revision is not None:
         values["revision"] = sent_revision
-    db.session.execute(_set_read(is_shown=is_shown, is_sending=sent_revision is not None), values)
+    db.session.execute(_set_read_statement(is_shown=is_shown, is_sending=sent_revision is not None), values)
 
 
 def save_draft(viewer: User, conversation_id: int, body: str, revision: int):

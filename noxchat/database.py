@@ -92,23 +92,23 @@ def begin_write(session):
     session.connection(execution_options={"begin": "IMMEDIATE"})
 
 
-MAX_IN_TURN = 2
-_in_turn = threading.BoundedSemaphore(MAX_IN_TURN)
+MAX_CONCURRENT = 2
+_semaphore = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 
 @contextmanager
-def in_turn(seconds: float = 1.0):
-    """Wait until fewer than MAX_IN_TURN others of this process are in this with statement; after some seconds, no more.
+def limited_concurrency(seconds: float = 1.0):
+    """Let MAX_CONCURRENT threads of this process run the with statement at a time; after some seconds, go on anyway.
 
-    For writes that many people make at once. Python executes one thread at a time: more transactions would only take
-    turns with each other, and pages with all of them. Two, so that one works while the other waits for the disk.
+    For writes that many people make at once. Python executes one thread at a time, so more transactions would only
+    compete with each other and with pages. Two, so that one works while the other waits for the disk.
     """
-    has_place = _in_turn.acquire(timeout=seconds)
+    acquired = _semaphore.acquire(timeout=seconds)
     try:
         yield
     finally:
-        if has_place:
-            _in_turn.release()
+        if acquired:
+            _semaphore.release()
 
 
 def try_write(session, change: Callable[[], object], seconds: float = 0.0) -> bool:

@@ -428,15 +428,15 @@ def list_after(view: ConversationView, after: int) -> MessagePage:
     return MessagePage(rows[:PAGE_SIZE], has_older=True, has_newer=len(rows) > PAGE_SIZE)
 
 
-def list_around(view: ConversationView, message_id: int, most: int = PAGE_SIZE) -> MessagePage:
-    """Return up to `most` messages from this on, with some before it: at least CONTEXT, and more where few follow."""
+def list_around(view: ConversationView, message_id: int, limit: int = PAGE_SIZE) -> MessagePage:
+    """Return up to `limit` messages from this on, with some before it: at least CONTEXT, and more where few follow."""
     older = _ids(view).where(Message.id < message_id).order_by(Message.id.desc()).limit(PAGE_SIZE + 1).subquery()
-    newer = _ids(view, message_id).order_by(Message.id).limit(most + 1).subquery()
+    newer = _ids(view, message_id).order_by(Message.id).limit(limit + 1).subquery()
     rows = _load(view, union_all(select(older.c.id), select(newer.c.id)))
     before = [row for row in rows if row.id < message_id]
     after = rows[len(before) :]
     context = max(CONTEXT, PAGE_SIZE - len(after))
-    return MessagePage([*before[-context:], *after[:most]], len(before) > context, len(after) > most)
+    return MessagePage([*before[-context:], *after[:limit]], len(before) > context, len(after) > limit)
 
 
 def list_first_page(view: ConversationView) -> MessagePage:

@@ -19,7 +19,7 @@ from noxchat.chat.pages import (
     show_conversation,
 )
 from noxchat.conversations import ConversationView
-from noxchat.database import begin_write, in_turn
+from noxchat.database import begin_write, limited_concurrency
 from noxchat.exceptions import Conflict, InvalidInput, RateLimited, RuleError
 from noxchat.extensions import db
 from noxchat.messages import MessageRow
@@ -53,7 +53,7 @@ def store_message(conversation_id: int) -> tuple[ConversationView, MessageRow]:
         "seen": number_or_refuse("seen"),
         "revision": number("revision") or 0,
     }
-    with in_turn():
+    with limited_concurrency():
         begin_write(db.session)
         sent = messages.send(current_user, conversation_id, body=body, **fields)
         db.session.commit()

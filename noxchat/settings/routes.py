@@ -49,8 +49,8 @@ def edit_preferences():
     previous_language = preferences.language()
     if current_user.is_authenticated:
         begin_write(db.session)
-        of_account = {name: value for name, value in form.chosen.items() if name in preferences.OF_ACCOUNTS}
-        accounts.set_choices(current_user, of_account)
+        stored = {name: value for name, value in form.chosen.items() if name in preferences.ACCOUNT_PREFERENCES}
+        accounts.set_choices(current_user, stored)
         db.session.commit()
     saved = _("Your choice is saved.") if current_user.is_authenticated else ""
     response = changed(back=safe_path(request.form.get("next")), ok=saved)

@@ -9,7 +9,7 @@ from noxchat.web import cookies
 LANGUAGES = {"en": "English", "ru": "Русский"}
 THEMES = ("auto", "night", "day")
 SOUNDS = ("off", "on")
-OF_ACCOUNTS = ("language", "theme")  # the others are of a browser
+ACCOUNT_PREFERENCES = ("language", "theme")  # stored in the account; the others only in the browser
 
 
 def apply_preferences(user: User):

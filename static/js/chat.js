@@ -44,7 +44,7 @@ document.addEventListener("htmx:after:request", (event) => {
   const { outcome, response } = event.detail.ctx;
   if (outcome) outcome.status = response?.status ?? 0;
 });
-// What comes for a conversation that was left is no part of the one that is open.
+// Responses for a conversation that is no longer open are dropped.
 document.addEventListener("htmx:before:response", (event) => {
   const { outcome } = event.detail.ctx;
   if (outcome && outcome.thread !== conversation?.thread) event.preventDefault();
@@ -282,7 +282,7 @@ const openLog = (chat) => {
 const openConversation = () => {
   const thread = document.getElementById("thread");
   if (thread === (conversation?.thread ?? null)) return;
-  conversation?.leave();
+  conversation?.saveUnsent();
   conversation?.close();
   conversation = thread && makeConversation(thread);
   if (!conversation) return;

@@ -33,12 +33,12 @@ const openComposer = (chat) => {
     composer.querySelector(".btn--primary").disabled = body.readOnly;
     if (document.getElementById(`m-${replyTo.value}`)?.hasAttribute("data-deleted")) stopReplying();
     [...pending].filter(([, message]) => isStored(message)).forEach(([bubble]) => drop(bubble));
-    forgetSentElsewhere();
+    clearDraftSentElsewhere();
   });
   // A draft that is on several devices, and was sent from another one.
   const newestOwn = () => [...messages.querySelectorAll(":scope > [data-own]")].at(-1);
   let seenOwn = newestOwn()?.id;
-  const forgetSentElsewhere = () => {
+  const clearDraftSentElsewhere = () => {
     const own = newestOwn();
     if (!own || own.id === seenOwn) return;
     seenOwn = own.id;
@@ -82,8 +82,8 @@ const openComposer = (chat) => {
     toRetry.clear();
     sendAll();
   });
-  // What was refused goes back into the box; beside something else that was typed meanwhile, it stays a bubble.
-  const giveBack = (bubble, message) => {
+  // A refused message returns to the box, unless something else was typed there: then it stays a failed bubble.
+  const returnToBox = (bubble, message) => {
     if (body.value) {
       bubble.dataset.pending = "failed";
       return;
@@ -110,7 +110,7 @@ const openComposer = (chat) => {
         if (hasGap) chat.showNewest();
       } else if ([409, 422, 429].includes(status)) {
         if (status === 409) message.client_id = newClientId();
-        giveBack(bubble, message);
+        returnToBox(bubble, message);
       } else if (bubble.isConnected) { // unless the changes have brought it
         bubble.dataset.pending = "failed";
         toRetry.add(bubble);
@@ -168,7 +168,7 @@ const openComposer = (chat) => {
     saveSoon();
   });
   const stored = `chat ${id}`;
-  chat.leave = () => {
+  chat.saveUnsent = () => {
     clearTimeout(draftTimer);
     if (isUnsaved) revision = nextRevision();
     const draft = { replyTo: replyTo.value, ...(isUnsaved && { text: body.value, revision }) };
@@ -177,7 +177,7 @@ const openComposer = (chat) => {
     const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision });
     fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});
   };
-  on(window, "pagehide", chat.leave);
+  on(window, "pagehide", chat.saveUnsent);
   on(window, "beforeunload", (event) => { if (pending.size || isEditing()) event.preventDefault(); }); // the browser asks
   const restore = () => {
     const { text, revision: storedRevision, replyTo: answered, unsent } = JSON.parse(storage?.getItem(stored) ?? "{}");
@@ -215,6 +215,6 @@ const openComposer = (chat) => {
   });
 
   restore();
-  const isFree = [document.body, document.getElementById("h-thread")].includes(document.activeElement);
-  if (isFree && matchMedia("(hover: hover)").matches) body.focus({ preventScroll: true });
+  const canFocus = [document.body, document.getElementById("h-thread")].includes(document.activeElement);
+  if (canFocus && matchMedia("(hover: hover)").matches) body.focus({ preventScroll: true });
 };

@@ -226,19 +226,19 @@ const countInTitle = () => {
   favicon.dataset.plain ??= favicon.href;
   favicon.href = count ? `/favicon/${Math.min(count, 10)}.svg` : favicon.dataset.plain;
   document.title = (count ? `(${count}) ` : "") + document.title.replace(/^\(\d+\) /, "");
-  if (meta("tab")) soundIfMore(waiting("nav-chats"));
+  if (meta("tab")) playSoundIfMoreUnread(waiting("nav-chats"));
 };
 document.addEventListener("htmx:after:swap", countInTitle);
 
 // A short sound for new messages, where the settings say so.
 const SOUND_SECONDS = 0.4;
-const QUIET_MILLISECONDS = 2000; // one message may be told in two ways
+const MIN_SOUND_INTERVAL = 2000; // one message may be told in two ways
 let audio = null;
-let soundedAt = -QUIET_MILLISECONDS;
+let lastPlayedAt = -MIN_SOUND_INTERVAL;
 const playSound = () => {
   if (!("sound" in root.dataset)) return;
-  if (performance.now() < soundedAt + QUIET_MILLISECONDS) return;
-  soundedAt = performance.now();
+  if (performance.now() < lastPlayedAt + MIN_SOUND_INTERVAL) return;
+  lastPlayedAt = performance.now();
   audio ??= new AudioContext();
   audio.resume(); // browsers suspend it until somebody touches the page
   const now = audio.currentTime;
@@ -251,21 +251,20 @@ const playSound = () => {
   tone.start();
   tone.stop(now + SOUND_SECONDS);
 };
-// Of several tabs that learn of a message, one plays it: the first, or of those at the same moment that with the lowest
-// ticket.
+// Only one of several tabs plays it: the first to know, or of two at the same moment the one with the lower priority number.
 const tabs = window.BroadcastChannel && new BroadcastChannel("unread");
-const ticket = Math.random();
+const priority = Math.random();
 let knownUnread = null;
 let soundTimer = 0;
 tabs?.addEventListener("message", ({ data }) => {
   knownUnread = data.unread;
-  if (data.ticket < ticket) clearTimeout(soundTimer);
+  if (data.priority < priority) clearTimeout(soundTimer);
 });
-const soundIfMore = (unread) => {
+const playSoundIfMoreUnread = (unread) => {
   if (unread === knownUnread) return;
   if (unread > (knownUnread ?? unread)) soundTimer = setTimeout(playSound, 100);
   knownUnread = unread;
-  tabs?.postMessage({ unread, ticket });
+  tabs?.postMessage({ unread, priority });
 };
 document.addEventListener("change", (event) => {
   if (event.target.name !== "sound") return;

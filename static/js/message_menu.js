@@ -4,13 +4,13 @@
 const openMenus = ({ messages, on }) => {
   // The menu of a message opens by its button, with the right mouse button, the menu key, or a long press: when the
   // button or finger is up, which would close it again.
-  const HOLD_MILLISECONDS = 500;
+  const LONG_PRESS_MILLISECONDS = 500;
   const CLICK_MILLISECONDS = 100; // in which a touch becomes a click
-  let isDown = false;
-  let held = null; // the menu that is to open, and where
-  let holdTimer = 0;
+  let isPointerDown = false;
+  let pendingMenu = null; // opens when the pointer is up: its id and position
+  let longPressTimer = 0;
   const openMenu = ({ id: menuId, clientX, clientY }) => {
-    held = null;
+    pendingMenu = null;
     const menu = document.getElementById(menuId); // the message may have been replaced
     if (!menu || menu.matches(":popover-open")) return;
     menu.showPopover();
@@ -19,38 +19,38 @@ const openMenus = ({ messages, on }) => {
     Object.assign(menu.style, { positionArea: "none", margin: 0, inset: `${Math.max(top, 8)}px auto auto ${Math.max(left, 8)}px` });
     menu.querySelector("a, button").focus();
   };
-  const hold = ({ target, clientX, clientY }) => {
+  const findMenu = ({ target, clientX, clientY }) => {
     const menu = target.closest("a, textarea, .menu") ? null : target.closest("[data-message]")?.querySelector("[popover]");
     return menu && { id: menu.id, clientX, clientY };
   };
   on(messages, "contextmenu", (event) => {
-    const here = getSelection().isCollapsed && hold(event);
+    const here = getSelection().isCollapsed && findMenu(event);
     if (!here) return;
     event.preventDefault();
-    held = here;
-    if (!isDown) openMenu(held);
+    pendingMenu = here;
+    if (!isPointerDown) openMenu(pendingMenu);
   });
   on(messages, "pointerdown", (event) => {
-    isDown = true;
-    held = null;
-    clearTimeout(holdTimer);
-    if (event.pointerType === "touch") holdTimer = setTimeout(() => { held = hold(event); }, HOLD_MILLISECONDS);
+    isPointerDown = true;
+    pendingMenu = null;
+    clearTimeout(longPressTimer);
+    if (event.pointerType === "touch") longPressTimer = setTimeout(() => { pendingMenu = findMenu(event); }, LONG_PRESS_MILLISECONDS);
   });
-  const openHeld = () => { if (held) openMenu(held); };
+  const openPendingMenu = () => { if (pendingMenu) openMenu(pendingMenu); };
   on(document, "pointerup", ({ pointerType }) => {
-    isDown = false;
-    clearTimeout(holdTimer);
-    setTimeout(openHeld, pointerType === "touch" ? CLICK_MILLISECONDS : 0);
+    isPointerDown = false;
+    clearTimeout(longPressTimer);
+    setTimeout(openPendingMenu, pointerType === "touch" ? CLICK_MILLISECONDS : 0);
   });
   on(messages, "click", (event) => {
-    if (!held) return;
+    if (!pendingMenu) return;
     event.preventDefault();
-    openHeld();
+    openPendingMenu();
   }, { capture: true });
   on(document, "pointercancel", () => { // the log is scrolled
-    isDown = false;
-    held = null;
-    clearTimeout(holdTimer);
+    isPointerDown = false;
+    pendingMenu = null;
+    clearTimeout(longPressTimer);
   });
   on(window, "resize", () => messages.querySelector(".menu:popover-open")?.hidePopover());
   on(messages, "toggle", (event) => { if (event.newState === "closed") event.target.removeAttribute("style"); }, { capture: true });

@@ -15,7 +15,7 @@ from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Message, User
 from tests.browser.chats import fill, menu, message, open_conversation, unread, write
-from tests.conftest import Browser, Server, befriend, free_port, make_person, settings
+from tests.conftest import Server, befriend, browser_cookie, free_port, make_person, settings
 
 axe = Axe()
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
@@ -83,7 +83,7 @@ def test_conversations_open_beside_the_list(three_friends):
     expect(chat_row(anna, with_boris).locator("a")).to_have_attribute("aria-current", "true")
 
 
-def test_back_and_forward_at_once_end_where_the_address_says(three_friends):
+def test_rapid_back_and_forward_show_the_conversation_of_the_address(three_friends):
     anna, _boris, _clara, with_boris, with_clara = three_friends
     anna.goto(with_boris)
     chat_row(anna, with_clara).locator("a").click()
@@ -136,7 +136,7 @@ def test_draft_that_was_sent_from_another_tab_is_gone(two_friends):
     expect(anna.locator("#body")).to_have_value("")
 
 
-def test_what_is_answered_and_edited_survives_another_chat(three_friends):
+def test_reply_and_edit_survive_switching_conversations(three_friends):
     anna, _boris, _clara, with_boris, with_clara = three_friends
     anna.goto(with_boris)
     write(anna, "a question")
@@ -178,7 +178,7 @@ def test_messages_that_failed_offline_are_sent_in_order_when_the_network_is_back
     expect(anna.locator("[data-pending]")).to_have_count(0)
 
 
-def test_conversations_beside_the_list_are_kept_apart(three_friends):
+def test_drafts_and_messages_stay_in_their_conversation(three_friends):
     """What is typed, sent and received belongs to the conversation that it was typed in."""
     anna, boris, clara, with_boris, with_clara = three_friends
     boris.goto(with_boris)
@@ -207,7 +207,7 @@ def test_conversations_beside_the_list_are_kept_apart(three_friends):
     expect(message(boris, "for Clara")).to_have_count(0)
 
 
-def test_message_that_fails_after_one_has_left_is_kept(three_friends):
+def test_failed_message_is_kept_when_switching_conversations(three_friends):
     anna, _boris, _clara, with_boris, with_clara = three_friends
     anna.goto(with_boris)
     anna.route("**/messages", lambda route: route.abort())
@@ -224,7 +224,7 @@ def test_message_that_fails_after_one_has_left_is_kept(three_friends):
     expect(anna.locator("[data-pending]")).to_have_count(0)
 
 
-def test_draft_that_is_being_saved_while_one_leaves_is_saved_once(three_friends):
+def test_pending_draft_save_ends_when_switching_conversations(three_friends):
     """And is not saved again and again over what is typed on another device."""
     anna, _boris, _clara, with_boris, with_clara = three_friends
     anna.goto(with_boris)
@@ -262,7 +262,7 @@ def test_older_message_that_is_sent_again_keeps_the_newer_draft(two_friends):
     expect(other.locator("#body")).to_have_value("newer")
 
 
-def test_links_in_messages_lead_where_they_say(three_friends):
+def test_external_links_are_not_opened_beside_the_list(three_friends):
     anna, boris, _clara, with_boris, _with_clara = three_friends
     boris.goto(with_boris)
     write(boris, "see http://other.example/u/anna")
@@ -294,7 +294,7 @@ def test_last_row_that_is_loaded_stays_when_it_changes(logged_in_page, site_app)
     expect(row).to_have_count(1)
 
 
-def test_read_message_whose_answer_is_lost_is_read_in_the_end(two_friends):
+def test_failed_read_receipt_request_is_retried(two_friends):
     anna, boris, path = two_friends()
     anna.goto(path)
     boris.goto(path)
@@ -419,7 +419,7 @@ def test_enter_sends_neither_on_a_phone_nor_while_composing(two_friends):
     phone.close()
 
 
-def test_keyboard_that_is_laid_over_the_page_leaves_the_composer_visible(two_friends):
+def test_composer_stays_visible_above_an_on_screen_keyboard(two_friends):
     """As on iOS, which this imitates: only the visual viewport becomes smaller."""
     anna, _boris, path = two_friends(**TOUCH)
     anna.goto(path)
@@ -460,7 +460,7 @@ def test_quoted_message_far_above_and_back(two_friends, site_app):
     assert ids == sorted(set(ids))
 
 
-def test_earlier_messages_of_a_group_are_arranged_as_well(logged_in_page, site_app):
+def test_earlier_messages_of_a_group_have_dividers_and_authors(logged_in_page, site_app):
     anna = logged_in_page("Anna")
     boris = make_person(site_app, "Boris Writer", public_id=f"writer-{anna.id}")
     befriend(site_app, anna.user, boris)
@@ -563,7 +563,7 @@ def test_edit_form_stays_when_the_message_is_deleted_meanwhile(two_friends):
     expect(anna.locator("[data-editor] textarea")).to_have_value("no typo, but long")
 
 
-def test_hidden_tab_reads_nothing_and_catches_up(two_friends):
+def test_hidden_tab_marks_nothing_as_read_and_catches_up(two_friends):
     anna, boris, path = two_friends()
     anna.goto(path)
     boris.goto(path)
@@ -580,7 +580,7 @@ def test_hidden_tab_reads_nothing_and_catches_up(two_friends):
     expect(unread(other)).to_be_hidden()
 
 
-def test_nothing_is_read_by_somebody_who_has_left_the_desk(two_friends):
+def test_messages_are_not_marked_as_read_while_the_user_is_idle(two_friends):
     anna, boris, path = two_friends()
     anna.clock.install()
     anna.goto(path)
@@ -600,7 +600,7 @@ def test_nothing_is_read_by_somebody_who_has_left_the_desk(two_friends):
     expect(unread(other)).to_be_hidden()
 
 
-def test_head_follows_the_presence_of_the_other(two_friends, site_app):
+def test_head_shows_that_the_other_has_come_online(two_friends, site_app):
     anna, boris, path = two_friends()
     anna.clock.install()
     anna.goto(path)
@@ -642,7 +642,7 @@ def test_more_than_a_hundred_missed_messages_are_there_once_and_in_order(two_fri
 
 
 @pytest.mark.parametrize("viewport", [PHONE, WIDE], ids=["phone", "desktop"])
-def test_nothing_jumps(two_friends, site_app, viewport):
+def test_layout_shift_stays_below_the_limit(two_friends, site_app, viewport):
     anna, boris, path = two_friends(viewport=viewport)
     fill(site_app, anna.user, conversation_id(path), 45)
     boris.context.add_init_script(WATCH_SHIFTS)
@@ -695,7 +695,7 @@ def test_conversation_in_all_its_states_is_accessible(two_friends, site_app, lan
     assert anna.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_server_that_restarts_loses_nothing(chromium, tmp_path, new_database):
+def test_open_pages_recover_after_a_server_restart(chromium, tmp_path, new_database):
     """An open page goes on by itself."""
     uri, port = new_database("sqlite"), free_port()
     server = Server(tmp_path, uri, port=port)
@@ -705,11 +705,8 @@ def test_server_that_restarts_loses_nothing(chromium, tmp_path, new_database):
     path = f"/chats/{open_conversation(app, *people)}"
     pages = []
     for person in people:
-        browser = Browser(app, person)
         context = chromium.new_context(base_url=server.base, locale="en-US")
-        context.add_cookies(
-            [{"name": browser.cookie_name("SESSION"), "value": browser.cookie("SESSION"), "url": server.base}]
-        )
+        context.add_cookies([browser_cookie(app, person, server.base)])
         pages.append(context.new_page())
         pages[-1].goto(path)
     anna, boris = pages

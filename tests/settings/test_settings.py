@@ -60,3 +60,15 @@ def test_account_deletion(any_app, htmx):
     assert at_bob.get("/u/alice").status_code == 404
     assert Browser(any_app).log_in("alice").status_code == 422
     assert 'data-user="alice"' not in at_bob.get("/").text
+
+
+@pytest.mark.parametrize("htmx", [False, True])
+def test_sound_is_stored_in_the_browser_only(alice_browser, app, alice, htmx):
+    assert "data-sound" not in alice_browser.get("/settings").text
+    answer = alice_browser.post("/settings/look", {"sound": "on", "next": "/settings"}, htmx=htmx)
+    assert answer.status_code == (200 if htmx else 303)
+    assert "data-sound" in alice_browser.get("/settings").text
+    assert "data-sound" not in Browser(app, alice).get("/settings").text
+    assert alice_browser.post("/settings/look", {"sound": "loud"}, htmx=htmx).status_code == 422
+    assert alice_browser.post("/settings/look", {"sound": "off"}, token="stale", htmx=htmx).status_code == 400
+    assert "data-sound" in alice_browser.get("/settings").text
