@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from string import ascii_lowercase
 from typing import Protocol
 
 from flask_babel import gettext as _
@@ -39,7 +40,8 @@ def public_id_taken(public_id: str) -> InvalidInput:
 
 def _free_variants(value: str, clean: Callable[[str], str], column, to_key: Callable[[str], str]) -> list[str]:
     """Return up to MAX_SUGGESTIONS values like one that is taken: cleaned, and with a key that no row has."""
-    ends = [*"23456789", *(str(10 + secrets.randbelow(990)) for _again in range(4))]
+    numbers = [*"23456789", *(str(10 + secrets.randbelow(990)) for _again in range(4))]
+    ends = [f"_{secrets.choice(ascii_lowercase)}", *numbers]
     variants: dict[str, str] = {}
     for end in ends:
         with suppress(InvalidInput):

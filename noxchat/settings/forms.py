@@ -146,7 +146,8 @@ class EmailForm(ConfirmedForm):
     def validate(self, *args, **kwargs) -> bool:
         """Validate the fields, and that the address is another one, unless that takes back a change."""
         is_valid = super().validate(*args, **kwargs)
-        if is_valid and not self.user.unconfirmed_email and email_key(self.cleaned["email"]) == self.user.email_key:
+        email = self.cleaned.get("email")
+        if email and not self.user.unconfirmed_email and email_key(email) == self.user.email_key:
             self.with_error(InvalidInput(_("This is already your address."), "email"))
             return False
         return is_valid

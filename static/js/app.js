@@ -165,18 +165,24 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("htmx:after:swap", showScripted);
 
-// Another language or theme loads a visitor's page again. What was typed there stays, except for passwords.
-const typedInputs = () => document.querySelectorAll("main form:not(.look) input[type=text]");
+// Another language or theme loads a visitor's page again. What was typed there stays, except for passwords, shown or not.
+const typedInputs = () => document.querySelectorAll(
+  "main form:not(.look) :is(input[type=text]:not([autocomplete$=-password]), input[type=checkbox])[id]",
+);
 document.addEventListener("submit", (event) => {
   if (!event.target.matches(".look")) return;
-  const typed = Array.from(typedInputs(), ({ id, value }) => [id, value]);
+  const typed = Object.fromEntries(Array.from(typedInputs(), ({ id, value, checked }) => [id, { value, checked }]));
   storage?.setItem("typed", JSON.stringify({ path: location.pathname, typed }));
 });
 const restoreTyped = () => {
   const { path, typed } = JSON.parse(storage?.getItem("typed") ?? "{}");
   storage?.removeItem("typed");
   if (path !== location.pathname) return;
-  typed.forEach(([id, value]) => { document.getElementById(id).value ||= value; });
+  for (const input of typedInputs()) {
+    const { value, checked } = typed[input.id] ?? input;
+    if (input.type === "checkbox") input.checked = checked;
+    else input.value ||= value;
+  }
 };
 
 // A value that is free in place of one that is taken.

@@ -469,6 +469,7 @@ def test_holder_who_deletes_the_account_meanwhile_is_no_error(make_app, monkeypa
         ({"email": "new@nox.example", "password": "wrong wrong 1"}, 422, "not your password"),
         ({"email": "OLD@nox.example", "password": PASSWORD}, 422, "already your address"),
         ({"email": "nonsense", "password": "wrong wrong 1"}, 422, "2 fields need another look"),
+        ({"email": "old@nox.example", "password": "wrong wrong 1"}, 422, "2 fields need another look"),
     ],
 )
 @pytest.mark.parametrize("htmx", [False, True])

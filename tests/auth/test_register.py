@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from noxchat import passwords, throttle
 from noxchat.extensions import db
 from noxchat.models import QueuedEmail, User
-from tests.conftest import PASSWORD, Browser, make_person
+from tests.conftest import DATABASES, PASSWORD, Browser, make_person
 
 MILA = {"username": "Mila", "email": "mila@nox.example", "password": PASSWORD, "password2": PASSWORD}
 
@@ -122,6 +122,7 @@ def test_free_names_are_offered_instead_of_a_taken_one(any_app, name):
     answer = Browser(any_app).post("/auth/register", {**MILA, "username": name})
     offered = [button.text for button in BeautifulSoup(answer.text, "html.parser").select("[data-fill=username]")]
     assert len(set(offered)) == 3 and f"{name[:31]}2" not in offered
+    assert re.search(r"_[a-z]$", offered[0])
     for number, offer in enumerate(offered):
         fields = {**MILA, "username": offer, "email": f"new{number}@nox.example"}
         assert Browser(any_app).post("/auth/register", fields).status_code == 303, offer
@@ -161,13 +162,15 @@ def test_known_and_unknown_address_get_the_same_answers_and_pages(any_app, confi
     assert emails == [known, known, ("confirm_email", 3), ("confirm_email", 3)]
 
 
-def test_registering_takes_equally_long_whether_the_address_is_known_or_not(make_app, monkeypatch):
+@pytest.mark.parametrize("confirmed", [False, True])
+@pytest.mark.parametrize("database", DATABASES)
+def test_registering_takes_equally_long_whether_the_address_is_known_or_not(make_app, monkeypatch, database, confirmed):
     """Interleaved, without the hash that takes most of the time and is the same: medians within 30 %."""
     monkeypatch.setattr(passwords, "generate_password_hash", lambda _password: "scrypt:x")
     monkeypatch.setattr(passwords, "check_strength", lambda *_: "")
-    app = make_app(SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
+    app = make_app(database, SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
     app.extensions["mail_worker"].start = lambda: None
-    make_person(app, "Alice", "alice@nox.example")
+    make_person(app, "Alice", "alice@nox.example", confirmed=confirmed)
     times = {"known": [], "unknown": []}
     for number in range(30):
         for kind, email in (("known", "alice@nox.example"), ("unknown", f"new{number}@nox.example")):

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PASSWORD, fill_new_password, latest_email, log_in, photo, register
+from tests.browser.conftest import PASSWORD, demo_password, fill_new_password, latest_email, log_in, photo, register
 
 NEW_PASSWORD = "another lamp in the night 8"
 
@@ -201,6 +201,7 @@ def test_language_and_theme_of_a_visitor_keep_what_was_typed(site, new_page):
     page.fill("#username", "Typed Before")
     page.fill("#email", "typed@nox.example")
     page.fill("#password", PASSWORD)
+    page.click("text=Show")
     page.click(".look >> text=Русский")
     page.wait_for_selector("html[lang=ru]")
     page.click(".look button[name=theme][value=night]")
@@ -209,3 +210,32 @@ def test_language_and_theme_of_a_visitor_keep_what_was_typed(site, new_page):
     assert page.input_value("#password") == ""
     page.reload()
     assert page.input_value("#username") == ""
+    page.goto("/auth/login")
+    page.fill("#identifier", "typed")
+    page.uncheck("#remember_me")
+    page.click(".look >> text=English")
+    page.wait_for_selector("html[lang=en]")
+    assert page.input_value("#identifier") == "typed" and not page.is_checked("#remember_me")
+    assert page.problems == []
+
+
+def test_theme_can_be_switched_on_the_page_of_a_reset_link(site_app, new_page):
+    printed = site_app.test_cli_runner().invoke(args=["users", "reset-link", "mila@demo.example"]).output
+    page = new_page()
+    page.goto(re.search(r"/auth/reset/\S+", printed)[0])
+    page.fill("#password", PASSWORD)
+    page.click(".look button[name=theme][value=night]")
+    page.wait_for_selector("html[data-theme=night]")
+    assert page.input_value("#password") == "" and page.problems == []
+
+
+@pytest.mark.parametrize("path", ["/settings/password", "/settings/delete", "/settings/email", "/auth/login", "/auth/reset"])
+def test_focus_goes_to_the_errors_of_a_form(site, new_page, path):
+    page = new_page(viewport={"width": 390, "height": 844})
+    if path.startswith("/settings"):
+        log_in(page, "mila@demo.example", demo_password(site))
+    page.goto(path)
+    page.eval_on_selector_all("main form", "forms => forms.forEach((form) => { form.noValidate = true; })")
+    page.click("main form:not(.look) :is(.btn--primary, .btn--danger)")
+    page.wait_for_selector("#errors")
+    assert page.evaluate("document.activeElement.id") == "errors" and page.problems == []

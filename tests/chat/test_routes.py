@@ -501,13 +501,13 @@ def test_refused_groups_keep_what_was_typed(place, htmx, title, members):
     from tests.conftest import make_person
 
     make_person(place.app, "Stranger", public_id="stranger")
+    browser = place.browser("A")
+    browser.get("/")
     before = dump(place.app)
-    answer = place.browser("A").post("/chats", {"title": title, "members": members}, htmx=htmx)
-    assert answer.status_code == 422 and dump(place.app).keys() == before.keys()
-    with place.app.app_context():
-        assert db.session.scalars(select(Conversation)).all() == []
+    answer = browser.post("/chats", {"title": title, "members": members}, htmx=htmx)
+    assert answer.status_code == 422 and dump(place.app) == before
     page = soup(answer)
-    assert page.select_one("#title")["value"] == title.replace("\n", "\n")
+    assert page.select_one("#title")["value"] == title
     checked = {box["value"] for box in page.select("[name=members][checked]")}
     assert checked == {"boris"} & set(members)
 
