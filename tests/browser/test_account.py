@@ -229,7 +229,9 @@ def test_theme_can_be_switched_on_the_page_of_a_reset_link(site_app, new_page):
     assert page.input_value("#password") == "" and page.problems == []
 
 
-@pytest.mark.parametrize("path", ["/settings/password", "/settings/delete", "/settings/email", "/auth/login", "/auth/reset"])
+@pytest.mark.parametrize(
+    "path", ["/settings/password", "/settings/delete", "/settings/email", "/auth/login", "/auth/reset"]
+)
 def test_focus_goes_to_the_errors_of_a_form(site, new_page, path):
     page = new_page(viewport={"width": 390, "height": 844})
     if path.startswith("/settings"):
