@@ -344,7 +344,7 @@ class Config:
         self.MAX_FORM_PARTS = 100
 
     def _read_secret_key(self, env):
-        self.SECRET_KEY = env.text("SECRET_KEY")
+        self.SECRET_KEY, self.KEY_IS_TEMPORARY = env.text("SECRET_KEY"), False
         file = self.DATA_DIR / "secret_key"
         if not self.SECRET_KEY and file.is_file():
             try:
@@ -361,6 +361,7 @@ class Config:
         if not self.DEBUG and serves_requests():
             raise ConfigError(problem)
         self.warnings.append(problem)
+        self.KEY_IS_TEMPORARY = not self.SECRET_KEY
         self.SECRET_KEY = self.SECRET_KEY or secrets.token_hex(32)
 
     def _set_cookies(self):

@@ -48,7 +48,7 @@ def set_foreign_keys(connection, value: str):
         connection.connection.driver_connection.execute(f"PRAGMA foreign_keys = {value}")
 
 
-with db.engine.connect() as connection:
+with context.config.attributes.get("engine", db.engine).connect() as connection:
     # A batch migration drops the table and creates it again, which must not delete the rows that refer to it.
     set_foreign_keys(connection, "OFF")
     with without_statement_timeout(connection):

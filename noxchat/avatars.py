@@ -15,8 +15,10 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from flask import current_app
 from flask_babel import gettext as _
@@ -107,10 +109,7 @@ class FileChanges:
     def __init__(self, root: Path):
         self.created: list[Path] = []
         self.removed: list[Path] = []
-        make_private_folder(root)
-        # Closed at the end of the transaction.
-        self.lock = os.fdopen(open_lock_file(root / ".lock", os.O_RDWR, root), "r+")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.lock = _lock(root)  # closed at the end of the transaction
 
     def commit(self):
         """Remove what was replaced."""
@@ -128,6 +127,33 @@ class FileChanges:
             with suppress(OSError):  # not empty: the old picture is still there
                 path.parent.rmdir()
         self.lock.close()
+
+
+def _lock(root: Path) -> IO[str]:
+    """Return a file that is locked until it is closed, so that nobody else changes pictures. Raises OSError."""
+    make_private_folder(root)
+    file = os.fdopen(open_lock_file(root / ".lock", os.O_RDWR, root), "r+")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+@contextmanager
+def unchanging() -> Iterator[None]:
+    """Have no transaction that changes pictures end during a with statement. Raises OSError."""
+    with _lock(current_app.config["AVATAR_DIR"]):
+        yield
+
+
+def link_all(target: Path):
+    """Copy all pictures to a folder, by links where the file system has them. Raises OSError."""
+    for source in current_app.config["AVATAR_DIR"].glob("*/*.webp"):
+        if FILE_NAME.fullmatch(source.name) and not source.is_symlink():
+            make_private_folder(target / source.parent.name)
+            copy = target / source.parent.name / source.name
+            try:
+                os.link(source, copy)
+            except OSError:
+                shutil.copyfile(source, copy)
 
 
 def _changes() -> FileChanges:

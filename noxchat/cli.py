@@ -12,6 +12,8 @@ from noxchat import demo as demo_data
 from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
+from noxchat.hosting.cli import group as backup_group
+from noxchat.hosting.cli import move_to, restore_backup
 from noxchat.mail.kinds import absolute_url
 from noxchat.models import Profile, User
 from noxchat.names import clean_email, clean_username
@@ -23,7 +25,7 @@ users = AppGroup("users", help="List, create, confirm and delete accounts; creat
 
 def init_app(app: Flask):
     """Add the commands to the `flask` command."""
-    for command in (users, chat, invite, demo, doctor, search_group):
+    for command in (users, chat, invite, demo, doctor, search_group, backup_group, restore_backup, move_to):
         app.cli.add_command(command)
 
 

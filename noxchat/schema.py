@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from flask import Flask, current_app
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from noxchat.extensions import db
 
@@ -45,17 +45,50 @@ def init_app(app: Flask, directory: Path):
 
 
 @cache
-def newest_revisions(directory: Path) -> set[str]:
-    """Return the last revisions of the migrations in a directory, normally one."""
+def read_revisions(directory: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Return all revisions of the migrations in a directory, and the last ones, normally one."""
     sources = [path.read_text() for path in (directory / "versions").glob("*.py")]
     found = [match for source in sources for match in REVISION.findall(source)]
-    return {revision for down, revision in found if not down} - {revision for down, revision in found if down}
+    known = frozenset(revision for down, revision in found if not down)
+    return known, known - {revision for down, revision in found if down}
+
+
+def _revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """Return all revisions that this version knows, and the newest."""
+    return read_revisions(Path(current_app.root_path).parent / "migrations")
+
+
+def is_known(revision: str) -> bool:
+    """Tell whether this version has a migration; otherwise it is of a newer one."""
+    return revision in _revisions()[0]
+
+
+def current_revision(connection: Connection) -> str:
+    """Return the revision of the tables in a database; empty when there is none. Raises SQLAlchemyError."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return ",".join(sorted(connection.scalars(text("SELECT version_num FROM alembic_version"))))
 
 
 def is_current() -> bool:
-    """Tell whether the tables are those of the newest migration. Raises SQLAlchemyError."""
+    """Tell whether the tables are those of the newest migration, and complete. Raises SQLAlchemyError."""
     connection = db.session.connection()
-    if not inspect(connection).has_table("alembic_version"):
-        return False
-    current = set(db.session.scalars(text("SELECT version_num FROM alembic_version")))
-    return current == newest_revisions(Path(current_app.root_path).parent / "migrations")
+    return {current_revision(connection)} == _revisions()[1] and not is_incomplete(connection)
+
+
+# A table that is there while another database is copied into this one.
+INCOMPLETE = "incomplete_copy"
+
+
+def is_incomplete(connection: Connection) -> bool:
+    """Tell whether another database was being copied into this one, and that was interrupted."""
+    return inspect(connection).has_table(INCOMPLETE)
+
+
+def upgrade(engine: Engine):
+    """Bring the tables of a database up to date. Raises DBAPIError, and CommandError when they are of a newer version."""
+    from alembic import command
+
+    config = current_app.extensions["migrate"].migrate.get_config()
+    config.attributes["engine"] = engine
+    command.upgrade(config, "head")

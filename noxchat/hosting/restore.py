@@ -1,0 +1,232 @@
+"""Restoring a backup, as a whole or not at all.
+
+Everything is unpacked, checked and migrated beside what is there. Then a file says that a restore is going on, without
+which nothing is moved: a server does not start while it exists, and the next attempt finishes what it describes.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.util import CommandError
+from flask import current_app
+from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import DBAPIError
+
+from noxchat import schema
+from noxchat.database import now, without_statement_timeout
+from noxchat.extensions import db
+from noxchat.files import lock_file, make_private_folder, sync_folder, write_whole
+from noxchat.hosting import HostingError, archive
+from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
+from noxchat.hosting.backup import Progress, check_known, check_sqlite, check_tables, opened_sqlite
+
+STAGING, JOURNAL, SERVER_LOCK = ".restore", ".restore.json", "server.lock"
+ASIDE = "before_restore_{:%Y%m%d_%H%M%S}"  # the name of a folder in DATA_DIR, and of a schema of PostgreSQL
+OTHER_CONNECTIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND backend_type = 'client backend'"
+)
+CLOSING_SECONDS = 2  # for which PostgreSQL may still list a connection that was closed
+
+
+@dataclass
+class Journal:
+    """What is being restored. aside: where what was there goes. step: of the database, what is to be done next."""
+
+    backup: str
+    aside: str
+    step: str = "move aside"
+
+    def save(self):
+        """Write it to disk. Raises OSError."""
+        with write_whole(_data_dir() / JOURNAL, owner_of=_data_dir()) as file:
+            file.write(json.dumps(self.__dict__).encode())
+
+
+def _data_dir() -> Path:
+    return current_app.config["DATA_DIR"]
+
+
+def interrupted() -> Journal | None:
+    """Return the restore that was interrupted, if there is one."""
+    path = _data_dir() / JOURNAL
+    return Journal(**json.loads(path.read_bytes())) if path.is_file() else None
+
+
+@contextmanager
+def without_server() -> Iterator[None]:
+    """Keep a server from starting during a with statement. Raises HostingError when one is running."""
+    with lock_file(_data_dir() / SERVER_LOCK) as is_locked:
+        if not is_locked:
+            raise HostingError("NoxChat is running: stop it first.")
+        if db.engine.dialect.name == "postgresql" and (count := _other_connections()):
+            raise HostingError(f"The database is in use by {count} other connections: stop NoxChat on all machines first.")
+        yield
+
+
+def _other_connections() -> int:
+    """Return how many connections to the database there are besides this one."""
+    db.session.remove()
+    db.engine.dispose()
+    deadline = time.monotonic() + CLOSING_SECONDS
+    with db.engine.connect() as connection:
+        while (count := connection.exec_driver_sql(OTHER_CONNECTIONS).scalar_one()) and time.monotonic() < deadline:
+            connection.rollback()
+            time.sleep(0.1)
+        return count
+
+
+def restore(path: Path, *, replace: bool, progress: Progress) -> tuple[Manifest, Path | None]:
+    """Restore a backup. Returns what it has, and the folder with what was there before, if something was.
+
+    replace: whether to move aside what is there; without, the place has to be empty. Raises HostingError.
+    """
+    try:
+        with without_server(), archive.opened(path) as (manifest, tar):
+            check_known(manifest)
+            if manifest.database != db.engine.dialect.name:
+                raise HostingError(_other_database(manifest))
+            journal = interrupted()
+            if journal is None or journal.backup != manifest.created_at:
+                if journal:
+                    _finish(journal, progress)
+                if not replace and not _is_empty():
+                    raise HostingError("There is data here already. With --replace it is moved aside.")
+                journal = _prepare(manifest, tar, progress)
+            _finish(journal, progress)
+            aside = _data_dir() / journal.aside
+            return manifest, aside if aside.exists() else None
+    except OSError as error:
+        raise HostingError(f"Not restored: {error.strerror} ({error.filename}).") from error
+    except CommandError as error:
+        raise HostingError(f"Not restored: {error}") from error
+    except DBAPIError as error:
+        raise HostingError(f"Not restored: the database says {str(error.orig).strip()}.") from error
+
+
+def has_key_of_backup() -> bool:
+    """Tell whether the key that was restored is the one that is used, which the environment may set."""
+    key = os.environ.get("SECRET_KEY", "").strip()
+    return not key or key == (_data_dir() / KEY).read_text(encoding="utf-8").strip()
+
+
+def _other_database(manifest: Manifest) -> str:
+    if manifest.database == "sqlite":
+        return "This backup is of SQLite: restore it without SQLALCHEMY_DATABASE_URI, then use flask move-to."
+    return "This backup is of PostgreSQL: set SQLALCHEMY_DATABASE_URI to a database of PostgreSQL."
+
+
+def _is_empty() -> bool:
+    avatars = current_app.config["AVATAR_DIR"]
+    if (_data_dir() / KEY).exists() or (avatars.is_dir() and any(avatars.glob("*/*"))):
+        return False
+    if db.engine.dialect.name == "sqlite" and not _sqlite_file().exists():
+        return True
+    with db.engine.connect() as connection:
+        return not _has_tables(connection)
+
+
+def _has_tables(connection: Connection) -> bool:
+    return bool(inspect(connection).get_table_names())
+
+
+def _sqlite_file() -> Path:
+    """Return the file of the database. Raises HostingError."""
+    database = str(db.engine.url.database)
+    if database.startswith("file:"):
+        raise HostingError("SQLALCHEMY_DATABASE_URI: write the path of the file, sqlite:///instance/noxchat.db.")
+    return Path(database)
+
+
+def _prepare(manifest: Manifest, tar, progress: Progress) -> Journal:
+    """Unpack a backup, check it and bring it up to date, as far as that is possible before anything is moved."""
+    staging = _data_dir() / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    make_private_folder(staging)
+    progress("reading the file")
+    archive.extract(tar, manifest, staging)
+    if manifest.database == "sqlite":
+        file = staging / DATABASE_FILES["sqlite"]
+        check_sqlite(file, manifest, progress)
+        with opened_sqlite(file) as engine:
+            progress("migrating")
+            schema.upgrade(engine)
+            with engine.begin() as connection:
+                _forget_sessions(connection, manifest)
+    journal = Journal(manifest.created_at, ASIDE.format(now()))
+    (staging / archive.MANIFEST).write_text(json.dumps(manifest.__dict__))
+    journal.save()
+    return journal
+
+
+def _forget_sessions(connection: Connection, manifest: Manifest):
+    """End all sessions of a backup without the key, with which their cookies were signed."""
+    if KEY not in manifest.files:
+        connection.exec_driver_sql("DELETE FROM sessions")
+
+
+def _finish(journal: Journal, progress: Progress):
+    """Move what was there aside, and what was restored in its place. Each step can be repeated after a crash."""
+    data_dir, staging, aside = _data_dir(), _data_dir() / STAGING, _data_dir() / journal.aside
+    manifest = Manifest(**json.loads((staging / archive.MANIFEST).read_text()))
+    db.session.remove()
+    db.engine.dispose()  # no connection may keep a file open that is moved
+    if manifest.database == "postgresql":
+        _load(journal, manifest, progress)
+    elif (file := staging / DATABASE_FILES["sqlite"]).exists():
+        target = _sqlite_file()
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            _move_aside(target.with_name(target.name + suffix), aside)
+        make_private_folder(target.parent)
+        shutil.move(file, target)
+    contains = {AVATARS: manifest.avatars[0] > 0, KEY: KEY in manifest.files}
+    for name, target in ((AVATARS, current_app.config["AVATAR_DIR"]), (KEY, data_dir / KEY)):
+        if (staging / name).exists() or not contains[name]:
+            _move_aside(target, aside)
+        if (staging / name).exists():
+            (staging / name).rename(target)
+    sync_folder(data_dir)
+    (data_dir / JOURNAL).unlink()
+    shutil.rmtree(staging)
+
+
+def _move_aside(path: Path, aside: Path):
+    """Move a file or folder aside, if it is there: beside what was moved there before an interruption."""
+    if path.exists():
+        make_private_folder(aside)
+        number = sum(1 for _moved in aside.glob(f"{path.name}*"))
+        shutil.move(path, aside / (f"{path.name}.{number}" if (aside / path.name).exists() else path.name))
+
+
+def _load(journal: Journal, manifest: Manifest, progress: Progress):
+    """Load a dump into PostgreSQL. What was there goes into another schema."""
+    from noxchat.hosting import postgresql_tools
+
+    file = _data_dir() / STAGING / DATABASE_FILES["postgresql"]
+    with db.engine.connect() as connection:
+        version, has_tables = postgresql_tools.server_version(connection), _has_tables(connection)
+    if journal.step == "move aside":
+        if has_tables:
+            postgresql_tools.move_aside(db.engine, journal.aside)
+        journal.step = "load"
+        journal.save()
+        has_tables = False
+    if journal.step == "load":
+        if not has_tables:  # or it was interrupted after this
+            progress("loading the database")
+            postgresql_tools.restore(db.engine.url, file, version)
+        with db.engine.connect() as connection, without_statement_timeout(connection):
+            connection.commit()
+            check_tables(connection, manifest, progress)
+        journal.step = "migrate"
+        journal.save()
+    progress("migrating")
+    schema.upgrade(db.engine)
+    with db.engine.begin() as connection:
+        _forget_sessions(connection, manifest)

@@ -1,0 +1,3 @@
+"""The version of this release, as in CHANGELOG.md and pyproject.toml."""
+
+VERSION = "1.12"
