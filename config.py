@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent
+ENV_FILE = ROOT / ".env"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MIN_KEY_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
 
@@ -36,8 +37,10 @@ class Environment:
 
     def __init__(self, values):
         self.values = values
+        self.known = set()  # the names of all settings
 
     def text(self, name, default=""):
+        self.known.add(name)
         return self.values.get(name, "").strip() or default
 
     def matching(self, name, pattern, advice, default=None):
@@ -187,6 +190,7 @@ class Config:
         self._read_limits(env)
         self._read_secret_key(env)
         self._set_cookies()
+        self.KNOWN_SETTINGS = frozenset(env.known)
 
     def _read_paths(self, env):
         """Read where files are stored."""
@@ -197,7 +201,12 @@ class Config:
         self.LOG_DIR = (ROOT / env.text("LOG_DIR", "logs")).resolve()
         self.LOG_FILE_BYTES = env.number("LOG_FILE_BYTES", 5_000_000, minimum=10_000)
         self.LOG_FILES = env.number("LOG_FILES", 10, minimum=1, maximum=1000)
+        self.MONITORING_TOKEN = env.matching(
+            "MONITORING_TOKEN", "[!-~]{16,}", "write at least 16 letters, digits and signs, without spaces."
+        )
+        self.LOG_TO = env.matching("LOG_TO", "file|stdout", "write file or stdout.", default="file")
         self.DEMO = env.flag("DEMO", True)
+        self.MIGRATE = env.flag("MIGRATE", True)
 
     def _read_server(self, env):
         """Read the address to listen on, the URL that people see, and the trusted proxies."""
@@ -217,7 +226,8 @@ class Config:
             raise ConfigError(f"BASE_URL is {self.BASE_URL!r}: write the URL that people see, https://nox.example.")
         own = ascii_host(parts.hostname)
         self.BASE_URL = f"{parts.scheme}://{own}" + (f":{parts.port}" if parts.port else "")
-        self.HOSTS = [own] if env.text("BASE_URL") else [*LOOPBACK_NAMES, own]
+        self.HAS_BASE_URL = bool(env.text("BASE_URL"))
+        self.HOSTS = [own] if self.HAS_BASE_URL else [*LOOPBACK_NAMES, own]
         for name in env.list("ALLOWED_HOSTS"):
             host, _port = split_host(name.removeprefix("."))
             if not host:
@@ -389,12 +399,12 @@ class Config:
 def load_env():
     """Add the variables of .env to the environment, where they are not set. Raises ConfigError."""
     try:
-        load_dotenv(ROOT / ".env", encoding="utf-8-sig")
+        load_dotenv(ENV_FILE, encoding="utf-8-sig")
     except UnicodeError:
-        raise ConfigError(f"{ROOT / '.env'} is not UTF-8: save it with that encoding.") from None
+        raise ConfigError(f"{ENV_FILE} is not UTF-8: save it with that encoding.") from None
     except OSError as error:
         raise ConfigError(
-            f"{ROOT / '.env'} cannot be read ({error.strerror}): give it to the user that runs NoxChat."
+            f"{ENV_FILE} cannot be read ({error.strerror}): give it to the user that runs NoxChat."
         ) from None
 
 

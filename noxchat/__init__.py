@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flask import Flask, request
 
+from config import ConfigError
 from noxchat import (
     auth,
     chat,
@@ -29,6 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class NoxChat(Flask):
+    def send_static_file(self, filename):
+        """Send a file of static/, from memory if that has it."""
+        files = self.extensions.get("static_files")
+        return assets.send_kept(files, filename) if files else super().send_static_file(filename)
+
     def log_exception(self, exc_info):
         """Log an unhandled exception with the route. Flask would log the path, which may contain a token."""
         self.logger.error("unhandled exception: %s %s", request.method, request.url_rule or "-", exc_info=exc_info)
@@ -37,17 +43,23 @@ class NoxChat(Flask):
 def create_app(config) -> Flask:
     """Return the application.
 
-    config: an object whose upper-case attributes are the settings, such as config.Config.
+    config: an object whose upper-case attributes are the settings, such as config.Config. Raises ConfigError.
     """
     app = NoxChat(__name__, static_folder=str(ROOT / "static"), template_folder=str(ROOT / "templates"))
     app.config.from_object(config)
     app.config["warnings"] = config.warnings
-    make_private_folder(app.config["DATA_DIR"])
+    try:
+        make_private_folder(app.config["DATA_DIR"])
+    except OSError as error:
+        raise ConfigError(f"DATA_DIR cannot be written ({error.strerror}): write a folder that can.") from None
     app.wsgi_app = security.ClientAddress(app.wsgi_app, app.config["TRUSTED_PROXIES"])  # type: ignore[method-assign]
 
     templating.configure_loaders(app, ROOT)
     logs.init_app(app)
     init_database(app)
+    from noxchat.web import metrics  # not before the server has made a folder for those of several processes
+
+    metrics.init_app(app)
     for extension in (extensions.csrf, extensions.mail, extensions.moment):
         extension.init_app(app)
     translations = str(ROOT / "translations")
@@ -85,6 +97,6 @@ def init_database(app: Flask):
     uri, seconds = app.config["SQLALCHEMY_DATABASE_URI"], app.config["DATABASE_SECONDS"]
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(uri, seconds)
     db.init_app(app)
-    schema.init_app(app, ROOT / "migrations")
+    schema.init_app(app)
     with app.app_context():
         configure_engine(db.engine, app.config["SQLITE_SYNCHRONOUS"])

@@ -1,31 +1,36 @@
-"""The subcommands of the `flask` command: demo, users, chat, invite, search, doctor. Run as `flask --app main …`."""
+"""The subcommands of the `flask` command but those of search/ and hosting/. Run as `flask --app main …`."""
 
 import secrets
+import smtplib
 
 import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy import func, select
 
-from noxchat import accounts, conversations, email_addresses, health, invitations, passwords, tokens
+from noxchat import accounts, conversations, email_addresses, invitations, passwords, tokens
 from noxchat import demo as demo_data
+from noxchat.audit import log_command
 from noxchat.database import begin_write
 from noxchat.exceptions import Conflict, InvalidInput
 from noxchat.extensions import db
 from noxchat.hosting.cli import group as backup_group
 from noxchat.hosting.cli import move_to, restore_backup
+from noxchat.mail import smtp
 from noxchat.mail.kinds import absolute_url
-from noxchat.models import Profile, User
+from noxchat.mail.worker import write_message
+from noxchat.models import Profile, Session, User
 from noxchat.names import clean_email, clean_username
 from noxchat.search.cli import group as search_group
 
 chat = AppGroup("chat", help="What is stored of conversations.")
+mail = AppGroup("mail", help="Try the mail server out.")
 users = AppGroup("users", help="List, create, confirm and delete accounts; create a link to choose a new password.")
 
 
 def init_app(app: Flask):
     """Add the commands to the `flask` command."""
-    for command in (users, chat, invite, demo, doctor, search_group, backup_group, restore_backup, move_to):
+    for command in (users, chat, mail, invite, demo, doctor, search_group, backup_group, restore_backup, move_to):
         app.cli.add_command(command)
 
 
@@ -37,20 +42,25 @@ def demo(count):
     login = demo_data.fill(count)
     if login is None:
         raise click.ClickException("There are accounts already; demo data is for an empty database.")
+    log_command(f"{count} people")
     click.echo(f"Created {count} people. Log in as {login.identifier} with the password {login.password}")
 
 
 @users.command("list")
 def list_users():
     """Print every account: id, Public ID, name, e-mail, last seen."""
+    used_at = select(func.max(Session.last_used_at)).where(Session.user_id == User.id).scalar_subquery()
     rows = db.session.execute(
-        select(User.id, Profile.public_id, User.username, User.email, User.email_confirmed_at, User.last_seen_at)
+        select(
+            User.id, Profile.public_id, User.username, User.email, User.email_confirmed_at, User.last_seen_at, used_at
+        )
         .join(Profile, Profile.user_id == User.id)
         .order_by(User.id)
     )
-    for user_id, public_id, username, email, confirmed_at, seen in rows:
+    for user_id, public_id, username, email, confirmed_at, *times in rows:
         email += "" if confirmed_at else " (not confirmed)"
-        last_seen = f"{seen:%Y-%m-%d %H:%M}" if seen else "never"
+        # A session begins before its person is seen for the first time.
+        last_seen = f"{max(filter(None, times)):%Y-%m-%d %H:%M}" if any(times) else "never"
         click.echo(f"{user_id}\t@{public_id}\t{username}\t{email}\t{last_seen}")
     click.echo(f"{db.session.scalar(select(func.count()).select_from(User))} accounts", err=True)
 
@@ -72,14 +82,14 @@ def create_user(username, email, password):
     if tokens.is_confirmed_by_another(user, email):
         raise click.ClickException("This address belongs to another account.")
     db.session.commit()
+    log_command(f"user {user.id}")
     click.echo(f"Created @{user.public_id} for {username}." + ("" if password else f" Password: {chosen}"))
 
 
 def check_key():
     """Exit when links that are made here would not work on the server, which has another key."""
-    key = health.check_secret_key(current_app.config)
-    if key.ok is False:
-        raise click.ClickException(key.message)
+    if current_app.config["warnings"]:
+        raise click.ClickException(current_app.config["warnings"][0])
 
 
 def find(identifier: str) -> User:
@@ -102,6 +112,7 @@ def confirm_email(account):
     if not email_addresses.confirm(user):
         raise click.ClickException(f"{email} belongs to another account.")
     db.session.commit()
+    log_command(f"user {user.id}")
     click.echo(f"{email} is confirmed for @{user.public_id}.")
 
 
@@ -114,6 +125,7 @@ def reset_link(account):
     user = accounts.lock_account(find(account))
     tokens.renew_reset_nonce(user)
     db.session.commit()
+    log_command(f"user {user.id}")
     click.echo(absolute_url("auth.reset_password", token=tokens.create_reset_token(user)))
     click.echo(f"It works once, for {current_app.config['RESET_MINUTES']} minutes.", err=True)
 
@@ -129,6 +141,7 @@ def delete_user(account, yes):
     begin_write(db.session)
     accounts.delete_account(user)
     db.session.commit()
+    log_command(f"user {user.id}")
     click.echo(f"Deleted {user.username}.")
 
 
@@ -155,41 +168,43 @@ def invite(account, uses, days):
     except Conflict as error:
         raise click.ClickException(str(error)) from None
     db.session.commit()
+    log_command(f"invitation {invitation.id}, {uses} times")
     click.echo(absolute_url("friends.invitation", token=tokens.create_invitation_token(invitation)))
     click.echo(f"It works {uses} times, until {invitation.expires_at:%Y-%m-%d %H:%M} UTC.", err=True)
 
 
 @click.command()
 @with_appcontext
-def doctor():
+@click.option(
+    "--outside", is_flag=True, help="Fetch BASE_URL as a visitor does, through the proxy. Needs a running server."
+)
+def doctor(outside):
     """Check what is configured and what answers. Exits with 1 if something is wrong."""
-    config = current_app.config
-    checks = [
-        ("Secret key", health.check_secret_key(config)),
-        ("Base URL", health.check_base_url(config)),
-        ("Registration", health.check_registration(config)),
-        ("Data folder", health.check_folder(config["DATA_DIR"], is_private=True)),
-        ("Log folder", health.check_folder(config["LOG_DIR"])),
-        ("Front-end files", health.check_front_end()),
-        ("Password list", health.check_password_list(config)),
-        ("Translations", health.check_translations()),
-        ("Database", database := health.check_database()),
-    ]
-    if database.ok:
-        checks += [
-            ("Writing", health.check_writable()),
-            ("Database locale", health.check_collation()),
-            ("Search", health.check_search()),
-            ("Elasticsearch", health.check_elasticsearch(thorough=True)),
-            ("E-mail queue", health.check_email_queue()),
-        ]
-    checks += [
-        ("Mail server", health.check_mail_server(config, thorough=True)),
-        ("Limits", health.check_limits_store()),
-    ]
-    for name, check in checks:
+    from noxchat import doctor as checks
+    from noxchat.hosting import outside as outside_checks
+
+    wrong = 0
+    for name, check in outside_checks.examine() if outside else checks.examine():
         label = "note " if check.is_warning else {True: "ok   ", False: "WRONG", None: "-    "}[check.ok]
         click.echo(f"{label}  {name}: {check.message}")
-    wrong = sum(check.ok is False and not check.is_warning for _name, check in checks)
+        wrong += check.ok is False and not check.is_warning
     click.echo(f"{wrong} problems." if wrong else "No problems.")
     raise SystemExit(1 if wrong else 0)
+
+
+@mail.command("test")
+@click.argument("address")
+def test_mail(address):
+    """Send an e-mail to ADDRESS, and tell each step."""
+    config = current_app.config
+    if not config["MAIL_SERVER"]:
+        raise click.ClickException("MAIL_SERVER is not set: e-mails are written to files.")
+    text = f"NoxChat at {config['BASE_URL']} can send e-mails.\n"
+    step, message = "", write_message("Test of NoxChat", address, text, f"<p>{text}</p>")
+    try:
+        for step in smtp.handing_over(config, message):
+            click.echo(f"{step} …")
+    except (OSError, smtplib.SMTPException, UnicodeError) as error:
+        raise click.ClickException(f"{step}: {smtp.describe_error(error, config)}") from None
+    log_command("sent")
+    click.echo(f"The mail server has accepted it: look at the inbox of {address}.")

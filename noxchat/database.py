@@ -9,7 +9,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
@@ -138,6 +138,13 @@ def is_read_only(error: DBAPIError) -> bool:
         return error.orig.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
     # ReadOnlySqlTransaction and InsufficientPrivilege
     return getattr(error.orig, "sqlstate", None) in {"25006", "42501"}
+
+
+def is_disk_full(error: DBAPIError) -> bool:
+    """Tell whether a statement failed because there is no room on the database's disk."""
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+    return getattr(error.orig, "sqlstate", None) == "53100"
 
 
 def execute_dml(session, statement: Update | Delete) -> int:
@@ -304,6 +311,22 @@ def protect_sqlite_files(database: str | None):
                 return  # or the owner of the link could have root change any file
             for suffix in ("", "-wal", "-shm", "-journal"):
                 make_file_private(path + suffix)
+
+
+def checkpoint_sqlite(uri: str):
+    """Write what is in the log beside a SQLite database into the file itself, which then is all there is.
+
+    uri: of any database; nothing is done for another one, or one that another process uses.
+    """
+    url = make_url(uri)
+    path = url.database or ""
+    if url.get_backend_name() != "sqlite" or not os.path.exists(path):
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=SQLITE_TIMEOUT_SECONDS)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        log.warning("SQLite's log stays beside the database: %s", error)
 
 
 class Locked(Exception):

@@ -70,7 +70,7 @@ def make_file_private(path: str | Path):
 def write_whole(path: Path, owner_of: Path | None = None) -> Iterator[BinaryIO]:
     """Write a file in a with statement, whose value is a binary file: there afterwards as a whole, or not at all.
 
-    Only this user can open it; or, if root writes it, who owns `owner_of`. Replaces an existing file. What is left of it
+    Only this user can open it; or, if root writes it, who owns `owner_of`. Replaces an existing file. What is left
     after a crash ends with `.part`. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.part")

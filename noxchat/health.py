@@ -1,29 +1,38 @@
 """Checks of what is configured and what answers, for `/readyz` and `flask doctor`."""
 
-import os
+import shutil
 import smtplib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
 from flask import current_app
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from noxchat import schema, search
 from noxchat.database import Locked, is_read_only
 from noxchat.extensions import db
-from noxchat.files import GROUP_AND_OTHERS
 from noxchat.mail import queue, smtp
 from noxchat.search import outbox
 
 TIMEOUT_SECONDS = 2  # of each step
 MAIL_SECONDS = 8  # of all steps of a thorough check of the mail server
 MAX_EMAIL_DELAY_SECONDS = 600
+FULL_BYTES = 10_000_000  # free, below which a change may fail halfway
+SCARCE_BYTES, SCARCE_SHARE = 2_000_000_000, 0.05  # below both of which there is a warning
+
+
+class DiskUsage(NamedTuple):
+    """Size and free space of a file system, in bytes."""
+
+    total: int
+    free: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,15 @@ class CheckResult:
     is_warning: bool = False
 
 
+def check_readiness(config) -> dict[str, CheckResult]:
+    """Return what `/readyz` tells, by name. Takes a few seconds at most, whatever is down."""
+    checks = {"database": (database := check_database()), "disk": check_disk(config)}
+    unknown = CheckResult(None, "unknown: the database is down")
+    about_database = {"writing": check_writable, "queue": check_email_queue, "elasticsearch": check_elasticsearch}
+    checks |= {name: check() if database.ok else unknown for name, check in about_database.items()}
+    return checks | {"mail": check_mail_server(config), "limits": check_limits_store()}
+
+
 def check_database() -> CheckResult:
     """Check that the database answers and its migrations are current."""
     try:
@@ -50,9 +68,6 @@ def check_database() -> CheckResult:
     if not is_current:
         return CheckResult(False, "has the tables of another version: run flask --app main db upgrade")
     return CheckResult(True, f"{db.engine.dialect.name}, answers, tables are current")
-
-
-READ_ONLY = "SELECT current_setting('transaction_read_only')::bool OR NOT has_table_privilege('users', 'INSERT')"
 
 
 def check_writable() -> CheckResult:
@@ -115,6 +130,37 @@ def _connection_error(host: str, port: int) -> str:
         return f"{error.strerror or 'no answer'} after {time.monotonic() - began:.1f} s"
 
 
+def disk_usage(config) -> dict[Path, DiskUsage]:
+    """Return size and free space of the file systems with our folders, by the first folder on each."""
+    folders = [config["DATA_DIR"]]
+    if config["LOG_TO"] == "file":
+        folders.append(config["LOG_DIR"])
+    url = make_url(config["SQLALCHEMY_DATABASE_URI"])
+    if url.get_backend_name() == "sqlite" and not str(url.database).startswith("file:"):
+        folders.insert(0, Path(str(url.database)).parent)
+    existing = {folder.stat().st_dev: folder for folder in reversed(folders) if folder.is_dir()}
+    found = {folder: shutil.disk_usage(folder) for folder in reversed(existing.values())}
+    return {folder: DiskUsage(usage.total, usage.free) for folder, usage in found.items()}
+
+
+def check_disk(config) -> CheckResult:
+    """Check that there is room for what people write."""
+    usages = disk_usage(config)
+    if not usages:
+        return CheckResult(None, "there is no folder yet")
+    folder, usage = min(usages.items(), key=lambda item: item[1].free)
+    message = f"{folder} has {_size(usage.free)} free of {_size(usage.total)}"
+    if usage.free < FULL_BYTES:
+        return CheckResult(False, f"{message}: nothing can be saved; delete something, or enlarge it")
+    if usage.free < min(SCARCE_BYTES, usage.total * SCARCE_SHARE):
+        return CheckResult(False, f"{message}: delete something, or enlarge it", is_warning=True)
+    return CheckResult(True, message)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 def check_search() -> CheckResult:
     """Check that the database's search engine has its index."""
     engine = search.database_engine()
@@ -125,28 +171,40 @@ def check_search() -> CheckResult:
 
 
 def check_mail_server(config, *, thorough: bool = False) -> CheckResult:
-    """Check that the mail server answers. It sees neither a login nor an e-mail.
+    """Check that the mail server answers.
 
-    thorough: whether to check as well that the connection is as encrypted as it has to be.
+    thorough: whether to check as well that the connection is as encrypted as it has to be, and that the server accepts
+    login and sender. Nothing is sent.
     """
     if not config["MAIL_SERVER"]:
         return CheckResult(None, f"no server is set: e-mails are written to {config['MAIL_DIR'].name}/")
-    seconds = MAIL_SECONDS if thorough else TIMEOUT_SECONDS
-    errors: list[str] = []
-    # In a thread, because neither the name server nor a server that sends a byte at a time obeys the time limits.
     check = _mail_server_error if thorough else _mail_connection_error
-    thread = threading.Thread(target=lambda: errors.append(check(config)), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    error = errors[0] if errors else f"no answer after {seconds} s; check MAIL_SERVER and MAIL_PORT"
-    if error:
+    if error := within(MAIL_SECONDS if thorough else TIMEOUT_SECONDS, lambda: check(config)):
         return CheckResult(False, f"{error}: e-mails wait in the queue")
     is_encrypted = config["MAIL_USE_TLS"] or config["MAIL_USE_SSL"]
     logs_in = config["MAIL_USERNAME"] and config["MAIL_PASSWORD"]
-    if logs_in and not is_encrypted and not _is_loopback(config["MAIL_SERVER"]):
+    if logs_in and not is_encrypted and not is_loopback(config["MAIL_SERVER"]):
         message = "answers, but the password travels unencrypted: set MAIL_USE_TLS or MAIL_USE_SSL"
         return CheckResult(False, message, is_warning=True)
-    return CheckResult(True, "answers, and its certificate is valid" if is_encrypted and thorough else "answers")
+    return CheckResult(True, _mail_success(thorough, is_encrypted))
+
+
+def within(seconds: float, check: Callable[[], str]) -> str:
+    """Return what a check returns; if it takes longer than some seconds, that.
+
+    In a thread, because neither the name server nor a server that sends a byte at a time obeys time limits.
+    """
+    results: list[str] = []
+    thread = threading.Thread(target=lambda: results.append(check()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else f"no answer after {seconds:.0f} s; check the host and the port"
+
+
+def _mail_success(thorough: bool, is_encrypted: bool) -> str:
+    if not thorough:
+        return "answers"
+    return "answers, and accepts the sender" + ("; its certificate is valid" if is_encrypted else "")
 
 
 def _mail_connection_error(config) -> str:
@@ -156,29 +214,19 @@ def _mail_connection_error(config) -> str:
 
 
 def _mail_server_error(config) -> str:
-    """Return why e-mails cannot be handed to the mail server, with what to do; empty when they can."""
-    began = time.monotonic()
+    """Return why the mail server would not take an e-mail, with what to do; empty when it would."""
     try:
-        host = smtp.connect(config, TIMEOUT_SECONDS)
-        smtp.quit_quietly(host)
+        for _step in smtp.handing_over(config):
+            pass
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
-        if problem := smtp.describe_tls_error(error):
-            return problem
-        if isinstance(error, smtplib.SMTPResponseException):
-            reason = f"it refuses with {error.smtp_code}"
-        else:
-            reason = f"{getattr(error, 'strerror', None) or 'no answer'} after {time.monotonic() - began:.1f} s"
-        advice = "check MAIL_SERVER and MAIL_PORT"
-        if isinstance(error, smtplib.SMTPServerDisconnected) and not config["MAIL_USE_SSL"]:
-            advice += ", and set MAIL_USE_SSL if that port expects TLS from the start"
-        return f"{reason}; {advice}"
+        return smtp.describe_error(error, config)
     return ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Tell whether a host name or address is this machine's own."""
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower().rstrip(".") == "localhost"
 
@@ -244,65 +292,3 @@ def check_email_queue() -> CheckResult:
         minutes = f"{oldest_seconds // 60:.0f} minutes"
         return CheckResult(False, f"{count} e-mails wait, the oldest for {minutes}: is the mail server up?")
     return CheckResult(True, f"{count} e-mails wait")
-
-
-def check_folder(path: Path, *, is_private: bool = False) -> CheckResult:
-    """Check that a folder is writable. is_private: whether to warn if other users can enter it."""
-    if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
-        return CheckResult(False, f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
-    found = path.stat()
-    if is_private and found.st_mode & GROUP_AND_OTHERS:
-        owner = "" if found.st_uid == os.geteuid() else "give it to the user that runs NoxChat, then "
-        message = f"{path} can be written, but other users can enter it: {owner}chmod 700 {path}"
-        return CheckResult(False, message, is_warning=True)
-    return CheckResult(True, f"{path} can be written")
-
-
-def check_front_end() -> CheckResult:
-    """Check that the files from npm are installed."""
-    if Path(current_app.static_folder or "", "vendor", "htmx.min.js").is_file():
-        return CheckResult(True, "installed")
-    return CheckResult(False, "not installed, so pages work as without JavaScript: run bin/setup")
-
-
-def check_password_list(config) -> CheckResult:
-    """Check that the list of common passwords is installed."""
-    path = config["PASSWORD_LIST"]
-    if path.is_file() and path.stat().st_size:
-        return CheckResult(True, "installed")
-    return CheckResult(False, "not installed, so many common passwords are accepted: run bin/setup")
-
-
-def check_translations() -> CheckResult:
-    """Check that the Russian translation was compiled."""
-    if (Path(current_app.root_path).parent / "translations/ru/LC_MESSAGES/messages.mo").is_file():
-        return CheckResult(True, "compiled")
-    return CheckResult(False, "not compiled: make translations/ writable and start again")
-
-
-def check_secret_key(config) -> CheckResult:
-    """Check that the secret key is strong enough."""
-    if config["warnings"]:
-        return CheckResult(False, config["warnings"][0])
-    return CheckResult(True, "is long enough")
-
-
-def check_base_url(config) -> CheckResult:
-    """Check that other people can open the URL that e-mails contain, and over TLS."""
-    host = urlsplit(config["BASE_URL"]).hostname
-    if host in {"localhost", "127.0.0.1", "::1"}:
-        return CheckResult(None, f"{config['BASE_URL']}: fine here; other people need BASE_URL=https://…")
-    if not config["SECURE"]:
-        message = "passwords travel unencrypted; put TLS in front and write https://"
-        return CheckResult(False, f"{config['BASE_URL']}: {message}")
-    return CheckResult(True, config["BASE_URL"])
-
-
-def check_registration(config) -> CheckResult:
-    """Say who may create an account."""
-    texts = {
-        "open": "open: whoever finds this place can join",
-        "invitation": "invitation: who has a link of `flask invite` or of somebody who is here can join",
-        "closed": "closed: nobody can join",
-    }
-    return CheckResult(True, texts[config["REGISTRATION"]])

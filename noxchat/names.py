@@ -74,7 +74,7 @@ RESERVED = OPERATORS | set(
 )
 # Parts of our own URLs, present and planned, that are good names for people but must not become Public IDs.
 PATHS = set(
-    "blocked confirm counters delete email email-undo favicon favicon.ico i invitations look moment.js password "
+    "blocked confirm counters delete doctor email email-undo favicon favicon.ico i invitations look moment.js password "
     "sessions strength u undo".split()
 )
 

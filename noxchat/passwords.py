@@ -3,7 +3,7 @@
 import mmap
 from bisect import bisect_left
 from functools import cache
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 
 from flask import current_app
 from flask_babel import gettext as _
@@ -16,6 +16,7 @@ from noxchat.models import PASSWORD_LENGTH
 
 # A scrypt computation takes 32 MiB and a core for a tenth of a second: more at once would only cost memory.
 _slots = BoundedSemaphore(4)
+_dummy_lock = Lock()
 # zxcvbn's estimate of the guesses needed, as a power of ten: what online guessing within our limits could reach.
 MIN_GUESSES_LOG10 = 4.95
 SITE_WORDS = ["noxchat", "nox"]
@@ -130,7 +131,8 @@ def verify_password(password_hash: str | None, password: str) -> bool:
     # Releases before 1.6 hashed what was typed. Whether there is a second form depends on what is typed alone, so the
     # time that a wrong password takes says nothing about the account; for nearly all passwords there is none.
     forms = dict.fromkeys((prepare(password), password))
-    stored = password_hash or _dummy_hash()
+    with _dummy_lock:  # the first logins would each compute it
+        stored = password_hash or _dummy_hash()
     with _slots:
         return any(check_password_hash(stored, form) for form in forms) and password_hash is not None
 
@@ -142,4 +144,5 @@ def _dummy_hash() -> str:
 
 def warm_up():
     """Compute the dummy hash, so that the first login does not wait for it."""
-    _dummy_hash()
+    with _dummy_lock:
+        _dummy_hash()

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from noxchat.extensions import db
 
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 REVISION = re.compile(r"^(down_)?revision = '(\w+)'$", re.MULTILINE)
 
 
@@ -39,28 +40,23 @@ class Migrate:
         Migrations(self.app, db, directory=str(self.path), render_as_batch=True)
 
 
-def init_app(app: Flask, directory: Path):
-    """Set up the migrations. directory: that has them."""
-    app.extensions["migrate"] = Migrate(app, directory)
+def init_app(app: Flask):
+    """Set up the migrations."""
+    app.extensions["migrate"] = Migrate(app, MIGRATIONS)
 
 
 @cache
-def read_revisions(directory: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """Return all revisions of the migrations in a directory, and the last ones, normally one."""
-    sources = [path.read_text() for path in (directory / "versions").glob("*.py")]
+def read_revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """Return all revisions that this version knows, and the last ones, normally one. Reads them once."""
+    sources = [path.read_text() for path in (MIGRATIONS / "versions").glob("*.py")]
     found = [match for source in sources for match in REVISION.findall(source)]
     known = frozenset(revision for down, revision in found if not down)
     return known, known - {revision for down, revision in found if down}
 
 
-def _revisions() -> tuple[frozenset[str], frozenset[str]]:
-    """Return all revisions that this version knows, and the newest."""
-    return read_revisions(Path(current_app.root_path).parent / "migrations")
-
-
 def is_known(revision: str) -> bool:
     """Tell whether this version has a migration; otherwise it is of a newer one."""
-    return revision in _revisions()[0]
+    return revision in read_revisions()[0]
 
 
 def current_revision(connection: Connection) -> str:
@@ -73,7 +69,7 @@ def current_revision(connection: Connection) -> str:
 def is_current() -> bool:
     """Tell whether the tables are those of the newest migration, and complete. Raises SQLAlchemyError."""
     connection = db.session.connection()
-    return {current_revision(connection)} == _revisions()[1] and not is_incomplete(connection)
+    return {current_revision(connection)} == read_revisions()[1] and not is_incomplete(connection)
 
 
 # A table that is there while another database is copied into this one.
@@ -86,7 +82,7 @@ def is_incomplete(connection: Connection) -> bool:
 
 
 def upgrade(engine: Engine):
-    """Bring the tables of a database up to date. Raises DBAPIError, and CommandError when they are of a newer version."""
+    """Bring the tables of a database up to date. Raises DBAPIError, and CommandError if they are of a newer version."""
     from alembic import command
 
     config = current_app.extensions["migrate"].migrate.get_config()

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import jwt
 from flask import current_app
-from itsdangerous import BadSignature, Signer, URLSafeSerializer
+from itsdangerous import BadSignature, Signer, URLSafeSerializer, URLSafeTimedSerializer
 from sqlalchemy import select
 from sqlalchemy.orm import contains_eager
 
@@ -20,6 +20,7 @@ from noxchat.names import email_key
 RESET, CONFIRMATION, UNDO = "reset", "confirm", "undo"
 CONFIRMATION_LIFETIME, UNDO_LIFETIME = timedelta(days=7), timedelta(hours=72)
 ALGORITHM = "HS256"
+DOCTOR_SECONDS = 600
 
 
 def _key(purpose: str) -> bytes:
@@ -56,6 +57,24 @@ def verify_invitation_token(token: str) -> str | None:
         return invitation_signer().unsign(token).decode()
     except BadSignature:
         return None
+
+
+def _doctor_serializer() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(current_app.config["SECRET_KEY"], salt="doctor")
+
+
+def create_doctor_token() -> str:
+    """Return a token for what `flask doctor --outside` asks the server, for DOCTOR_SECONDS."""
+    return str(_doctor_serializer().dumps(secrets.token_hex(8)))
+
+
+def verify_doctor_token(token: str) -> bool:
+    """Tell whether a token was made by `flask doctor --outside` just now."""
+    try:
+        _doctor_serializer().loads(token, max_age=DOCTOR_SECONDS)
+    except BadSignature:
+        return False
+    return True
 
 
 def device_serializer() -> URLSafeSerializer:

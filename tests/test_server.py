@@ -236,7 +236,7 @@ def test_memory_is_bounded_during_concurrent_logins(serve):
     finally:
         done.set()
         watcher.join()
-    assert peak < 512_000_000
+    assert peak < 300_000_000
 
 
 def test_own_origins_are_recognized_behind_a_tls_proxy(make_app):

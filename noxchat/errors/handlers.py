@@ -17,7 +17,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from noxchat.database import is_read_only
+from noxchat.database import is_disk_full, is_read_only
 from noxchat.errors import blueprint
 from noxchat.errors.responses import NO_COOKIE, error_response
 from noxchat.exceptions import Conflict, InvalidInput, NotAllowed, NotFound, RateLimited
@@ -98,7 +98,7 @@ def invalid_input(error):
 @blueprint.app_errorhandler(RateLimited)
 def rate_limited(error):
     rollback_request()
-    log.warning("rate limited: %s", request.remote_addr)
+    log.warning("rate limited: from %s", request.remote_addr)
     return error_response(429, str(error), {"Retry-After": str(error.retry_after)})
 
 
@@ -108,8 +108,12 @@ def rate_limited(error):
 def no_database(error):
     rollback_request()
     log.error("database unavailable: %s", type(error.orig if hasattr(error, "orig") else error).__name__)
-    read_only = isinstance(error, DBAPIError) and is_read_only(error)
-    text = _("NoxChat can only be read just now: nothing can be saved. Nothing was changed.") if read_only else ""
+    text = ""
+    if isinstance(error, DBAPIError) and is_read_only(error):
+        text = _("NoxChat can only be read just now: nothing can be saved. Nothing was changed.")
+    if isinstance(error, DBAPIError) and is_disk_full(error):
+        log.error("the disk of the database is full")
+        text = _("The disk of NoxChat is full: nothing can be saved just now. Nothing was changed.")
     return error_response(503, text, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 

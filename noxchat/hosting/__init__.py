@@ -1,4 +1,7 @@
-"""What somebody who hosts NoxChat does with a whole installation: back it up, restore it, move it to another database."""
+"""What is done with a whole installation: back it up, restore it, move it to another database."""
+
+# Files in DATA_DIR: held by running servers; there while a restore is not finished.
+SERVER_LOCK, RESTORE_JOURNAL = "server.lock", ".restore.json"
 
 
 class HostingError(Exception):

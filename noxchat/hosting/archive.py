@@ -1,9 +1,9 @@
 """The file of a backup: a gzipped tar file, which any machine can open.
 
-    manifest.json         what is in it, and how to tell that it is whole
-    database.sqlite3      or database.dump, of pg_dump
-    secret_key            unless it was left out
-    avatars/<id>/<file>   the pictures
+manifest.json         what is in it, and how to tell that it is whole
+database.sqlite3      or database.dump, of pg_dump
+secret_key            unless it was left out
+avatars/<id>/<file>   the pictures
 """
 
 import gzip
@@ -28,7 +28,7 @@ from noxchat.hosting.tables import Summaries
 FORMAT = 1
 MANIFEST, KEY, AVATARS = "manifest.json", "secret_key", "avatars"
 DATABASE_FILES = {"sqlite": "database.sqlite3", "postgresql": "database.dump"}
-MEMBER = re.compile(r"manifest\.json|secret_key|database\.(sqlite3|dump)|avatars/[a-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,80}\.webp")
+MEMBER = re.compile(r"secret_key|database\.(sqlite3|dump)|avatars/[a-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,80}\.webp")
 MAX_MANIFEST_BYTES = 1_000_000
 COMPRESSION = 1  # more takes three times as long, to save a tenth
 # What reading a file raises that is damaged, or no backup at all.
@@ -60,7 +60,7 @@ def write(file: BinaryIO, folder: Path, manifest: Manifest):
     text = json.dumps(asdict(manifest), indent=1).encode()
     with (
         gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,  # type: ignore[arg-type]
+        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         _add(tar, MANIFEST, len(text), io.BytesIO(text))
         for name in names:

@@ -1,4 +1,4 @@
-"""The commands backup, restore and move-to."""
+"""The commands backup, restore and move-to. What they do is imported by them alone: it takes 10 MB."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from config import Config, ConfigError
 from noxchat.audit import log_command
-from noxchat.hosting import HostingError, backup, restore, transfer
+from noxchat.hosting import HostingError
 
 
 class GroupWithDefault(AppGroup):
@@ -48,6 +48,8 @@ group = GroupWithDefault("backup", help="Back everything up to one file, or veri
 @click.option("--keep", type=click.IntRange(min=1), help="Delete all backups in the same folder but so many.")
 def create(file, without_key, keep):
     """Back up database, pictures and key to FILE, while people write. FILE may be a folder."""
+    from noxchat.hosting import backup
+
     progress = Progress()
     path = (file or backup.default_path()).absolute()
     try:
@@ -70,6 +72,8 @@ def create(file, without_key, keep):
 @click.argument("file", type=click.Path(path_type=Path))
 def verify(file):
     """Restore FILE to a scratch place, and compare all rows and pictures with what it should have."""
+    from noxchat.hosting import backup
+
     progress = Progress()
     try:
         manifest = backup.verify(file, progress)
@@ -88,6 +92,8 @@ def verify(file):
 @click.option("--replace", is_flag=True, help="Move aside what is there.")
 def restore_backup(file, replace):
     """Restore the backup FILE into an empty place. One of an older version is brought up to date."""
+    from noxchat.hosting import restore
+
     progress = Progress()
     try:
         manifest, aside = restore.restore(file, replace=replace, progress=progress)
@@ -99,7 +105,8 @@ def restore_backup(file, replace):
     people = manifest.tables.get("users", [0])[0]
     click.echo(f"Restored {people:,} people from the backup of {manifest.created_at} ({seconds}).")
     if aside:
-        click.echo(f"What was here before is in {aside}.")
+        also = f", its tables in the schema {aside.name} of the database" if manifest.database == "postgresql" else ""
+        click.echo(f"What was here before is in {aside}{also}.")
     if restore.KEY not in manifest.files:
         click.echo("The backup has no key: everybody has to log in, and links in e-mails no longer work.")
     elif not restore.has_key_of_backup():
@@ -114,6 +121,8 @@ def move_to(uri):
 
     The database that is used now is only read, and stays as it is.
     """
+    from noxchat.hosting import transfer
+
     progress = Progress()
     try:
         target = Config({"SQLALCHEMY_DATABASE_URI": uri}, debug=True).SQLALCHEMY_DATABASE_URI

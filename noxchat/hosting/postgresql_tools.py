@@ -48,7 +48,7 @@ def run(program: str, url: URL, *arguments: str, version: int):
 
     version: of the server. Raises HostingError with the last line that it has printed.
     """
-    parts = {key: value for key, value in url.translate_connect_args(username="user", database="dbname").items()}
+    parts = dict(url.translate_connect_args(username="user", database="dbname"))
     password = parts.pop("password", None)
     conninfo = make_conninfo(**parts, **{key: value for key, value in url.query.items() if isinstance(value, str)})
     environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
@@ -62,9 +62,7 @@ def run(program: str, url: URL, *arguments: str, version: int):
 def dump(connection: Connection, url: URL, snapshot: str, file: Path):
     """Write a database to a file, as a snapshot that a transaction has exported."""
     options = ["--format=custom", "--compress=0", "--no-owner", "--no-privileges", f"--exclude-schema={ASIDE}*"]
-    run(
-        "pg_dump", url, *options, f"--snapshot={snapshot}", f"--file={file}", version=server_version(connection)
-    )
+    run("pg_dump", url, *options, f"--snapshot={snapshot}", f"--file={file}", version=server_version(connection))
 
 
 def restore(url: URL, file: Path, version: int):

@@ -22,11 +22,11 @@ from noxchat import schema
 from noxchat.database import now, without_statement_timeout
 from noxchat.extensions import db
 from noxchat.files import lock_file, make_private_folder, sync_folder, write_whole
-from noxchat.hosting import HostingError, archive
+from noxchat.hosting import RESTORE_JOURNAL, SERVER_LOCK, HostingError, archive
 from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
 from noxchat.hosting.backup import Progress, check_known, check_sqlite, check_tables, opened_sqlite
 
-STAGING, JOURNAL, SERVER_LOCK = ".restore", ".restore.json", "server.lock"
+STAGING = ".restore"
 ASIDE = "before_restore_{:%Y%m%d_%H%M%S}"  # the name of a folder in DATA_DIR, and of a schema of PostgreSQL
 OTHER_CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -45,7 +45,7 @@ class Journal:
 
     def save(self):
         """Write it to disk. Raises OSError."""
-        with write_whole(_data_dir() / JOURNAL, owner_of=_data_dir()) as file:
+        with write_whole(_data_dir() / RESTORE_JOURNAL, owner_of=_data_dir()) as file:
             file.write(json.dumps(self.__dict__).encode())
 
 
@@ -55,7 +55,7 @@ def _data_dir() -> Path:
 
 def interrupted() -> Journal | None:
     """Return the restore that was interrupted, if there is one."""
-    path = _data_dir() / JOURNAL
+    path = _data_dir() / RESTORE_JOURNAL
     return Journal(**json.loads(path.read_bytes())) if path.is_file() else None
 
 
@@ -66,7 +66,7 @@ def without_server() -> Iterator[None]:
         if not is_locked:
             raise HostingError("NoxChat is running: stop it first.")
         if db.engine.dialect.name == "postgresql" and (count := _other_connections()):
-            raise HostingError(f"The database is in use by {count} other connections: stop NoxChat on all machines first.")
+            raise HostingError(f"{count} other connections use the database: stop NoxChat on all machines first.")
         yield
 
 
@@ -192,7 +192,7 @@ def _finish(journal: Journal, progress: Progress):
         if (staging / name).exists():
             (staging / name).rename(target)
     sync_folder(data_dir)
-    (data_dir / JOURNAL).unlink()
+    (data_dir / RESTORE_JOURNAL).unlink()
     shutil.rmtree(staging)
 
 

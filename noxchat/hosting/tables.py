@@ -18,7 +18,7 @@ def list_tables(connection: Connection) -> list[str]:
 
 
 def stored_rows(connection: Connection, name: str) -> Select:
-    """Return a select of a table's rows as its database stores them, whatever the models say: it may be of any version."""
+    """Return a select of a table's rows as they are stored, whatever the models say: it may be of any version."""
     names = sorted(each["name"] for each in inspect(connection).get_columns(name))
     return select(*map(column, names)).select_from(table(name))
 

@@ -193,7 +193,7 @@ def _copy_into_postgresql(target: Connection, each: Table, rows: Iterator[Any]):
 def _set_sequence(source: Connection, target: Connection, each: Table):
     """Have new rows get higher ids than any row ever had: streams of events resume by them, for example."""
     id_column = each.columns.get("id")
-    if id_column is None or not id_column.type.python_type is int:
+    if id_column is None or id_column.type.python_type is not int:
         return
     last = max(_sequence(source, each), source.scalar(select(func.coalesce(func.max(id_column), 0))) or 0)
     if target.dialect.name == "postgresql":

@@ -6,6 +6,9 @@ Flask-Mail's own connection accepts every certificate, and waits for ever for a 
 import contextlib
 import smtplib
 import ssl
+from collections.abc import Iterator
+from email.message import EmailMessage
+from email.utils import parseaddr
 
 import flask_mail
 from flask import current_app
@@ -83,6 +86,67 @@ def describe_tls_error(error: Exception) -> str:
             "or MAIL_USE_TLS"
         )
     return ""
+
+
+def handing_over(config, message: EmailMessage | None = None) -> Iterator[str]:
+    """Hand an e-mail to the mail server; yields the name of each step before it is taken.
+
+    message: without one, only as far as the sender, and nothing is sent. Raises what `connect` raises, and
+    smtplib.SMTPException when the server refuses a step.
+    """
+    yield "connection"
+    host = connect(config, TIMEOUT_SECONDS)
+    with _closed_after_error(host):
+        if config["MAIL_USERNAME"] and config["MAIL_PASSWORD"]:
+            yield "login"
+            host.login(config["MAIL_USERNAME"], config["MAIL_PASSWORD"])
+        yield "sender"
+        sender = parseaddr(config["MAIL_DEFAULT_SENDER"])[1]
+        code, reply = host.mail(sender)
+        if code != 250:
+            raise smtplib.SMTPSenderRefused(code, reply, sender)
+        if message is None:
+            host.rset()
+        else:
+            yield "recipient"
+            code, reply = host.rcpt(message["To"])
+            if code not in (250, 251):
+                raise smtplib.SMTPRecipientsRefused({message["To"]: (code, reply)})
+            yield "message"
+            code, reply = host.data(message.as_bytes())
+            if code != 250:
+                raise smtplib.SMTPDataError(code, reply)
+    quit_quietly(host)
+
+
+def describe_error(error: Exception, config) -> str:
+    """Return why an e-mail was not handed over, and which setting to change. Contains the server's reply."""
+    if problem := describe_tls_error(error):
+        return problem
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        [(code, reply)] = error.recipients.values()
+        return f"the recipient is refused ({code} {_text(reply)})"
+    if isinstance(error, smtplib.SMTPConnectError):
+        return "something answers, but no mail server; check MAIL_PORT"
+    if isinstance(error, smtplib.SMTPResponseException):
+        advice = {
+            smtplib.SMTPAuthenticationError: "the login is refused: check MAIL_USERNAME and MAIL_PASSWORD",
+            smtplib.SMTPSenderRefused: "the sender is refused: check MAIL_DEFAULT_SENDER",
+        }.get(type(error), "the server refuses")
+        return f"{advice} ({error.smtp_code} {_text(error.smtp_error)})"
+    if isinstance(error, smtplib.SMTPNotSupportedError):
+        return "the server offers no login; check MAIL_PORT, or remove MAIL_USERNAME"
+    if isinstance(error, smtplib.SMTPServerDisconnected | TimeoutError):
+        tls = "" if config["MAIL_USE_SSL"] else ", and set MAIL_USE_SSL if that port expects TLS from the start"
+        return f"what answers there does not talk like a mail server; check MAIL_SERVER and MAIL_PORT{tls}"
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return f"{reason}; check MAIL_SERVER and MAIL_PORT"
+
+
+def _text(reply: bytes | str) -> str:
+    """Return the first line of a server's reply."""
+    text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
+    return text.splitlines()[0][:200] if text else ""
 
 
 def supports_utf8(config, timeout: float) -> bool | None:

@@ -4,6 +4,7 @@ from flask import Blueprint
 
 blueprint = Blueprint("main", __name__)
 
+from noxchat.main import doctor as doctor  # noqa: E402
 from noxchat.main import events as events  # noqa: E402
 from noxchat.main import files as files  # noqa: E402
 from noxchat.main import health as health  # noqa: E402

@@ -14,7 +14,10 @@ from flask_babel import gettext as _
 from noxchat.exceptions import InvalidInput
 from noxchat.main import avatar_formats
 
-DECODER = Path(__file__).with_name("avatar_decode.py")
+# Read at the start, so that an upgrade on disk does not change what a running server calls.
+DECODER = Path(__file__).with_name("avatar_decode.py").read_text(encoding="utf-8")
+# Exit codes of it. It is not imported, as it would load Pillow into this process.
+TOO_MANY_PIXELS, OUT_OF_MEMORY = 4, 5
 TIMEOUT_SECONDS = 10
 QUEUE_TIMEOUT_SECONDS = 12  # longer than one picture takes
 
@@ -60,7 +63,7 @@ def redraw(data: bytes) -> bytes:
 
 def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
     """Run avatar_decode. Raises InvalidInput when its turn does not come, or when it takes too long."""
-    command = [sys.executable, "-I", str(DECODER), name, str(pixels)]
+    command = [sys.executable, "-I", "-c", DECODER, name, str(pixels)]
     environment = {"MALLOC_ARENA_MAX": "1"}  # each arena reserves address space, which is what is limited
     if not _slot.acquire(timeout=QUEUE_TIMEOUT_SECONDS):
         raise InvalidInput(_("Many pictures are being read just now. Try again in a moment."), "avatar")
@@ -83,20 +86,18 @@ def _decode(data: bytes, name: str, pixels: int) -> subprocess.CompletedProcess:
 
 def _refusal(name: str, done: subprocess.CompletedProcess, pixels: int) -> str:
     """Return why a file of an accepted format is refused. done: the process that has tried to decode it."""
-    from noxchat.main import avatar_decode  # with Pillow, which this process does not need otherwise
-
     match done.returncode:
-        case avatar_decode.TOO_MANY_PIXELS:
+        case code if code == TOO_MANY_PIXELS:
             count = pixels // 1_000_000
             return _("This picture has more than %(count)s megapixels. Make it smaller.", count=count)
-        case avatar_decode.OUT_OF_MEMORY if re.fullmatch(rb"\d{1,3}", done.stdout):
+        case code if code == OUT_OF_MEMORY and re.fullmatch(rb"\d{1,3}", done.stdout):
             return _(
                 "%(format)s files like this can have up to %(count)s megapixels. "
                 "Make the picture smaller, or save it as an ordinary JPEG, not a progressive one.",
                 format=name,
                 count=int(done.stdout),
             )
-        case avatar_decode.OUT_OF_MEMORY:
+        case code if code == OUT_OF_MEMORY:
             return _("This picture takes too much memory to read. Make it smaller.")
         case code if -code in (signal.SIGXCPU, signal.SIGKILL):
             return _("This picture takes too long to read. Choose another.")

@@ -9,6 +9,7 @@ from flask.cli import AppGroup
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from noxchat.audit import log_command
 from noxchat.extensions import db
 from noxchat.search import outbox
 from noxchat.search.engines import database_engine
@@ -81,6 +82,7 @@ def reindex():
             problem = model.reindex(step)
         if problem:
             raise click.ClickException(problem)
+        log_command(table)
         click.echo(f"{rows} {table} indexed: {'Elasticsearch and ' * uses_elasticsearch}{database_engine().name}.")
 
 
@@ -113,4 +115,5 @@ def forget(yes):
             click.confirm("Delete the indexes of this installation from Elasticsearch?", abort=True)
         for model in models():
             indexer.remove(model)
+    log_command("all indexes")
     click.echo("Deleted. A server with ELASTICSEARCH_URL set builds it again.")

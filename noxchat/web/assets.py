@@ -1,10 +1,12 @@
 """Static files: URLs that change with the content, so that browsers may cache them for ever; compressed only once."""
 
 import hashlib
+import io
+import mimetypes
 from functools import cache
 from pathlib import Path
 
-from flask import Flask, Request, Response, current_app, request, url_for
+from flask import Flask, Request, Response, abort, current_app, request, send_file, url_for
 from flask_moment import moment
 
 from noxchat.extensions import compress
@@ -40,6 +42,26 @@ def asset_url(name: str) -> str:
     return find_asset_url(name)
 
 
+def keep_static_files(app: Flask):
+    """Keep all static files in memory, so that a server goes on with those that its pages were written for."""
+    root = Path(app.static_folder or "")
+    app.extensions["static_files"] = {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+    with app.test_request_context():
+        for name in app.extensions["static_files"]:
+            asset_url(name)
+
+
+def send_kept(files: dict[str, bytes], name: str) -> Response:
+    """Send a static file that is kept in memory."""
+    if name not in files:
+        abort(404)
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    digest = hashlib.sha256(files[name]).hexdigest()[:12]
+    return send_file(io.BytesIO(files[name]), mimetype=kind, etag=digest, conditional=True)
+
+
 def moment_script_url() -> str:
     """Return the URL of Flask-Moment's script."""
     return url_for("main.moment_js", v=hashlib.sha256(moment.flask_moment_js().encode()).hexdigest()[:12])
@@ -59,7 +81,8 @@ def cache_static(response: Response) -> Response:
 
 def _linked_digest(request: Request) -> str | None:
     """Return the digest in the URL if that is how our pages link to this static file, else None."""
-    is_linked = request.full_path == find_asset_url((request.view_args or {})["filename"])
+    find = asset_url if current_app.extensions.get("static_files") else find_asset_url
+    is_linked = request.full_path == find((request.view_args or {})["filename"])
     return request.args["v"] if is_linked else None
 
 

@@ -3,12 +3,15 @@
 Nothing secret is written: no field's text, no cookie, no token, no e-mail; URLs appear as routes, not as typed.
 """
 
+import grp
 import logging
 import os
+import pwd
 import re
 import secrets
 import sys
 import time
+from pathlib import Path
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 from flask import Flask, g, has_request_context, request
@@ -17,6 +20,7 @@ from noxchat.files import make_private_folder
 
 log = logging.getLogger("noxchat")
 
+REFUSALS = {400, 403, 404, 413, 429}
 # Whatever could begin a new line or control a terminal.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -38,12 +42,14 @@ class SingleLineFormatter(logging.Formatter):
 def init_app(app: Flask):
     """Open the log and write a line for each request.
 
-    If the folder cannot be written, the log goes to standard error, with a warning.
+    With LOG_TO=stdout it goes to standard output, for containers. If the folder cannot be written, it goes to standard
+    error, with a warning.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if app.debug else []
     problem = None
     try:
-        handlers.append(_file_handler(app))
+        is_file = app.config["LOG_TO"] == "file"
+        handlers.append(_file_handler(app) if is_file else logging.StreamHandler(sys.stdout))
     except OSError as error:
         problem = f"{app.config['LOG_DIR']} cannot be written ({error.strerror}): the log goes to standard error"
         handlers = [logging.StreamHandler(sys.stderr)]
@@ -76,7 +82,19 @@ def _file_handler(app: Flask) -> logging.Handler:
         backupCount=app.config["LOG_FILES"],
         encoding="utf-8",
         chmod=0o600,
+        owner=_owner_for_root(app.config["DATA_DIR"]),
     )
+
+
+def _owner_for_root(data_dir: Path) -> tuple[str, str] | None:
+    """Return to whom log files belong that a command creates as root: the user and group that the server runs as."""
+    if os.geteuid() != 0:
+        return None
+    found = data_dir.stat()
+    try:
+        return pwd.getpwuid(found.st_uid).pw_name, grp.getgrgid(found.st_gid).gr_name
+    except KeyError:  # no names, as in containers
+        return None
 
 
 def _begin_request():
@@ -89,5 +107,8 @@ def _log_request(response):
     if request.endpoint != "static":
         # The route, not the path: paths contain reset tokens, and whatever people type.
         milliseconds = (time.perf_counter() - g.began) * 1000
-        log.info("%s %s %s %.0f ms", request.method, request.url_rule or "-", response.status_code, milliseconds)
+        # The address of whoever is refused is for programs that ban who tries too often (deploy/fail2ban).
+        address = f" from {request.remote_addr}" if response.status_code in REFUSALS else ""
+        route, code = request.url_rule or "-", response.status_code
+        log.info("%s %s %s %.0f ms%s", request.method, route, code, milliseconds, address)
     return response

@@ -3,6 +3,7 @@
 The order in `check_request` is deliberate: cheap checks first, and no body is read from somebody who may not send one.
 """
 
+import hmac
 import logging
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote_to_bytes
@@ -17,6 +18,7 @@ from noxchat.web import htmx
 
 log = logging.getLogger("noxchat.security")
 
+PEER = "noxchat.peer"  # in the WSGI environment: the address of the other end of the connection, a proxy perhaps
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 # Of OWASP's list (https://owasp.org/www-project-secure-headers): whatever our pages do not use is forbidden.
 CONTENT_SECURITY_POLICY = (
@@ -52,6 +54,17 @@ def probe_endpoint(view):
     return machine_endpoint(view)
 
 
+def may_monitor() -> bool:
+    """Tell whether a request is from this machine, or has the token of MONITORING_TOKEN."""
+    token = current_app.config["MONITORING_TOKEN"]
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if token and hmac.compare_digest(given.encode(), token.encode()):
+        return True
+    # Whoever comes through a proxy that is not named in TRUSTED_PROXIES seems to be on this machine.
+    is_forwarded = "X-Forwarded-For" in request.headers and not current_app.config["TRUSTED_PROXIES"]
+    return ip_address(request.remote_addr or "0.0.0.0").is_loopback and not is_forwarded  # noqa: S104
+
+
 def init_app(app: Flask):
     """Check every request, and add the security headers to every response."""
     app.before_request(check_request)
@@ -63,7 +76,7 @@ def check_request():
     view = current_app.view_functions.get(request.endpoint or "")
     is_probe = getattr(view, "is_probe", False)
     if not is_probe and not is_trusted_host(request.environ.get("HTTP_HOST", "")):
-        log.warning("foreign host refused")
+        log.warning("foreign host refused: from %s", request.remote_addr)
         g.skip_session = True
         abort(400)
     valid_url = _is_valid(request.environ["PATH_INFO"].encode("latin-1")) and _is_valid(request.query_string)
@@ -85,7 +98,7 @@ def check_request():
 def _check_post():
     origin = request.headers.get("Origin")
     if origin is not None and not _is_own(origin):
-        log.warning("csrf refused: foreign origin")
+        log.warning("csrf refused: foreign origin, from %s", request.remote_addr)
         raise CSRFError("foreign origin")
     if request.mimetype != "multipart/form-data":
         request.max_content_length = current_app.config["MAX_FORM_MEMORY_SIZE"]
@@ -96,7 +109,7 @@ def _check_post():
     try:
         csrf.protect()
     except CSRFError:
-        log.warning("csrf refused: token missing or stale")
+        log.warning("csrf refused: token missing or stale, from %s", request.remote_addr)
         raise
     # Release the connection: hashing or decoding a picture may take a while now.
     db.session.commit()
@@ -165,7 +178,8 @@ class ClientAddress:
         self.proxies = proxies
 
     def __call__(self, environ, start_response):
-        address = read_address(environ.get("REMOTE_ADDR", ""))
+        environ[PEER] = environ.get("REMOTE_ADDR", "")
+        address = read_address(environ[PEER])
         for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
             forwarded = read_address(hop)
             if address is None or forwarded is None or not any(address in network for network in self.proxies):

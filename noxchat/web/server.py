@@ -6,17 +6,23 @@ gunicorn loads the application once and forks its workers from it.
 import errno
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import message
+from jinja2.utils import LRUCache
 
 from config import Config, ConfigError, make_secret_key
+from noxchat import create_app
+from noxchat.files import lock_file
+from noxchat.hosting import RESTORE_JOURNAL, SERVER_LOCK
 from noxchat.web.worker import IGNORES_HUP, Worker
 
 # How long requests get to finish after TERM; the process ends within 30 s.
@@ -24,7 +30,7 @@ GRACEFUL_SECONDS = 25
 START_SECONDS = 3600  # for which a start waits for another one that is migrating
 CONNECTIONS = 4096  # of each process, besides the event streams, where the system allows so many
 FILES = 384  # open files of each process, besides the connections
-
+TEMPLATES = 1000  # that are kept; there are fewer
 
 # Allows a search term of ten thousand characters. gunicorn has a limit of its own, which no setting can raise, but only
 # switch off.
@@ -60,6 +66,8 @@ class Server(BaseApplication):
             "control_socket_disable": True,
             "post_fork": self.post_fork,
             "worker_exit": self.worker_exit,
+            "child_exit": self.child_exit,
+            "on_exit": self.on_exit,
             "when_ready": self.when_ready,
         }
         for name, value in settings.items():
@@ -88,6 +96,21 @@ class Server(BaseApplication):
 
         search.stop(self.app, wait=True)
 
+    def child_exit(self, _server, worker):
+        """Let the gauges of a worker that has ended no longer count."""
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            from prometheus_client import multiprocess
+
+            multiprocess.mark_process_dead(worker.pid)
+
+    def on_exit(self, _arbiter):
+        """Let SQLite's file be complete by itself, now that no worker uses it any more."""
+        from noxchat.database import checkpoint_sqlite
+
+        checkpoint_sqlite(self.app.config["SQLALCHEMY_DATABASE_URI"])
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def when_ready(self, arbiter):
         """Tell that the server answers. From now on HUP ends it as TERM does, instead of restarting its workers."""
         end = lambda _number, frame: arbiter.signal(signal.SIGTERM, frame)  # noqa: E731
@@ -100,21 +123,52 @@ def main():
     try:
         make_secret_key()
         config = Config()
+        check_address(config)
+        if config.WORKERS > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="noxchat-metrics-")
+        app = create_app(config)
     except ConfigError as error:
         sys.exit(f"NoxChat cannot start. {error}")
     except OSError as error:
         sys.exit(f"NoxChat cannot start. DATA_DIR cannot be written ({error.strerror}): write a folder that can.")
-    from noxchat import create_app
+    with running(app):
+        with app.app_context():
+            prepare_database(app)
+            app.extensions["sqlalchemy"].engine.dispose()
+        read_files(app)
+        Server(app, raise_open_files_limit(app)).run()
 
-    check_address(config)
-    try:
-        app = create_app(config)
-    except OSError as error:
-        sys.exit(f"NoxChat cannot start. DATA_DIR cannot be written ({error.strerror}): write a folder that can.")
-    with app.app_context():
-        prepare_database(app)
-        app.extensions["sqlalchemy"].engine.dispose()
-    Server(app, raise_open_files_limit(app)).run()
+
+@contextmanager
+def running(app):
+    """Hold the lock of a running server in a with statement, which its workers inherit. Exits during a restore."""
+    data_dir = app.config["DATA_DIR"]
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that can only be read; nothing can be restored there, either
+            if not stack.enter_context(lock_file(data_dir / SERVER_LOCK, shared=True)):
+                sys.exit("NoxChat cannot start. A backup is being restored, or the database copied: wait for its end.")
+        if (data_dir / RESTORE_JOURNAL).exists():
+            sys.exit("NoxChat cannot start. A restore was interrupted: run flask --app main restore FILE again.")
+        yield
+
+
+def read_files(app):
+    """Read what pages are made of, so that an upgrade on disk does not change what a running server does."""
+    from flask_babel import force_locale, get_translations
+
+    from noxchat import schema
+    from noxchat.web import assets
+    from noxchat.web.preferences import LANGUAGES
+
+    app.jinja_env.cache = LRUCache(TEMPLATES)
+    for name in app.jinja_env.list_templates():
+        app.jinja_env.get_template(name)
+    with app.test_request_context():
+        schema.read_revisions()
+        for language in LANGUAGES:
+            with force_locale(language):
+                get_translations()
+    assets.keep_static_files(app)
 
 
 def raise_open_files_limit(app) -> int:
@@ -179,7 +233,7 @@ def migrate_and_fill(app):
     if (encoding := health.check_encoding()).ok is False:
         sys.exit(f"NoxChat cannot start. SQLALCHEMY_DATABASE_URI: the database has the {encoding.message}.")
     if health.check_database().ok is not True:
-        migrate()
+        migrate(app)
     for check in (health.check_collation(), writable := health.check_writable()):
         if check.ok is False:
             print(f"Warning: the database: {check.message}", file=sys.stderr, flush=True)  # noqa: T201
@@ -189,13 +243,23 @@ def migrate_and_fill(app):
         print(f"Demo login: {login.identifier}  password: {login.password}", flush=True)  # noqa: T201
 
 
-def migrate():
-    """Bring the tables up to date. Exits with a sentence when a newer version has changed them. Raises DBAPIError."""
-    import flask_migrate
+def migrate(app):
+    """Bring the tables up to date, unless MIGRATE=0. Exits with a sentence when that cannot be. Raises DBAPIError."""
     from alembic.util import CommandError
 
+    from noxchat import schema
+    from noxchat.extensions import db
+
+    with db.engine.connect() as connection:
+        revision, is_incomplete = schema.current_revision(connection), schema.is_incomplete(connection)
+    if is_incomplete:
+        sys.exit("NoxChat cannot start. Copying to this database was interrupted: run flask --app main move-to again.")
+    if revision and not schema.is_known(revision):
+        sys.exit("NoxChat cannot start. The database is of a newer version of NoxChat: update this machine, too.")
+    if not app.config["MIGRATE"]:
+        sys.exit("NoxChat cannot start. MIGRATE=0, and the tables are not current: run flask --app main db upgrade.")
     try:
-        flask_migrate.upgrade()
+        schema.upgrade(db.engine)
     except CommandError as error:
         sys.exit(f"NoxChat cannot start. {error}")
 

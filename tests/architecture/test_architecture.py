@@ -23,10 +23,17 @@ TEMPLATES = [*ROOT.glob("templates/**/*.html"), *ROOT.glob("partials/**/*.html")
 # The layers, and what the modules of each may import of NoxChat. Modules are sorted into them by where they are; `rules`
 # are all that are not named here.
 BASE = {
-    *("noxchat.characters", "noxchat.database", "noxchat.exceptions", "noxchat.extensions", "noxchat.files"),
+    *(
+        "noxchat.audit",
+        "noxchat.characters",
+        "noxchat.database",
+        "noxchat.exceptions",
+        "noxchat.extensions",
+        "noxchat.files",
+    ),
     *("noxchat.installation", "noxchat.mail", "noxchat.mail.smtp", "noxchat.postgresql"),
 }
-ENTRY_POINTS = {"noxchat", "noxchat.cli", "noxchat.web.server"}
+ENTRY_POINTS = {"noxchat", "noxchat.cli", "noxchat.hosting.cli", "noxchat.web.server"}
 MAY_IMPORT = {
     "base": {"base"},
     "search": {"base", "search"},

@@ -297,7 +297,7 @@ def test_costly_files_stay_within_time_and_memory(app, alice, alice_browser):
             total = 0
             for process in [this_process, *this_process.children()]:
                 try:
-                    if process is this_process or avatar_decode.__file__ in process.cmdline():
+                    if process is this_process or avatar_utils.DECODER in process.cmdline():
                         total += process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
