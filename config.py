@@ -23,7 +23,6 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent
-ENV_FILE = ROOT / ".env"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MIN_KEY_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
 
@@ -396,15 +395,20 @@ class Config:
         self.WTF_CSRF_CHECK_DEFAULT = False
 
 
+def env_file():
+    """Return the path of the file with settings, which need not exist."""
+    return ROOT / ".env"
+
+
 def load_env():
     """Add the variables of .env to the environment, where they are not set. Raises ConfigError."""
     try:
-        load_dotenv(ENV_FILE, encoding="utf-8-sig")
+        load_dotenv(env_file(), encoding="utf-8-sig")
     except UnicodeError:
-        raise ConfigError(f"{ENV_FILE} is not UTF-8: save it with that encoding.") from None
+        raise ConfigError(f"{env_file()} is not UTF-8: save it with that encoding.") from None
     except OSError as error:
         raise ConfigError(
-            f"{ENV_FILE} cannot be read ({error.strerror}): give it to the user that runs NoxChat."
+            f"{env_file()} cannot be read ({error.strerror}): give it to the user that runs NoxChat."
         ) from None
 
 

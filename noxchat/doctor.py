@@ -14,7 +14,7 @@ from flask import current_app
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-import config as config_module
+from config import env_file
 from noxchat import changelog, demo, health
 from noxchat.database import now
 from noxchat.extensions import db
@@ -103,7 +103,7 @@ def _safe(check: Callable[[], CheckResult]) -> CheckResult:
 def check_settings(config) -> CheckResult:
     """Check that there are no settings that do not exist: misspelled ones do nothing."""
     known = config["KNOWN_SETTINGS"]
-    written = dotenv_values(config_module.ENV_FILE) if config_module.ENV_FILE.is_file() else {}
+    written = dotenv_values(env_file()) if env_file().is_file() else {}
     unknown = [name for name in written if name not in known and not name.startswith(("FLASK_", "PYTHON"))]
     similar = [name for name in os.environ if name not in known and difflib.get_close_matches(name, known, 1, SIMILAR)]
     names = dict.fromkeys([*unknown, *similar])
@@ -226,7 +226,7 @@ def check_owner(config) -> CheckResult:
 def check_modes(config) -> CheckResult:
     """Check that other users of the machine can read neither data nor passwords."""
     kept = [path for path in _files(config) if path.is_file() and not path.is_symlink()]
-    candidates = [config_module.ENV_FILE, *kept] if config_module.ENV_FILE.is_file() else kept
+    candidates = [env_file(), *kept] if env_file().is_file() else kept
     readable = [path for path in candidates if path.stat().st_mode & GROUP_AND_OTHERS]
     if not readable:
         return CheckResult(True, "only their owner can read them")

@@ -7,7 +7,7 @@ import flask_migrate
 import pytest
 from sqlalchemy import func, select
 
-from noxchat import health
+from noxchat import doctor
 from noxchat.database import now
 from noxchat.extensions import db
 from noxchat.models import QueuedEmail, User, friend_requests, friends
@@ -153,7 +153,7 @@ def test_doctor_reports_missing_files(app, tmp_path, monkeypatch):
     assert run_doctor(app)[1]["Front-end files"] == "WRONG"
     monkeypatch.setattr(app, "root_path", str(tmp_path / "noxchat"))
     with app.app_context():
-        assert health.check_translations().ok is False
+        assert doctor.check_translations().ok is False
 
 
 def test_doctor_reports_missing_folders(app, tmp_path):

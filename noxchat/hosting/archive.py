@@ -95,7 +95,7 @@ def checksums(folder: Path) -> tuple[list, dict[str, str]]:
 def opened(path: Path) -> Iterator[tuple[Manifest, tarfile.TarFile]]:
     """Open an archive in a with statement. Its value is the manifest, and what `extract` takes. Raises HostingError."""
     try:
-        with tarfile.open(path, "r|gz") as tar:
+        with gzip.open(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             yield _read_manifest(tar), tar
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
@@ -130,6 +130,8 @@ def extract(tar: tarfile.TarFile, manifest: Manifest, folder: Path):
         make_private_folder(target.parent)
         with open(target, "xb", opener=_private) as file:
             shutil.copyfileobj(source, file, 1 << 20)
+    while tar.fileobj and tar.fileobj.read(1 << 20):
+        pass  # to the end of the file, which has the checksum of all
     if checksums(folder) != (manifest.avatars, manifest.files):
         raise ValueError("not the files of the manifest")
 

@@ -27,7 +27,7 @@ from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
 from noxchat.hosting.backup import Progress, check_known, check_sqlite, check_tables, opened_sqlite
 
 STAGING = ".restore"
-ASIDE = "before_restore_{:%Y%m%d_%H%M%S}"  # the name of a folder in DATA_DIR, and of a schema of PostgreSQL
+ASIDE = "before_restore_{:%Y%m%d_%H%M%S_%f}"  # the name of a folder in DATA_DIR, and of a schema of PostgreSQL
 OTHER_CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     " AND backend_type = 'client backend'"

@@ -45,7 +45,10 @@ MAY_IMPORT = {
 }
 HTTP_NAMES = {"request", "session", "render_template", "flash", "abort", "redirect", "url_for", "make_response"}
 # Rule modules with transactions of their own: a thread, and what only the command line and the server's start call.
-OWN_TRANSACTIONS = {"noxchat.mail.worker", "noxchat.event_stream", "noxchat.demo", "noxchat.health"}
+OWN_TRANSACTIONS = {
+    *("noxchat.mail.worker", "noxchat.event_stream", "noxchat.demo", "noxchat.health", "noxchat.doctor"),
+    *("noxchat.hosting.backup", "noxchat.hosting.outside", "noxchat.hosting.restore", "noxchat.hosting.transfer"),
+}
 LAST_LINE_OF_A_ROUTE = 20
 
 
