@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 VENDOR = ROOT / "static" / "vendor"
+PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"  # of which packages are installed
 FRONT_END = {
     # In one file: htmx starts as soon as it is loaded, and would not wait for an extension in another file.
     "htmx.min.js": (
@@ -48,9 +49,13 @@ def run(*command, **kwargs):
 
 
 def once(name, *sources):
-    """Return None when a step was done from these sources already, else a function that records it as done."""
+    """Return None when a step was done from these sources already, else a function that records it as done.
+
+    sources: paths and texts. Only what changes the result belongs to them: a start whose installed files fit needs no
+    registry.
+    """
     stamp = VENV / f".{name}.stamp"
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256()
     for source in sources:
         digest.update(source.read_bytes() if isinstance(source, Path) else str(source).encode())
     if stamp.is_file() and stamp.read_text() == digest.hexdigest():
@@ -89,9 +94,11 @@ def make_venv():
 
 def install_python_packages(*, tests):
     lock = ROOT / ("requirements-test.txt" if tests else "requirements.txt")
-    done = once(lock.stem, lock)
+    done = once(lock.stem, lock, PYTHON_VERSION)
     # The tests' lock file contains all packages of the application, at the same versions.
-    if done is None or (not tests and once("requirements-test", ROOT / "requirements-test.txt") is None):
+    if done is None or (
+        not tests and once("requirements-test", ROOT / "requirements-test.txt", PYTHON_VERSION) is None
+    ):
         return
     say(f"installing {lock.name}")
     pip("install", lock)
@@ -113,7 +120,7 @@ def uses_redis():
 def install_redis():
     """Install what counts rate limits in Redis, if they are counted there."""
     lock = ROOT / "requirements-redis.txt"
-    if uses_redis() and (done := once(lock.stem, lock)):
+    if uses_redis() and (done := once(lock.stem, lock, PYTHON_VERSION)):
         say(f"installing {lock.name}")
         pip("install", lock)
         done()
@@ -124,7 +131,7 @@ def npm():
     if shutil.which("npm") and shutil.which("node"):
         return [shutil.which("npm")]
     lock = ROOT / "requirements-node.txt"
-    if done := once("requirements-node", lock):
+    if done := once("requirements-node", lock, PYTHON_VERSION):
         say("installing Node.js into .venv")
         pip("install", lock)
         done()
@@ -134,7 +141,7 @@ def npm():
 def install_files():
     """Install the front-end files and the list of common passwords."""
     lock = ROOT / "requirements-passwords.txt"
-    done = once("front-end", ROOT / "package-lock.json", lock, Path(__file__))
+    done = once("front-end", ROOT / "package-lock.json", lock, repr(FRONT_END))
     if done is None and all(path.is_file() for path in (PASSWORDS, *(VENDOR / name for name in FRONT_END))):
         return
     say("installing the front-end files and the list of common passwords")

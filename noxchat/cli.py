@@ -205,6 +205,6 @@ def test_mail(address):
         for step in smtp.handing_over(config, message):
             click.echo(f"{step} …")
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
-        raise click.ClickException(f"{step}: {smtp.describe_error(error, config)}") from None
+        raise click.ClickException(f"{step}: {smtp.describe_error(error, config, step)}") from None
     log_command("sent")
     click.echo(f"The mail server has accepted it: look at the inbox of {address}.")

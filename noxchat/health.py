@@ -215,11 +215,12 @@ def _mail_connection_error(config) -> str:
 
 def _mail_server_error(config) -> str:
     """Return why the mail server would not take an e-mail, with what to do; empty when it would."""
+    step = ""
     try:
-        for _step in smtp.handing_over(config):
+        for step in smtp.handing_over(config):  # noqa: B007  the last one is told
             pass
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
-        return smtp.describe_error(error, config)
+        return smtp.describe_error(error, config, step)
     return ""
 
 

@@ -562,9 +562,9 @@ def send_request(opener, request, timeout=30):
 
 
 class Server:
-    """The real server, started as by bin/run, on a free port unless one is given."""
+    """The real server, started as by bin/run, on a free port unless one is given. cwd: the checkout that it runs."""
 
-    def __init__(self, folder, uri, wait=True, prefix=(), port=None, **more):
+    def __init__(self, folder, uri, wait=True, prefix=(), port=None, cwd=ROOT, **more):
         self.port = port or free_port()
         self.base = f"http://{'[::1]' if more.get('HOST') == '::1' else '127.0.0.1'}:{self.port}"
         self.environment = settings(folder, uri, PORT=self.port, **{"DEMO": 0, **more})
@@ -572,7 +572,7 @@ class Server:
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "noxchat.web.server"],
             env={**os.environ, **self.environment},
-            cwd=ROOT,
+            cwd=cwd,
             stdout=self.output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -94,6 +94,49 @@ def test_run_and_test_need_no_other_setup(fresh_clone):
     assert " passed" in result.stdout
 
 
+def dockerfile(instruction):
+    """Return what follows an instruction of the Dockerfile, of each line with it."""
+    return re.findall(rf"^{instruction} (.*)$", (ROOT / "deploy/Dockerfile").read_text(), re.M)
+
+
+@pytest.mark.timeout(900)
+def test_image_is_built_and_runs_without_writing_anything_but_data(fresh_clone, tmp_path):
+    """By the steps of the Dockerfile, in a fresh checkout with nothing but Python."""
+    clone, environment = fresh_clone
+    assert dockerfile("RUN")[1] == "deploy/build.sh" and dockerfile("CMD") == ['["bin/run"]']
+    environment = {**environment, "PATH": f"{environment['PATH']}:/bin"}
+    built = subprocess.run(
+        [clone / "deploy/build.sh"], env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    before = {path: path.stat().st_mtime_ns for path in clone.rglob("*") if "__pycache__" not in path.parts}
+    settings = dict(pair.split("=") for pair in " ".join(dockerfile("ENV")).split())
+    assert settings["HOST"] == "0.0.0.0" and settings["LOG_TO"] == "stdout"
+    port, output = free_port(), tmp_path / "output.txt"
+    settings |= {"DATA_DIR": str(tmp_path / "data"), "PORT": str(port), "BASE_URL": f"http://127.0.0.1:{port}"}
+    check = [os.path.join(environment["PATH"].split(":")[0], "python3"), str(clone / "deploy/check_health.py")]
+    assert subprocess.run(check, env={**environment, **settings}, capture_output=True, check=False).returncode == 1
+    with open(output, "w") as file:
+        process = subprocess.Popen(
+            [clone / "bin/run"], env={**environment, **settings}, cwd=clone, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(
+            lambda: (
+                subprocess.run(check, env={**environment, **settings}, capture_output=True, check=False).returncode == 0
+            ),
+            60,
+        )
+        wait_until(lambda: "GET /healthz 200" in output.read_text(), 5)
+    finally:
+        process.terminate()
+        process.wait(35)
+    after = {path: path.stat().st_mtime_ns for path in clone.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
+    # What is whole after the end is the file alone.
+    assert {path.name for path in (tmp_path / "data").glob("noxchat.db*")} <= {"noxchat.db", "noxchat.db-start.lock"}
+
+
 def test_old_python_version_is_refused_with_a_message(tmp_path):
     script = (
         "import sys; sys.version_info = (3, 10, 0); sys.path.insert(0, sys.argv[1]); import _setup; _setup.make_venv()"

@@ -9,13 +9,14 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from flask import current_app
 
 from noxchat import tokens
 from noxchat.doctor import note, wrong
-from noxchat.health import CheckResult
+from noxchat.health import CheckResult, is_loopback
 
 TIMEOUT_SECONDS = 10
 FORGED = "203.0.113.77"  # an address of RFC 5737, which nobody has
@@ -142,23 +143,27 @@ def _check_host(config, seen: dict) -> CheckResult:
 
 
 def _check_client(config, seen: dict) -> CheckResult:
-    if seen["is_forwarded"] and seen["client"] == seen["peer"]:
-        advice = (
-            f"TRUSTED_PROXIES does not name the proxy, {seen['peer']}: everybody has its address, and shares one limit"
+    peer = ip_address(seen["peer"])
+    if seen["forwarded"] and not any(peer in network for network in config["TRUSTED_PROXIES"]):
+        return wrong(
+            f"TRUSTED_PROXIES does not name the proxy, {peer}: everybody has its address, and shares one limit"
         )
-        return wrong(advice)
-    if not seen["is_forwarded"] and config["SECURE"]:
+    if not seen["forwarded"] and config["SECURE"]:
         return wrong("the proxy does not tell who asks: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for")
     return CheckResult(True, seen["client"])
 
 
 def _check_forgery(visitor: Visitor, path: str) -> CheckResult:
     _status, body = visitor.send("GET", path, headers={"X-Forwarded-For": FORGED})
-    if (_read(body) or {}).get("client") == FORGED:
-        return wrong(
-            "a visitor can pretend any address: TRUSTED_PROXIES is too wide, or the proxy passes on what it is sent"
-        )
-    return CheckResult(True, "is not believed")
+    seen = _read(body) or {}
+    if seen.get("client") != FORGED:
+        return CheckResult(True, "is not believed")
+    added = seen["forwarded"].rpartition(",")[2].strip()  # by the proxy: who it thinks that asks
+    if added != FORGED and is_loopback(added):
+        return CheckResult(None, "cannot be told from this machine, which is trusted itself")
+    return wrong(
+        "a visitor can pretend any address: TRUSTED_PROXIES is too wide, or the proxy passes on what it gets"
+    )
 
 
 def _check_body(config, visitor: Visitor, path: str) -> CheckResult:

@@ -119,8 +119,11 @@ def handing_over(config, message: EmailMessage | None = None) -> Iterator[str]:
     quit_quietly(host)
 
 
-def describe_error(error: Exception, config) -> str:
-    """Return why an e-mail was not handed over, and which setting to change. Contains the server's reply."""
+def describe_error(error: Exception, config, step: str) -> str:
+    """Return why an e-mail was not handed over, and which setting to change. Contains the server's reply.
+
+    step: of `handing_over`, that failed.
+    """
     if problem := describe_tls_error(error):
         return problem
     if isinstance(error, smtplib.SMTPRecipientsRefused):
@@ -136,6 +139,8 @@ def describe_error(error: Exception, config) -> str:
         return f"{advice} ({error.smtp_code} {_text(error.smtp_error)})"
     if isinstance(error, smtplib.SMTPNotSupportedError):
         return "the server offers no login; check MAIL_PORT, or remove MAIL_USERNAME"
+    if step == "login" and isinstance(error, smtplib.SMTPServerDisconnected):  # after several ways to log in
+        return "the login is refused: check MAIL_USERNAME and MAIL_PASSWORD"
     if isinstance(error, smtplib.SMTPServerDisconnected | TimeoutError):
         tls = "" if config["MAIL_USE_SSL"] else ", and set MAIL_USE_SSL if that port expects TLS from the start"
         return f"what answers there does not talk like a mail server; check MAIL_SERVER and MAIL_PORT{tls}"

@@ -18,7 +18,7 @@ def doctor(token):
         "host": request.headers.get("Host", ""),
         "client": request.remote_addr,
         "peer": request.environ.get(PEER),
-        "is_forwarded": "X-Forwarded-For" in request.headers,
+        "forwarded": request.headers.get("X-Forwarded-For", ""),
         "bytes": len(request.get_data()),
     }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 from flask import Flask, g, has_request_context, request
 
-from noxchat.files import make_private_folder
+from noxchat.files import give_to_owner, make_private_folder
 
 log = logging.getLogger("noxchat")
 
@@ -73,8 +73,9 @@ def _file_handler(app: Flask) -> logging.Handler:
     make_private_folder(app.config["LOG_DIR"])
     path = app.config["LOG_DIR"] / "noxchat.log"
     # The handler itself would only fail at the first line.
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"):
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
         path.chmod(0o600)
+        give_to_owner(file.fileno(), app.config["DATA_DIR"])
     # The standard library's handler loses lines when several processes rotate one file.
     return ConcurrentRotatingFileHandler(
         str(path),
