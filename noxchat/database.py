@@ -140,11 +140,18 @@ def is_read_only(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in {"25006", "42501"}
 
 
-def is_disk_full(error: DBAPIError) -> bool:
-    """Tell whether a statement failed because there is no room on the database's disk."""
-    if isinstance(error.orig, sqlite3.Error):
-        return error.orig.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-    return getattr(error.orig, "sqlstate", None) == "53100"
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether a statement failed because there is no room on the database's disk.
+
+    SQLite then ends the transaction with all savepoints, so that going back to one of those fails, too.
+    """
+    while error is not None:
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+            return True
+        if getattr(error, "sqlstate", None) == "53100":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def execute_dml(session, statement: Update | Delete) -> int:

@@ -88,3 +88,27 @@ def test_processes_share_log_without_losing_lines(make_app):
         os.waitpid(pid, 0)
     text = "".join(path.read_text() for path in app.config["LOG_DIR"].glob("noxchat.log*"))
     assert text.count("child ") == 1200
+
+
+def test_refusals_carry_the_address_and_nothing_else_does(app):
+    stranger, friend = Browser(app, address="203.0.113.5"), Browser(app, address="203.0.113.6")
+    stranger.get("/nowhere")
+    stranger.post("/auth/login", {"identifier": "x"}, token=False)
+    stranger.get("/auth/login", headers={"Host": "evil.example"})
+    stranger.get("/metrics")
+    friend.get("/auth/login")
+    lines = read_log(app).splitlines()
+    assert not any("203.0.113.6" in line for line in lines)
+    for words in (
+        "GET - 404",
+        "csrf refused: token missing or stale, from",
+        "foreign host refused: from",
+        "GET /metrics 403",
+    ):
+        assert any(words in line and line.endswith("203.0.113.5") for line in lines), words
+
+
+def test_log_goes_to_standard_output_in_containers(make_app, capfd):
+    app = make_app(LOG_TO="stdout")
+    Browser(app).get("/healthz")
+    assert "GET /healthz 200" in capfd.readouterr().out and not app.config["LOG_DIR"].exists()

@@ -111,7 +111,7 @@ def no_database(error):
     text = ""
     if isinstance(error, DBAPIError) and is_read_only(error):
         text = _("NoxChat can only be read just now: nothing can be saved. Nothing was changed.")
-    if isinstance(error, DBAPIError) and is_disk_full(error):
+    if is_disk_full(error):
         log.error("the disk of the database is full")
         text = _("The disk of NoxChat is full: nothing can be saved just now. Nothing was changed.")
     return error_response(503, text, {"Retry-After": str(RETRY_AFTER_SECONDS)})

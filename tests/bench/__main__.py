@@ -10,6 +10,7 @@ from tests.bench import (
     code,
     databases,
     elasticsearch,
+    hosting,
     pages,
     races,
     search,
@@ -34,6 +35,9 @@ BENCHMARKS = {
     "chatraces": chat_load.races,
     "chatstreams": chat_streams.main,
     "chatbrowser": chat_browser.main,
+    "backup": hosting.backups,
+    "moveto": hosting.moves,
+    "rolling": hosting.rolling,
     "code": code.main,
 }
 
