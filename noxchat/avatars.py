@@ -27,11 +27,12 @@ from sqlalchemy.orm import Session as DatabaseSession
 
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.files import make_private_folder, open_lock_file
+from noxchat.files import give_to_owner, make_private_folder, open_lock_file
 from noxchat.models import User
 
 log = logging.getLogger("noxchat.avatars")
 
+LINKS = ".links-"  # the beginning of the name of a folder with links to all pictures
 FILE_NAME = re.compile(r"[0-9a-f]{32}\.webp")
 
 
@@ -138,22 +139,32 @@ def _lock(root: Path) -> IO[str]:
 
 
 @contextmanager
-def unchanging() -> Iterator[None]:
-    """Have no transaction that changes pictures end during a with statement. Raises OSError."""
-    with _lock(current_app.config["AVATAR_DIR"]):
+def copied(target: Path) -> Iterator[None]:
+    """Copy all pictures to a new folder, as they are during a with statement: nobody can change any meanwhile.
+
+    They are only linked then, where the file system has links, as whoever waits may hold the database's write lock.
+    Raises OSError.
+    """
+    root = current_app.config["AVATAR_DIR"]
+    with _lock(root):
+        for left in root.glob(f"{LINKS}*"):  # by a process that was killed
+            shutil.rmtree(left)
+        links = Path(tempfile.mkdtemp(prefix=LINKS, dir=root))
+        give_to_owner(links, root)
+        _link_all(root, links)
         yield
+    shutil.move(links, target)
 
 
-def link_all(target: Path):
-    """Copy all pictures to a folder, by links where the file system has them. Raises OSError."""
-    for source in current_app.config["AVATAR_DIR"].glob("*/*.webp"):
+def _link_all(root: Path, links: Path):
+    for source in root.glob("[!.]*/*.webp"):
         if FILE_NAME.fullmatch(source.name) and not source.is_symlink():
-            make_private_folder(target / source.parent.name)
-            copy = target / source.parent.name / source.name
+            link = links / source.parent.name / source.name
+            make_private_folder(link.parent)
             try:
-                os.link(source, copy)
+                os.link(source, link)
             except OSError:
-                shutil.copyfile(source, copy)
+                shutil.copyfile(source, link)
 
 
 def _changes() -> FileChanges:

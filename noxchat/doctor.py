@@ -3,8 +3,10 @@
 import difflib
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,9 +27,16 @@ from noxchat.models import User
 
 BACKUP_AGE = timedelta(days=7)
 CLOCK_DIFFERENCE = timedelta(minutes=2)
-OLDEST_POSTGRESQL = 13
-# When the Python versions lose their security updates (https://devguide.python.org/versions/).
+# When versions lose their security updates: https://devguide.python.org/versions/,
+# https://www.postgresql.org/support/versioning/
 END_OF_PYTHON = {(3, 11): date(2027, 10, 31), (3, 12): date(2028, 10, 31), (3, 13): date(2029, 10, 31)}
+END_OF_POSTGRESQL = {
+    14: date(2026, 11, 12),
+    15: date(2027, 11, 11),
+    16: date(2028, 11, 9),
+    17: date(2029, 11, 8),
+    18: date(2030, 11, 14),
+}
 SIMILAR = 0.85  # for which a variable of the environment counts as a misspelled setting
 MAX_FILES = 20_000  # that are looked at
 RESOLVE_SECONDS = 5
@@ -196,15 +205,21 @@ def check_log_folder(config) -> CheckResult:
     return check_folder(config["LOG_DIR"])
 
 
-def _files(config) -> list[Path]:
-    """Return our files and folders, but at most MAX_FILES."""
+def _files(config) -> dict[Path, os.stat_result]:
+    """Return our files and folders with what is known of them, but at most MAX_FILES."""
     folders = [config["DATA_DIR"], *([config["LOG_DIR"]] if config["LOG_TO"] == "file" else [])]
-    found: list[Path] = []
+    if config["AVATAR_DIR"].is_symlink():
+        folders.append(config["AVATAR_DIR"].resolve())
+    found: dict[Path, os.stat_result] = {}
     for folder in folders:
         for path, names, files in os.walk(folder):
-            found += [Path(path, name) for name in (*names, *files)]
+            for name in (*names, *files):
+                with suppress(FileNotFoundError):  # gone since
+                    found[Path(path, name)] = os.lstat(Path(path, name))
             if len(found) > MAX_FILES:
-                return found[:MAX_FILES]
+                return found
+    if db.engine.dialect.name == "sqlite" and (database := Path(str(db.engine.url.database))).is_file():
+        found[database] = database.stat()
     return found
 
 
@@ -212,7 +227,7 @@ def check_owner(config) -> CheckResult:
     """Check that all files belong to who owns DATA_DIR, which should be the user that runs NoxChat."""
     data_dir = config["DATA_DIR"]
     owner = data_dir.stat().st_uid
-    foreign = [path for path in _files(config) if path.lstat().st_uid != owner]
+    foreign = [path for path, found in _files(config).items() if found.st_uid != owner]
     if foreign:
         return wrong(
             f"{len(foreign)} files belong to another user than {data_dir}, such as {foreign[0]}: "
@@ -225,13 +240,16 @@ def check_owner(config) -> CheckResult:
 
 def check_modes(config) -> CheckResult:
     """Check that other users of the machine can read neither data nor passwords."""
-    kept = [path for path in _files(config) if path.is_file() and not path.is_symlink()]
-    candidates = [env_file(), *kept] if env_file().is_file() else kept
-    readable = [path for path in candidates if path.stat().st_mode & GROUP_AND_OTHERS]
+    kept = {path: found for path, found in _files(config).items() if stat.S_ISREG(found.st_mode)}
+    if env_file().is_file():
+        kept[env_file()] = env_file().stat()
+    readable = [path for path, found in kept.items() if found.st_mode & GROUP_AND_OTHERS]
     if not readable:
         return CheckResult(True, "only their owner can read them")
-    more = f" and {len(readable) - 1} others" if len(readable) > 1 else ""
-    return wrong(f"other users can read {readable[0]}{more}: chmod go= {readable[0]}")
+    if len(readable) == 1:
+        return wrong(f"other users can read {readable[0]}: chmod go= {readable[0]}")
+    folders = " ".join(map(str, dict.fromkeys(path.parent for path in readable)))
+    return wrong(f"other users can read {len(readable)} files, such as {readable[0]}: chmod -R go= {folders[:300]}")
 
 
 def check_front_end() -> CheckResult:
@@ -280,7 +298,7 @@ def check_rights() -> CheckResult:
     if schema is None or not may_create:
         command = f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"'
         return wrong(f"{role} may not create tables: have the owner of the database run {command}")
-    if version < OLDEST_POSTGRESQL:
+    if version < min(END_OF_POSTGRESQL) or now().date() > END_OF_POSTGRESQL.get(version, date.max):
         return note(f"PostgreSQL {version} gets no security updates any more: update it")
     return CheckResult(True, f"{role} may create tables in PostgreSQL {version}")
 

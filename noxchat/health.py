@@ -51,7 +51,7 @@ class CheckResult:
 def check_readiness(config) -> dict[str, CheckResult]:
     """Return what `/readyz` tells, by name. Takes a few seconds at most, whatever is down."""
     checks = {"database": (database := check_database()), "disk": check_disk(config)}
-    unknown = CheckResult(None, "unknown: the database is down")
+    unknown = CheckResult(None, "unknown: the database cannot be used")
     about_database = {"writing": check_writable, "queue": check_email_queue, "elasticsearch": check_elasticsearch}
     checks |= {name: check() if database.ok else unknown for name, check in about_database.items()}
     return checks | {"mail": check_mail_server(config), "limits": check_limits_store()}

@@ -74,8 +74,8 @@ RESERVED = OPERATORS | set(
 )
 # Parts of our own URLs, present and planned, that are good names for people but must not become Public IDs.
 PATHS = set(
-    "blocked confirm counters delete doctor email email-undo favicon favicon.ico i invitations look moment.js password "
-    "sessions strength u undo".split()
+    "blocked confirm counters delete doctor email email-undo favicon favicon.ico i invitations look metrics moment.js "
+    "password sessions strength u undo".split()
 )
 
 # Characters of one alphabet that are easily confused (Unicode's UTS #39), in lower case. Tatweel only makes a word

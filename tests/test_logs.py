@@ -66,6 +66,17 @@ def test_unwritable_folder_logs_to_standard_error_with_warning(make_app, tmp_pat
     assert "cannot be written" in output and "GET /healthz 200" in output
 
 
+def test_log_that_is_a_link_is_not_followed(make_app, tmp_path, capfd):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "foreign").write_text("foreign\n")
+    (tmp_path / "foreign").chmod(0o644)
+    (tmp_path / "logs" / "noxchat.log").symlink_to(tmp_path / "foreign")
+    Browser(make_app(LOG_DIR=tmp_path / "logs")).get("/healthz")
+    assert "GET /healthz 200" in capfd.readouterr().err
+    assert (tmp_path / "foreign").read_text() == "foreign\n"
+    assert stat.S_IMODE((tmp_path / "foreign").stat().st_mode) == 0o644
+
+
 def test_log_rotates_by_size_and_keeps_configured_number_of_files(make_app):
     app = make_app(LOG_FILE_BYTES=10_000, LOG_FILES=2)
     for _time in range(400):

@@ -2,6 +2,9 @@
 
 # Files in DATA_DIR: held by running servers; there while a restore is not finished.
 SERVER_LOCK, RESTORE_JOURNAL = "server.lock", ".restore.json"
+ASIDE = (
+    "before_restore_"  # the beginning of the names of folders, and of schemas, to which a restore moves what was there
+)
 
 
 class HostingError(Exception):

@@ -16,7 +16,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -91,18 +91,39 @@ def checksums(folder: Path) -> tuple[list, dict[str, str]]:
     return [count, f"{total % 2**256:064x}"], files
 
 
+class Archive:
+    """An archive that is being read. manifest: what it has."""
+
+    def __init__(self, path: Path, tar: tarfile.TarFile):
+        self.path, self.tar = path, tar
+        with _reading(path):
+            self.manifest = _read_manifest(tar)
+
+    def extract(self, folder: Path):
+        """Write the files into a folder, for this user only, and check that they are whole. Raises HostingError."""
+        with _reading(self.path):
+            _extract(self.tar, self.manifest, folder)
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Manifest, tarfile.TarFile]]:
-    """Open an archive in a with statement. Its value is the manifest, and what `extract` takes. Raises HostingError."""
+def _reading(path: Path) -> Iterator[None]:
+    """Have what a damaged archive raises end in a sentence."""
     try:
-        with gzip.open(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            yield _read_manifest(tar), tar
-    except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise HostingError(f"{path} is damaged, or no backup of NoxChat.") from error
-        raise HostingError(f"{error.filename or path} cannot be read or written: {error.strerror}.") from error
+        yield
     except DAMAGED as error:
         raise HostingError(f"{path} is damaged, or no backup of NoxChat.") from error
+    except OSError as error:
+        raise HostingError(f"{error.filename or path} cannot be read or written: {error.strerror}.") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """Open an archive in a with statement. Raises HostingError."""
+    with ExitStack() as stack:
+        with _reading(path):
+            file = stack.enter_context(gzip.open(path))
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode="r|"))
+        yield Archive(path, tar)
 
 
 def _read_manifest(tar: tarfile.TarFile) -> Manifest:
@@ -117,11 +138,7 @@ def _read_manifest(tar: tarfile.TarFile) -> Manifest:
     return Manifest(**content)
 
 
-def extract(tar: tarfile.TarFile, manifest: Manifest, folder: Path):
-    """Write the files of an archive into a folder, for this user only, and check that they are whole.
-
-    Raises HostingError, and what a damaged archive makes tarfile raise.
-    """
+def _extract(tar: tarfile.TarFile, manifest: Manifest, folder: Path):
     while (member := tar.next()) is not None:
         source = tar.extractfile(member) if member.isreg() and MEMBER.fullmatch(member.name) else None
         if source is None:

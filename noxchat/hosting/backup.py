@@ -1,7 +1,6 @@
 """Backups: one file with everything that has to be kept, made while people write, and tried out.
 
-Database and pictures are of the same moment: while the database's snapshot begins and the pictures are linked, no
-transaction that changes pictures can end.
+Database and pictures are of the same moment: see avatars.copied.
 """
 
 import shutil
@@ -20,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from noxchat import avatars, schema
 from noxchat.database import now, without_statement_timeout
 from noxchat.extensions import db
-from noxchat.files import lock_file, make_private_folder, write_whole
+from noxchat.files import give_to_owner, lock_file, make_private_folder, write_whole
 from noxchat.hosting import HostingError, archive, tables
 from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
 from noxchat.version import VERSION
@@ -69,6 +68,8 @@ def create(path: Path, *, with_key: bool = True, progress: Progress) -> Backup:
             if with_key and not current_app.config["KEY_IS_TEMPORARY"]:
                 (folder / KEY).write_text(current_app.config["SECRET_KEY"] + "\n", encoding="utf-8")
             progress("writing the file")
+            for left in path.parent.glob(f".{NAMES}.part"):  # by a process that was killed
+                left.unlink()
             data_dir = current_app.config["DATA_DIR"]
             with write_whole(path, owner_of=data_dir if data_dir in path.parents else None) as file:
                 archive.write(file, folder, manifest)
@@ -107,6 +108,7 @@ def _scratch_folder() -> Iterator[Path]:
         for left in parent.glob(f"{SCRATCH}*"):  # by a process that was killed
             shutil.rmtree(left)
         folder = Path(mkdtemp(prefix=SCRATCH, dir=parent))
+        give_to_owner(folder, parent)
         try:
             yield folder
         finally:
@@ -129,10 +131,9 @@ def _collect_sqlite(file: Path, pictures: Path, manifest: Manifest, progress: Pr
     with closing(db.engine.raw_connection()) as pooled, closing(sqlite3.connect(file)) as copy:
         source = pooled.driver_connection
         assert isinstance(source, sqlite3.Connection)
-        with avatars.unchanging():
+        with avatars.copied(pictures):
             source.execute("BEGIN")
             source.execute("SELECT count(*) FROM sqlite_master")  # from here on, it reads what is there now
-            avatars.link_all(pictures)
         progress("copying the database")
         source.backup(copy)
         source.execute("ROLLBACK")
@@ -149,9 +150,11 @@ def _collect_postgresql(file: Path, pictures: Path, manifest: Manifest, progress
         without_statement_timeout(connection),
     ):
         connection.commit()
-        with avatars.unchanging():
+        # Some servers end transactions that are idle for long, as this one is while pg_dump works.
+        connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+        connection.commit()
+        with avatars.copied(pictures):
             snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
-            avatars.link_all(pictures)
         progress("copying the database")
         postgresql_tools.dump(connection, db.engine.url, snapshot, file)
         _describe(connection, manifest, progress)
@@ -175,16 +178,19 @@ def opened_sqlite(file: Path) -> Iterator[Engine]:
 
 def verify(path: Path, progress: Progress) -> Manifest:
     """Restore a backup to a scratch place, and compare it with what it should have. Raises HostingError."""
-    with _scratch_folder() as folder, archive.opened(path) as (manifest, tar):
-        progress("reading the file")
-        archive.extract(tar, manifest, folder)
-        check_known(manifest)
-        file = folder / DATABASE_FILES[manifest.database]
-        if manifest.database == "sqlite":
-            check_sqlite(file, manifest, progress)
-        else:
-            _check_dump(file, manifest, progress)
-    return manifest
+    try:
+        with _scratch_folder() as folder, archive.opened(path) as source:
+            progress("reading the file")
+            source.extract(folder)
+            check_known(source.manifest)
+            file = folder / DATABASE_FILES[source.manifest.database]
+            check = check_sqlite if source.manifest.database == "sqlite" else _check_dump
+            check(file, source.manifest, progress)
+            return source.manifest
+    except DBAPIError as error:
+        raise HostingError(f"Not verified: the database says {str(error.orig).strip()}.") from error
+    except OSError as error:
+        raise HostingError(f"Not verified: {error.strerror} ({error.filename}).") from error
 
 
 def check_known(manifest: Manifest):

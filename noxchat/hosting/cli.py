@@ -77,7 +77,7 @@ def verify(file):
     progress = Progress()
     try:
         manifest = backup.verify(file, progress)
-    except (HostingError, OSError) as error:
+    except HostingError as error:
         progress.end()
         raise click.ClickException(str(error)) from None
     seconds = progress.end()
@@ -105,8 +105,8 @@ def restore_backup(file, replace):
     people = manifest.tables.get("users", [0])[0]
     click.echo(f"Restored {people:,} people from the backup of {manifest.created_at} ({seconds}).")
     if aside:
-        also = f", its tables in the schema {aside.name} of the database" if manifest.database == "postgresql" else ""
-        click.echo(f"What was here before is in {aside}{also}.")
+        also = f", its tables in the schema {aside[0].name}" if manifest.database == "postgresql" else ""
+        click.echo(f"What was here before is in {', '.join(map(str, aside))}{also}.")
     if restore.KEY not in manifest.files:
         click.echo("The backup has no key: everybody has to log in, and links in e-mails no longer work.")
     elif not restore.has_key_of_backup():
@@ -119,12 +119,14 @@ def restore_backup(file, replace):
 def move_to(uri):
     """Copy everything to the empty database URI: postgresql://user:password@host/name, or sqlite:///path.
 
-    The database that is used now is only read, and stays as it is.
+    The database that is used now is only read, and stays as it is. With - as URI, it is read from standard input, since
+    other users of the machine can see the arguments of commands.
     """
     from noxchat.hosting import transfer
 
     progress = Progress()
     try:
+        uri = sys.stdin.readline() if uri == "-" else uri
         target = Config({"SQLALCHEMY_DATABASE_URI": uri}, debug=True).SQLALCHEMY_DATABASE_URI
         rows = transfer.copy_to(target, progress)
     except ConfigError as error:

@@ -49,13 +49,13 @@ class Visitor:
         finally:
             connection.close()
 
-    def stream(self, path: str) -> list[float]:
-        """Return when each part of an answer has arrived."""
+    def stream(self, path: str) -> tuple[int, list[float]]:
+        """Return the status of an answer, and when each part of it has arrived."""
         connection = self.open()
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
-            return [time.monotonic() for _part in iter(lambda: answer.read1(1000), b"")]
+            return answer.status, [time.monotonic() for _part in iter(lambda: answer.read1(1000), b"")]
         finally:
             connection.close()
 
@@ -161,15 +161,13 @@ def _check_forgery(visitor: Visitor, path: str) -> CheckResult:
     added = seen["forwarded"].rpartition(",")[2].strip()  # by the proxy: who it thinks that asks
     if added != FORGED and is_loopback(added):
         return CheckResult(None, "cannot be told from this machine, which is trusted itself")
-    return wrong(
-        "a visitor can pretend any address: TRUSTED_PROXIES is too wide, or the proxy passes on what it gets"
-    )
+    return wrong("a visitor can pretend any address: TRUSTED_PROXIES is too wide, or the proxy passes on what it gets")
 
 
 def _check_body(config, visitor: Visitor, path: str) -> CheckResult:
     size = config["MAX_CONTENT_LENGTH"]
     try:
-        status, body = visitor.send("POST", path, b"x" * size)
+        status, body = visitor.send("PUT", path, b"x" * size)
     except (ConnectionError, http.client.HTTPException):  # closed while sending
         status, body = 413, b""
     if (_read(body) or {}).get("bytes") != size:
@@ -180,7 +178,9 @@ def _check_body(config, visitor: Visitor, path: str) -> CheckResult:
 
 
 def _check_stream(visitor: Visitor, path: str) -> CheckResult:
-    times = visitor.stream(f"{path}/stream")
+    status, times = visitor.stream(f"{path}/stream")
+    if status != 200 or not times:
+        return wrong(f"the proxy does not pass a stream on ({status}); look at its log")
     if times[-1] - times[0] < STREAMED_SECONDS:
         return wrong("the proxy holds answers back until they are complete, so nothing is live: proxy_buffering off")
     return CheckResult(True, "answers arrive as they are sent")

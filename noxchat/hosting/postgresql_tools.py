@@ -4,20 +4,19 @@ import os
 import re
 import shutil
 import subprocess
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from secrets import token_hex
 
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from noxchat.hosting import HostingError
+from noxchat.hosting import ASIDE, HostingError
 
 DEBIAN_FOLDERS = "/usr/lib/postgresql"
-ASIDE = "before_restore_"  # the beginning of the names of schemas with what a restore has moved aside
 
 
 def find(program: str, server_version: int) -> str:
@@ -26,16 +25,16 @@ def find(program: str, server_version: int) -> str:
     server_version: the major version of the server. Only the same or a newer one can read it
     (https://www.postgresql.org/docs/current/app-pgdump.html).
     """
-    candidates = [path for path in [shutil.which(program)] if path]
-    candidates += map(str, sorted(Path(DEBIAN_FOLDERS).glob(f"*/bin/{program}")))
-    for candidate in candidates:
+    found: dict[int, str] = {}
+    for candidate in filter(None, [shutil.which(program), *map(str, Path(DEBIAN_FOLDERS).glob(f"*/bin/{program}"))]):
         done = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-        version = re.search(r"\) (\d+)", done.stdout)
-        if version and int(version[1]) >= server_version:
-            return candidate
-    raise HostingError(
-        f"{program} {server_version} or newer is needed: apt-get install postgresql-client-{server_version}."
-    )
+        if version := re.search(r"\) (\d+)", done.stdout):
+            found.setdefault(int(version[1]), candidate)
+    fitting = [version for version in found if version >= server_version]
+    if not fitting:
+        package = f"postgresql-client-{server_version}"
+        raise HostingError(f"{program} {server_version} or newer is needed: apt-get install {package}.")
+    return found[min(fitting)]  # a newer pg_restore may use settings that the server does not know
 
 
 def server_version(connection: Connection) -> int:
@@ -49,8 +48,9 @@ def run(program: str, url: URL, *arguments: str, version: int):
     version: of the server. Raises HostingError with the last line that it has printed.
     """
     parts = dict(url.translate_connect_args(username="user", database="dbname"))
+    parts |= {key: value for key, value in url.query.items() if isinstance(value, str)}
     password = parts.pop("password", None)
-    conninfo = make_conninfo(**parts, **{key: value for key, value in url.query.items() if isinstance(value, str)})
+    conninfo = make_conninfo(**parts)
     environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
     command = [find(program, version), "--dbname", conninfo, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
@@ -71,6 +71,19 @@ def restore(url: URL, file: Path, version: int):
     run("pg_restore", url, *options, str(file), version=version)
 
 
+def check_dump(file: Path, version: int):
+    """Check that there is a pg_restore that can read a dump. version: of the server. Raises HostingError."""
+    command = [find("pg_restore", version), "--list", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise HostingError(f"pg_restore cannot read this backup: {done.stderr.strip()}.")
+
+
+def may_move_aside(connection: Connection) -> bool:
+    """Tell whether the role may create a schema."""
+    return connection.exec_driver_sql("SELECT has_database_privilege(current_database(), 'CREATE')").scalar_one()
+
+
 def move_aside(engine: Engine, schema: str):
     """Move tables and functions out of the way, into a new schema, in one transaction. Raises DBAPIError.
 
@@ -82,20 +95,25 @@ def move_aside(engine: Engine, schema: str):
         " AND NOT EXISTS (SELECT 1 FROM pg_depend WHERE objid = p.oid AND deptype = 'e')"
     )
     with engine.begin() as connection:
+        own = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
         connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
         for name in connection.exec_driver_sql(tables).scalars().all():
             connection.exec_driver_sql(f'ALTER TABLE "{name}" SET SCHEMA {schema}')
         for signature in connection.exec_driver_sql(functions).scalars().all():
             connection.exec_driver_sql(f"ALTER FUNCTION {signature} SET SCHEMA {schema}")
+        if own != "public":  # which is part of the dump then
+            connection.exec_driver_sql(f'DROP SCHEMA "{own}"')
 
 
 @contextmanager
 def scratch_database(engine: Engine) -> Iterator[Engine]:
     """Create an empty database on the same server for a with statement. Raises HostingError."""
-    name = f"noxchat_scratch_{token_hex(4)}"
+    # The same each time, so that one that a killed process has left is replaced.
+    name = f"noxchat_scratch_{zlib.crc32(str(engine.url.database).encode()):x}"
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         try:
             encoding = "ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8' TEMPLATE template0"
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
             connection.exec_driver_sql(f"CREATE DATABASE {name} {encoding}")
         except DBAPIError as error:
             raise HostingError(

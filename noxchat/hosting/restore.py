@@ -21,13 +21,12 @@ from sqlalchemy.exc import DBAPIError
 from noxchat import schema
 from noxchat.database import now, without_statement_timeout
 from noxchat.extensions import db
-from noxchat.files import lock_file, make_private_folder, sync_folder, write_whole
-from noxchat.hosting import RESTORE_JOURNAL, SERVER_LOCK, HostingError, archive
+from noxchat.files import give_to_owner, lock_file, make_private_folder, write_whole
+from noxchat.hosting import ASIDE, RESTORE_JOURNAL, SERVER_LOCK, HostingError, archive
 from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
 from noxchat.hosting.backup import Progress, check_known, check_sqlite, check_tables, opened_sqlite
 
 STAGING = ".restore"
-ASIDE = "before_restore_{:%Y%m%d_%H%M%S_%f}"  # the name of a folder in DATA_DIR, and of a schema of PostgreSQL
 OTHER_CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     " AND backend_type = 'client backend'"
@@ -37,7 +36,10 @@ CLOSING_SECONDS = 2  # for which PostgreSQL may still list a connection that was
 
 @dataclass
 class Journal:
-    """What is being restored. aside: where what was there goes. step: of the database, what is to be done next."""
+    """What is being restored.
+
+    aside: the name of the folders, and of the schema, to which what was there goes. step: of the database, the next.
+    """
 
     backup: str
     aside: str
@@ -82,26 +84,26 @@ def _other_connections() -> int:
         return count
 
 
-def restore(path: Path, *, replace: bool, progress: Progress) -> tuple[Manifest, Path | None]:
-    """Restore a backup. Returns what it has, and the folder with what was there before, if something was.
+def restore(path: Path, *, replace: bool, progress: Progress) -> tuple[Manifest, list[Path]]:
+    """Restore a backup. Returns what it has, and the folders with what was there before, if something was.
 
     replace: whether to move aside what is there; without, the place has to be empty. Raises HostingError.
     """
     try:
-        with without_server(), archive.opened(path) as (manifest, tar):
-            check_known(manifest)
-            if manifest.database != db.engine.dialect.name:
-                raise HostingError(_other_database(manifest))
+        with without_server(), archive.opened(path) as source:
+            check_known(source.manifest)
+            if source.manifest.database != db.engine.dialect.name:
+                raise HostingError(_other_database(source.manifest))
             journal = interrupted()
-            if journal is None or journal.backup != manifest.created_at:
+            if journal is None or journal.backup != source.manifest.created_at:
                 if journal:
                     _finish(journal, progress)
                 if not replace and not _is_empty():
                     raise HostingError("There is data here already. With --replace it is moved aside.")
-                journal = _prepare(manifest, tar, progress)
+                journal = _prepare(source, progress)
             _finish(journal, progress)
-            aside = _data_dir() / journal.aside
-            return manifest, aside if aside.exists() else None
+            parents = {_data_dir(), current_app.config["AVATAR_DIR"], Path(str(db.engine.url.database)).parent}
+            return source.manifest, sorted(each / journal.aside for each in parents if (each / journal.aside).exists())
     except OSError as error:
         raise HostingError(f"Not restored: {error.strerror} ({error.filename}).") from error
     except CommandError as error:
@@ -144,25 +146,50 @@ def _sqlite_file() -> Path:
     return Path(database)
 
 
-def _prepare(manifest: Manifest, tar, progress: Progress) -> Journal:
+def _prepared_file() -> Path:
+    """Return where a restored database of SQLite waits: in the same folder, so that it can be renamed."""
+    return _sqlite_file().with_name(f".{_sqlite_file().name}.restored")
+
+
+def _prepare(source: archive.Archive, progress: Progress) -> Journal:
     """Unpack a backup, check it and bring it up to date, as far as that is possible before anything is moved."""
-    staging = _data_dir() / STAGING
+    staging, manifest = _data_dir() / STAGING, source.manifest
     shutil.rmtree(staging, ignore_errors=True)
     make_private_folder(staging)
     progress("reading the file")
-    archive.extract(tar, manifest, staging)
-    if manifest.database == "sqlite":
-        file = staging / DATABASE_FILES["sqlite"]
-        check_sqlite(file, manifest, progress)
-        with opened_sqlite(file) as engine:
-            progress("migrating")
-            schema.upgrade(engine)
-            with engine.begin() as connection:
-                _forget_sessions(connection, manifest)
-    journal = Journal(manifest.created_at, ASIDE.format(now()))
+    source.extract(staging)
+    prepare = _prepare_sqlite if manifest.database == "sqlite" else _prepare_postgresql
+    prepare(staging / DATABASE_FILES[manifest.database], manifest, progress)
     (staging / archive.MANIFEST).write_text(json.dumps(manifest.__dict__))
+    os.sync()  # before the journal says that all of this is there
+    journal = Journal(manifest.created_at, f"{ASIDE}{now():%Y%m%d_%H%M%S_%f}")
     journal.save()
     return journal
+
+
+def _prepare_sqlite(file: Path, manifest: Manifest, progress: Progress):
+    check_sqlite(file, manifest, progress)
+    with opened_sqlite(file) as engine:
+        progress("migrating")
+        schema.upgrade(engine)
+        with engine.begin() as connection:
+            _forget_sessions(connection, manifest)
+    target = _prepared_file()
+    make_private_folder(target.parent)
+    target.unlink(missing_ok=True)
+    shutil.move(file, target)
+    target.chmod(0o600)
+    give_to_owner(target, _data_dir())
+
+
+def _prepare_postgresql(file: Path, _manifest: Manifest, _progress: Progress):
+    from noxchat.hosting import postgresql_tools
+
+    with db.engine.connect() as connection:
+        postgresql_tools.check_dump(file, postgresql_tools.server_version(connection))
+        if _has_tables(connection) and not postgresql_tools.may_move_aside(connection):
+            name, role = db.engine.url.database, db.engine.url.username
+            raise HostingError(f'To move aside what is there, run GRANT CREATE ON DATABASE "{name}" TO "{role}".')
 
 
 def _forget_sessions(connection: Connection, manifest: Manifest):
@@ -173,35 +200,55 @@ def _forget_sessions(connection: Connection, manifest: Manifest):
 
 def _finish(journal: Journal, progress: Progress):
     """Move what was there aside, and what was restored in its place. Each step can be repeated after a crash."""
-    data_dir, staging, aside = _data_dir(), _data_dir() / STAGING, _data_dir() / journal.aside
+    data_dir, staging = _data_dir(), _data_dir() / STAGING
     manifest = Manifest(**json.loads((staging / archive.MANIFEST).read_text()))
     db.session.remove()
     db.engine.dispose()  # no connection may keep a file open that is moved
     if manifest.database == "postgresql":
         _load(journal, manifest, progress)
-    elif (file := staging / DATABASE_FILES["sqlite"]).exists():
+    elif _prepared_file().exists():
         target = _sqlite_file()
         for suffix in ("", "-wal", "-shm", "-journal"):
-            _move_aside(target.with_name(target.name + suffix), aside)
-        make_private_folder(target.parent)
-        shutil.move(file, target)
-    contains = {AVATARS: manifest.avatars[0] > 0, KEY: KEY in manifest.files}
-    for name, target in ((AVATARS, current_app.config["AVATAR_DIR"]), (KEY, data_dir / KEY)):
-        if (staging / name).exists() or not contains[name]:
-            _move_aside(target, aside)
-        if (staging / name).exists():
-            (staging / name).rename(target)
-    sync_folder(data_dir)
+            _move_aside(target.with_name(target.name + suffix), journal)
+        _prepared_file().rename(target)
+    _replace_pictures(staging, journal)
+    if (staging / KEY).exists() or KEY not in manifest.files:
+        _move_aside(data_dir / KEY, journal)
+    if (staging / KEY).exists():
+        (staging / KEY).rename(data_dir / KEY)
+    os.sync()
     (data_dir / RESTORE_JOURNAL).unlink()
     shutil.rmtree(staging)
 
 
-def _move_aside(path: Path, aside: Path):
-    """Move a file or folder aside, if it is there: beside what was moved there before an interruption."""
-    if path.exists():
-        make_private_folder(aside)
-        number = sum(1 for _moved in aside.glob(f"{path.name}*"))
-        shutil.move(path, aside / (f"{path.name}.{number}" if (aside / path.name).exists() else path.name))
+def _replace_pictures(staging: Path, journal: Journal):
+    """Replace what is in the folder of the pictures, but not that itself, which may be a link or on another disk."""
+    target, restored, is_aside = current_app.config["AVATAR_DIR"], staging / AVATARS, staging / "pictures-are-aside"
+    if not target.is_dir():
+        make_private_folder(target)
+    if not is_aside.exists():
+        for each in target.glob("[!.]*"):
+            if not each.name.startswith(ASIDE):
+                _move_aside(each, journal, AVATARS)
+        is_aside.touch()
+    for each in restored.iterdir() if restored.exists() else ():
+        if (target / each.name).exists():  # copied in part, to another disk
+            shutil.rmtree(target / each.name)
+        shutil.move(each, target / each.name)
+
+
+def _move_aside(path: Path, journal: Journal, subfolder: str = ""):
+    """Rename a file or folder, if it is there, so that it is in a folder for what was there before.
+
+    That is in DATA_DIR, or beside it on another disk. What was moved there before an interruption stays.
+    """
+    if not path.exists():
+        return
+    is_near = path.parent.stat().st_dev == _data_dir().stat().st_dev
+    aside = (_data_dir() / journal.aside / subfolder) if is_near else path.parent / journal.aside
+    make_private_folder(aside)
+    number = sum(1 for _moved in aside.glob(f"{path.name}*"))
+    path.rename(aside / (f"{path.name}.{number}" if (aside / path.name).exists() else path.name))
 
 
 def _load(journal: Journal, manifest: Manifest, progress: Progress):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from noxchat import schema
 from noxchat.database import configure_engine, engine_options, without_statement_timeout
 from noxchat.extensions import db
-from noxchat.files import sync_folder
+from noxchat.files import give_to_owner, sync_folder
 from noxchat.hosting import HostingError, tables
 from noxchat.hosting.restore import without_server
 from noxchat.search.outbox import search_indexes, search_outbox
@@ -83,6 +83,7 @@ def _prepared_sqlite(uri: str, progress: Progress) -> Iterator[Engine]:
                 raise HostingError(f"Not copied: {len(problems)} rows refer to others that do not exist.")
     finally:
         engine.dispose()
+    give_to_owner(temporary, target.parent)
     temporary.rename(target)
     sync_folder(target.parent)
 
@@ -112,7 +113,7 @@ def _prepared_postgresql(uri: str, progress: Progress) -> Iterator[Engine]:
 
 
 def _drop_tables(connection: Connection):
-    """Drop what an interrupted copy has left, the mark last."""
+    """Drop what an interrupted copy has left. For a transaction."""
     for name in inspect(connection).get_table_names():
         connection.exec_driver_sql(f'DROP TABLE "{name}" CASCADE')
 

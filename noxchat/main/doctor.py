@@ -6,10 +6,10 @@ from flask import Response, abort, request
 
 from noxchat import tokens
 from noxchat.main import blueprint
-from noxchat.web.security import PEER, probe_endpoint
+from noxchat.web.security import PEER, probe_endpoint, read_address
 
 
-@blueprint.route("/doctor/<token>", methods=["GET", "POST"])
+@blueprint.route("/doctor/<token>", methods=["GET", "PUT"])
 @probe_endpoint
 def doctor(token):
     """Tell host and addresses of the request, and how long its body is."""
@@ -17,7 +17,7 @@ def doctor(token):
     return {
         "host": request.headers.get("Host", ""),
         "client": request.remote_addr,
-        "peer": request.environ.get(PEER),
+        "peer": str(read_address(request.environ.get(PEER, ""))),
         "forwarded": request.headers.get("X-Forwarded-For", ""),
         "bytes": len(request.get_data()),
     }

@@ -73,8 +73,9 @@ def _file_handler(app: Flask) -> logging.Handler:
     make_private_folder(app.config["LOG_DIR"])
     path = app.config["LOG_DIR"] / "noxchat.log"
     # The handler itself would only fail at the first line.
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as file:
-        path.chmod(0o600)
+    # Not through a link, which could lead root to any file.
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab") as file:
+        os.fchmod(file.fileno(), 0o600)
         give_to_owner(file.fileno(), app.config["DATA_DIR"])
     # The standard library's handler loses lines when several processes rotate one file.
     return ConcurrentRotatingFileHandler(

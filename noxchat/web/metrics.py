@@ -19,6 +19,7 @@ from noxchat.extensions import db
 from noxchat.mail import queue
 from noxchat.search import outbox
 
+METHODS = {"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE"}
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -88,7 +89,8 @@ def init_app(app: Flask):
 def _count(response):
     metrics: Metrics = current_app.extensions["metrics"]
     route = str(request.url_rule or "-")
-    metrics.requests.labels(request.method, route, response.status_code).inc()
+    method = request.method if request.method in METHODS else "other"  # or anybody could invent them
+    metrics.requests.labels(method, route, response.status_code).inc()
     metrics.seconds.labels(route).observe(time.perf_counter() - g.began)
     metrics.streams.set(current_app.extensions["event_streams"].count())
     pool = db.engine.pool

@@ -61,8 +61,11 @@ def may_monitor() -> bool:
     if token and hmac.compare_digest(given.encode(), token.encode()):
         return True
     # Whoever comes through a proxy that is not named in TRUSTED_PROXIES seems to be on this machine.
-    is_forwarded = "X-Forwarded-For" in request.headers and not current_app.config["TRUSTED_PROXIES"]
-    return ip_address(request.remote_addr or "0.0.0.0").is_loopback and not is_forwarded  # noqa: S104
+    peer = read_address(request.environ.get(PEER, ""))
+    is_trusted = any(peer in network for network in current_app.config["TRUSTED_PROXIES"]) if peer else False
+    if "X-Forwarded-For" in request.headers and not is_trusted:
+        return False
+    return ip_address(request.remote_addr or "0.0.0.0").is_loopback  # noqa: S104
 
 
 def init_app(app: Flask):

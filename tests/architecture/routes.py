@@ -48,7 +48,7 @@ ROUTES = {
     "main.healthz": machine("/healthz"),
     "main.readyz": machine("/readyz"),
     "main.show_metrics": machine("/metrics"),
-    "main.doctor": machine("/doctor/unsigned", post=True),
+    "main.doctor": machine("/doctor/unsigned"),
     "main.doctor_stream": machine("/doctor/unsigned/stream"),
     "main.moment_js": machine("/moment.js"),
     "main.favicon": machine("/favicon.ico"),

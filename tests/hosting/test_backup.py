@@ -212,6 +212,48 @@ def test_restore_brings_everything_back(database, make_app, make_empty, tmp_path
             assert db.session.scalar(text(f"SELECT count(*) FROM {aside.name}.sessions")) == 0
 
 
+def test_restore_where_pictures_and_database_are_elsewhere(app, make_app, tmp_path):
+    """The folder of the pictures is a link, as to a shared disk, and the database is in another folder."""
+    people_with_pictures(app)
+    before, pictures, file = tables_of(app), pictures_of(app), tmp_path / "b.tar.gz"
+    run(app, "backup", str(file))
+    shared, data_dir = tmp_path / "shared", tmp_path / "place"
+    shared.mkdir()
+    data_dir.mkdir(mode=0o700)
+    (data_dir / "avatars").symlink_to(shared)
+    (tmp_path / "disk").mkdir()
+    place = make_app(uri=f"sqlite:///{tmp_path}/disk/x.db", DATA_DIR=data_dir)
+    for number in range(2):
+        assert run(place, "restore", str(file), *["--replace"] * number).exit_code == 0
+        assert tables_of(place) == before and pictures_of(place) == pictures
+        with place.app_context():
+            db.engine.dispose()
+    assert (data_dir / "avatars").is_symlink() and (tmp_path / "disk/x.db").stat().st_mode & 0o077 == 0
+    assert run(place, "backup", str(tmp_path / "again.tar.gz")).exit_code == 0
+    assert run(place, "backup", "verify", str(tmp_path / "again.tar.gz")).exit_code == 0
+    assert not list(shared.glob(".links-*"))
+
+
+def test_role_that_may_not_move_aside_is_told_before_anything_is_moved(make_app, postgres, tmp_path, make_empty):
+    app = make_app("postgresql")
+    people_with_pictures(app)
+    file = tmp_path / "b.tar.gz"
+    run(app, "backup", str(file))
+    place = make_empty("postgresql")
+    assert run(place, "restore", str(file)).exit_code == 0
+    uri = place.config["SQLALCHEMY_DATABASE_URI"]
+    name = uri.partition("@/")[2].partition("?")[0]
+    role = f"nox_restorer_{os.getpid()}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN")
+    with psycopg.connect(postgres.uri(name), autocommit=True) as connection:
+        connection.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {role}")
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    guest = make_app(uri=postgres.uri(name).replace("postgres@", f"{role}@"), DATA_DIR=tmp_path / "guest")
+    refused = run(guest, "restore", str(file), "--replace")
+    assert refused.exit_code == 1 and f'GRANT CREATE ON DATABASE "{name}" TO "{role}"' in refused.output
+    assert not (tmp_path / "guest" / ".restore.json").exists()
+
+
 @pytest.mark.parametrize("database", DATABASES)
 def test_restore_without_the_key_ends_sessions_and_links(database, make_app, make_empty, tmp_path):
     app = make_app(database)
@@ -405,7 +447,10 @@ def test_killed_backup_leaves_no_file_that_looks_whole(app, alice, tmp_path, num
     code, output = killed_at(number, environment, "backup", str(file))
     assert code == 9, output
     assert not file.exists()
+    (file.parent).mkdir(exist_ok=True)
+    (file.parent / ".noxchat-2026-11-27-000000.tar.gz.part").touch()
     assert run(app, "backup", str(file)).exit_code == 0
+    assert [path.name for path in file.parent.iterdir()] == ["b.tar.gz"]
     assert run(app, "backup", "verify", str(file)).exit_code == 0
     assert not list(app.config["DATA_DIR"].glob(".backup-*"))
 

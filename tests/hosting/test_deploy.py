@@ -177,9 +177,9 @@ def two_versions(tmp_path):
     return upstream, checkout
 
 
-def upgrade(checkout, environment):
+def upgrade(checkout, environment, *arguments):
     done = subprocess.run(
-        [checkout / "bin/upgrade"],
+        [checkout / "bin/upgrade", *arguments],
         env={**os.environ, **environment},
         cwd="/",
         capture_output=True,
@@ -218,6 +218,24 @@ def test_upgrade_backs_up_and_does_not_disturb_the_running_server(two_versions, 
         server.stop()
 
 
+def test_upgrade_to_a_version_and_from_there_to_the_newest(two_versions, tmp_path, new_database):
+    upstream, checkout = two_versions
+    environment = {
+        "DATA_DIR": str(tmp_path / "data"),
+        "LOG_DIR": str(tmp_path / "logs"),
+        "SQLALCHEMY_DATABASE_URI": new_database("sqlite"),
+    }
+    git(upstream, "reset", "--quiet", "--hard", "HEAD~1")  # whose commands work, too
+    git(upstream, "tag", "v9.8")
+    (upstream / "README.md").write_text("newer")
+    git(upstream, "commit", "--quiet", "--all", "--message", "Newer")
+    code, output = upgrade(checkout, environment, "v9.8")
+    assert code == 0 and git(checkout, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD", output
+    time.sleep(1)  # for another name of the backup
+    code, output = upgrade(checkout, environment)
+    assert code == 0 and (checkout / "README.md").read_text() == "newer", output
+
+
 def test_upgrade_refuses_to_lose_changes_and_goes_back_when_it_fails(two_versions, tmp_path, new_database):
     upstream, checkout = two_versions
     environment = {
@@ -233,7 +251,7 @@ def test_upgrade_refuses_to_lose_changes_and_goes_back_when_it_fails(two_version
     (upstream / "bin/setup").write_text("import sys; sys.exit('the registry is away')\n")
     git(upstream, "commit", "--quiet", "--all", "--message", "Needs what cannot be had")
     code, output = upgrade(checkout, environment)
-    assert code == 1 and "the old one is here as before" in output and git(checkout, "rev-parse", "HEAD") == before
+    assert code == 1 and "The old one is here again" in output and git(checkout, "rev-parse", "HEAD") == before
 
 
 def test_start_needs_no_registry_while_the_installed_files_fit(two_versions):

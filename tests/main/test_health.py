@@ -85,6 +85,7 @@ ELSEWHERE = "203.0.113.5"
         # Through a proxy that is not named, everybody seems to be on this machine.
         ("127.0.0.1", {"X-Forwarded-For": ELSEWHERE}, {}, False),
         ("127.0.0.1", {"X-Forwarded-For": ELSEWHERE}, {"TRUSTED_PROXIES": "127.0.0.1"}, False),
+        ("127.0.0.1", {"X-Forwarded-For": ELSEWHERE}, {"TRUSTED_PROXIES": "10.0.0.1"}, False),
         ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, {"TRUSTED_PROXIES": "127.0.0.1"}, True),
     ],
 )
@@ -116,6 +117,9 @@ def test_metrics_count_requests_by_route_and_tell_the_state(any_app):
     assert found['noxchat_database_connections{state="idle"}'] >= 0
     assert sum(value > 10**6 for name, value in found.items() if name.startswith("noxchat_disk_free_bytes")) >= 1
     assert not any("alice" in name for name in found)
+    for number in range(5):
+        browser.client.open("/healthz", method=f"INVENTED{number}")
+    assert sum("other" in name for name in metrics(browser)) <= 2 and "INVENTED" not in "".join(metrics(browser))
 
 
 def test_metrics_work_while_the_database_is_away(make_app, tmp_path):
