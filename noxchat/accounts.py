@@ -100,7 +100,7 @@ def lock_account(user: User) -> User:
     statement = profiles.with_profile().where(User.id == user.id).with_for_update()
     locked = db.session.scalar(statement.execution_options(populate_existing=True))
     if locked is None:
-        raise Conflict(_("This account does not exist any more."))
+        raise Conflict(_("This account no longer exists."))
     return locked
 
 

@@ -139,7 +139,7 @@ def join(newcomer: User, found: OpenInvitation) -> Pair | None:
 
 def no_longer_open() -> InvalidInput:
     """Return the error about an invitation with which somebody wants to register."""
-    text = _("This invitation does not work any more. You can still create an account, without it.")
+    text = _("This invitation no longer works. You can still create an account without it.")
     return InvalidInput(text, "invitation")
 
 

@@ -67,7 +67,7 @@ def test_database_outage_returns_503_and_recovers(serve, postgres):
             response = visitor.open(path)
             assert response.status == 503 and response.headers["Retry-After"]
             assert time.monotonic() - began < 5
-            assert "Back in a moment" in response.text
+            assert "Temporarily unavailable" in response.text
         fragment = visitor.open("/", **{"HX-Request": "true"})
         assert fragment.status == 503 and "<html" not in fragment.text
         assert server.get("/static/css/base.css").status == 200
@@ -139,7 +139,7 @@ def is_waiting(uri):
 def test_oversized_upload_shows_an_error_page(serve):
     visitor = Visitor(serve("sqlite")).register()
     response = visitor.upload("/settings/profile", {}, os.urandom(20_000_000))
-    assert response.status == 413 and "Too big to carry" in response.text
+    assert response.status == 413 and "This is too large" in response.text
     assert visitor.open("/settings").url.endswith("/settings")
 
 

@@ -21,7 +21,7 @@ def error_page(code: int, kind: str = "") -> dict:
     form = {"href": _upload_form_path(), "label": _("Back to the form")}
     home = {"href": "/", "label": _("Go home")}
     size = max_picture_megabytes()
-    too_large = _("A picture can be up to %(size)s MB. Make it smaller and try again. Nothing was changed.", size=size)
+    too_large = _("Pictures can be up to %(size)s MB. Make it smaller and try again. Nothing was changed.", size=size)
     no_cookie = _(
         "Your browser sent no cookie. Load the page again and repeat the last step; if this comes back, allow cookies"
         " for %(url)s. Nothing was changed.",
@@ -33,30 +33,36 @@ def error_page(code: int, kind: str = "") -> dict:
             *("crescent", _("This page is out of date")),
             *(_("Nothing was changed. Load it again and repeat the last step."), [reload, home]),
         ),
-        403: ("crescent", _("This door is closed"), _("You do not have access to this page."), [home]),
+        403: ("crescent", _("You do not have access"), _("This page or action is not open to you."), [home]),
         404: (
-            *("new", _("Nothing shines here")),
+            *("new", _("Page not found")),
             *(_("The page has moved or does not exist. Check the address, or start again from home."), [home]),
         ),
-        405: ("new", _("Not this way"), _("This address does not open like this. Begin again from home."), [home]),
+        405: (
+            *("new", _("This page cannot be opened directly")),
+            *(_("Its address is only used by forms. Start again from home."), [home]),
+        ),
         408: (
-            *("half", _("It did not arrive whole")),
+            *("half", _("The request was incomplete")),
             *(_("The connection is too slow, or was interrupted. Nothing was changed; try again."), [again, home]),
         ),
         409: ("half", _("This has changed"), _("Somebody was faster. Look at it again."), [again, home]),
-        413: ("gibbous", _("Too big to carry"), too_large, [form]),
+        413: ("gibbous", _("This is too large"), too_large, [form]),
         422: (
-            *("half", _("This does not fit")),
-            *(_("Something in the form cannot be taken. Go back and look at it again."), [again, home]),
+            *("half", _("The form has errors")),
+            *(_("Something in the form cannot be accepted. Go back and check it."), [again, home]),
         ),
-        429: ("half", _("Slow down a little"), _("Too many tries in a row. Wait a while, then try again."), [home]),
+        429: (
+            *("half", _("Too many attempts")),
+            *(_("You did this too often in a short time. Wait a while, then try again."), [home]),
+        ),
         500: (
-            *("full", _("Something broke on our side")),
-            *(_("It is written to the log. What was saved before is safe."), [again, home]),
+            *("full", _("Something went wrong")),
+            *(_("The error was logged. What was saved before is safe."), [again, home]),
         ),
         503: (
-            *("full", _("Back in a moment")),
-            *(_("The database does not answer just now. Nothing is lost; try again soon."), [again, home]),
+            *("full", _("Temporarily unavailable")),
+            *(_("The database does not answer right now. Nothing is lost; try again soon."), [again, home]),
         ),
     }
     moon, title, text, links = pages.get(kind or code) or pages[500 if code >= 500 else 400]

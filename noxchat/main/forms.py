@@ -54,7 +54,7 @@ class ProfileForm(Form):
             return
         if len(data) > current_app.config["AVATAR_BYTES"]:
             self.error_status = 413
-            text = _("This picture is too large: it can be up to %(size)s MB.", size=max_picture_megabytes())
+            text = _("This picture is too large. Pictures can be up to %(size)s MB.", size=max_picture_megabytes())
             raise ValidationError(text)
         try:
             with avatar_utils.single_upload(self.user.id):

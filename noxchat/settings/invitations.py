@@ -43,7 +43,7 @@ def revoke_invitation(invitation_id):
     begin_write(db.session)
     revoked = invitations.revoke(current_user, invitation_id)
     db.session.commit()
-    return show_changed(_("That link does not work any more.") if revoked else "")
+    return show_changed(_("That link no longer works.") if revoked else "")
 
 
 @blueprint.route("/settings/invitations/<int:invitation_id>/code.svg")

@@ -133,7 +133,7 @@ def test_link_confirms_by_a_press_and_works_once(place, htmx):
     assert guest.get("/settings").status_code == 302  # nobody is logged in
     assert place.account("Mila").email_confirmed_at and "not confirmed yet" not in mila.get("/").text
     for again in (guest.get(path, htmx=htmx), guest.post(path, htmx=htmx)):
-        assert again.status_code == 400 and "does not work any more" in again.text and ("<html" in again.text) != htmx
+        assert again.status_code == 400 and "no longer works" in again.text and ("<html" in again.text) != htmx
 
 
 def test_confirming_while_logged_in_leads_to_the_settings(place):

@@ -105,7 +105,7 @@ def test_too_large_picture_is_told_beside_its_field_and_input_kept(page):
     choose_too_large(6_500_000)  # more than any request may have
     page.click(".btn--primary")
     page.wait_for_selector("#toasts .notice[data-code='413']")
-    assert "Too big to carry" in page.inner_text("#toasts") and page.input_value("#bio") == "typed with care"
+    assert "This is too large" in page.inner_text("#toasts") and page.input_value("#bio") == "typed with care"
 
 
 def test_errors_leave_once_their_cause_is_gone(logged_in_page):
