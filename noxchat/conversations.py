@@ -572,10 +572,10 @@ def find_row(viewer: User, conversation_id: int) -> ConversationRow:
     return _row(viewer, _find(_list(0, False, 1, is_one=True), viewer, conversation_id))
 
 
-def list_newest(viewer: User) -> list[ConversationRow]:
-    """Return the viewer's NEWEST_ON_HOME newest conversations."""
+def list_newest(viewer: User, most: int = NEWEST_ON_HOME) -> list[ConversationRow]:
+    """Return the viewer's newest conversations. most: how many, up to NEWEST_ON_HOME."""
     rows = db.session.execute(_list(0, False, NEWEST_ON_HOME), {"viewer": viewer.id})
-    return [_row(viewer, row) for row in rows]
+    return [_row(viewer, row) for row in rows.all()[:most]]
 
 
 def list_offers(viewer: User) -> Sequence[Row]:

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from flask import current_app
+from flask_babel import format_date, ngettext
 from flask_babel import gettext as _
-from flask_babel import ngettext
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, union_all
 from sqlalchemy.orm import undefer
 
@@ -128,7 +128,8 @@ def send(pair: Pair, tab: str = "") -> FriendshipChange:
         return FriendshipChange.UNCHANGED
     check_not_blocked(pair)
     if cooldown_until and cooldown_until > now():
-        raise Conflict(_("You asked %(name)s not long ago. Give it some time.", name=pair.person.username))
+        date = format_date(cooldown_until, "d MMMM")
+        raise Conflict(_("You can ask %(name)s again on %(date)s.", name=pair.person.username, date=date))
     _check_open_requests(pair.relationship.open_requests)
     throttle.count_friend_request(pair.viewer)
     _forget_undo(pair)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import Protocol
 
 from sqlalchemy import (
     Integer,
@@ -172,17 +173,25 @@ def find_visible(viewer: User, public_id: str) -> tuple[User, str] | tuple[None,
 
 @dataclass(frozen=True)
 class PersonRow:
-    """A person in a list. state: of the friend button. online: only true for friends. note: shown below the name."""
+    """A person in a list.
+
+    state: of the friend button. online: only true for friends. note: shown below the name. ask_again_at: until when the
+    viewer may not ask them again, or None.
+    """
 
     person: Person
     state: str
     online: bool = False
     note: str = ""
+    ask_again_at: datetime | None = None
 
 
-def person_row(viewer: User, person: Person, state: str, note: str = "") -> PersonRow:
-    """Return the row for a person."""
-    return PersonRow(person, state, is_online(last_seen(viewer, person, state)), note)
+def person_row(
+    viewer: User, person: Person, state: str, note: str = "", cooldown_until: datetime | None = None
+) -> PersonRow:
+    """Return the row for a person. cooldown_until: until when the viewer may not ask them, if that is not over."""
+    ask_again_at = _future_or_none(cooldown_until) if state == NONE else None
+    return PersonRow(person, state, is_online(last_seen(viewer, person, state)), note, ask_again_at)
 
 
 def last_seen(viewer: User, person: Person, state: str) -> datetime | None:
@@ -209,19 +218,28 @@ def _may_be_found():
     )
 
 
-LOAD_FOUND = select_people(STATE.label("state")).where(IS_FOUND, _may_be_found())
+LOAD_FOUND = select_people(STATE.label("state"), _cooldown(VIEWER, User.id).label("cooldown_until")).where(
+    IS_FOUND, _may_be_found()
+)
 MAX_ROUNDS = 5  # of PAGE_SIZE hits that are looked at for a page
 
 
+class FoundPerson(Person, Protocol):
+    """Somebody whom a search has found. cooldown_until: until when the viewer may not ask them, which may be over."""
+
+    state: str
+    cooldown_until: datetime | None
+
+
 def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page:
-    """Return a page of pairs of Person and state, best match first.
+    """Return a page of pairs of FoundPerson and state, best match first.
 
     Whichever search engine finds them, the database decides who may be seen. Where the viewer may find few of very many
     hits, a page is shorter than usual, or even empty, though others follow.
     """
     position = keyset.decode_cursor(cursor, int, str)
     after = Hit(0, *position) if position and EXACT <= position[0] <= SUBSTRING else None
-    is_first, has_more, rows = after is None, True, list[tuple[Person, str]]()
+    is_first, has_more, rows = after is None, True, list[tuple[FoundPerson, str]]()
     for _round in range(MAX_ROUNDS):
         hits = User.search(query, after, LIMIT, IS_LISTED, viewer=viewer.id)
         people, examined = _load_found(viewer, query, hits[: keyset.PAGE_SIZE]), 0
@@ -238,7 +256,7 @@ def search_people(viewer: User, query: Query, cursor: str | None) -> keyset.Page
     return keyset.Page(rows, next_cursor, is_first)
 
 
-def _load_found(viewer: User, query: Query, hits: list[Hit]) -> dict[int, tuple[Person, str]]:
+def _load_found(viewer: User, query: Query, hits: list[Hit]) -> dict[int, tuple[FoundPerson, str]]:
     """Return those whom the viewer may find, with their state, by id. hits: up to PAGE_SIZE."""
     if not hits:
         return {}

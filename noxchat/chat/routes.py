@@ -1,6 +1,6 @@
 """The list of conversations, opening them, and what a conversation's page tells about its reader."""
 
-from flask import request
+from flask import request, url_for
 from flask_babel import gettext as _
 from flask_login import current_user
 
@@ -21,6 +21,13 @@ def conversation_list():
     context = list_context(search_term(), request.args.get("after"))
     fragment = "partials/chat/list.html" if context["is_first"] else "partials/chat/rows.html"
     return show("chat/chats.html", fragment, view=None, **context)
+
+
+@blueprint.route("/chats/newest")
+def newest():
+    """Show the newest conversations, in as many rows as the home page has: what is below them must not move."""
+    chats = conversations.list_newest(current_user, max(request.args.get("rows", 1, type=int), 1))
+    return changed(render_partial("partials/chat/newest.html", chats=chats, hide=False), back=url_for("main.home"))
 
 
 @blueprint.route("/u/<public_id>/chat", methods=["POST"])

@@ -58,7 +58,7 @@ def perform(public_id: str, rule: Callable[[Pair, str], FriendshipChange]):
     undone = change is FriendshipChange.UNDONE
     state = relationships.get_relationship(pair.viewer, pair.person).state if undone else pair.state_after(change)
     text, kind = notice(change, state, pair.person.username)
-    return answer(public_id, pair.person, state, text, kind, change=change, was=pair.state)
+    return answer(public_id, pair.person, state, text, kind, change=change)
 
 
 def refuse(public_id: str, text: str):
@@ -77,7 +77,6 @@ def answer(
     kind: str,
     status: int = 200,
     change: FriendshipChange = FriendshipChange.UNCHANGED,
-    was: str = "",
 ):
     """Answer an action: for htmx with button, counters and notice, for a plain form with the page to go back to."""
     if "next" in request.form or person is None:
@@ -86,7 +85,7 @@ def answer(
         back = url_for("main.profile", public_id=person.public_id)
     fragments: tuple[str, ...] = ()
     if wants_fragment() and person is not None and state is not None:
-        fragments = button_fragments(person, state, back, focus=True, change=change, was=was)
+        fragments = button_fragments(person, state, back, focus=True, change=change)
     db.session.commit()  # what was read for the answer: psycopg forgets its prepared statements at a rollback
     undo = (
         {"path": url_for("friends.undo", public_id=public_id), "action": UNDOABLE[change]}

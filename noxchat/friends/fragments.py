@@ -25,24 +25,22 @@ def button_fragments(
     *,
     focus: bool,
     change: FriendshipChange = FriendshipChange.UNCHANGED,
-    was: str = "",
 ) -> tuple[str, str]:
     """Return a person's friend button, or what stands in its place after an action for a while; and the counters.
 
     back: the path of the page. focus: whether the button was pressed in this tab, and keeps the focus. change: what
-    the viewer did just now. was: the state before that.
+    the viewer did just now.
     """
     list_name = request.values.get("list", "")
+    is_row = list_name != "profile"
     leaves = list_name in LIST_STATES and state != LIST_STATES[list_name]
     context = {"person": person, "state": state, "list_name": list_name, "back": back, "focus": focus}
-    if leaves or change in UNDOABLE:
+    if leaves or change in UNDOABLE or (is_row and change is FriendshipChange.ACCEPTED):
         text = done_text(change, list_name, state)
         done = {"text": text, "undo": UNDOABLE.get(change, ""), "leaves": leaves}
-        was = was or LIST_STATES.get(list_name, "")
-        button = render_partial("partials/friends/done.html", was=was, **done, **context)
+        button = render_partial("partials/friends/done.html", **done, **context)
     else:
-        may_wait = list_name == "profile" and state == NONE
-        ask_again_at = relationships.get_cooldown(current_user, person) if may_wait else None
+        ask_again_at = relationships.get_cooldown(current_user, person) if state == NONE else None
         button = render_partial("partials/friends/button.html", ask_again_at=ask_again_at, **context)
     # Messages of people whom one blocks do not count.
     concerns_blocks = change in (FriendshipChange.BLOCKED, FriendshipChange.UNBLOCKED, FriendshipChange.UNDONE)

@@ -58,9 +58,9 @@ class FriendButtons:
         self.rendered = {}
         self.placeholder = SimpleNamespace(username=self.NAME, public_id=self.ID)
 
-    def __call__(self, person, state, list_name, back, focus):
-        if "~" in back:  # a search term may contain anything
-            return self.macro(person, state, list_name, back, focus)
+    def __call__(self, person, state, list_name, back, focus, ask_again_at=None):
+        if "~" in back or ask_again_at:  # a search term may contain anything
+            return self.macro(person, state, list_name, back, focus, ask_again_at)
         if state not in self.rendered:
             self.rendered[state] = str(self.macro(self.placeholder, state, list_name, back, focus))
         button = self.rendered[state].replace(self.ID, person.public_id)

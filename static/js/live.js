@@ -1,6 +1,7 @@
 // Live updates, and what tells of news: numbers, title, icon and sound. Loaded for people who are logged in, after app.js.
 "use strict";
 
+const home = () => document.getElementById("home");
 // The address of the page for what belongs to the list.
 const pagePath = () => (detail() ? listPage.path : currentPath());
 
@@ -39,10 +40,14 @@ const updatePerson = (publicId) => {
     else updateRelationship(button);
   });
   if (buttons.length) return;
-  // Nobody is inserted above a row that somebody may be about to press: a link above the list announces them.
-  const rows = document.querySelector("[data-list]");
-  const count = Number(document.getElementById("newcomers")?.dataset.count ?? 0) + 1;
-  fetchOutOfBand(`/u/${publicId}/row`, rows?.dataset.list, { rows: rows?.children.length ?? 0, count });
+  announceNewcomer(publicId, Number(document.getElementById("newcomers")?.dataset.count ?? 0) + 1);
+};
+// Nobody is inserted above a row that somebody may be about to press: a link above the list announces them. On home,
+// something always follows the list.
+const announceNewcomer = (publicId, count) => {
+  const list = document.querySelector("[data-list]");
+  const rows = home() ? 1 : list?.children.length ?? 0;
+  fetchOutOfBand(`/u/${publicId}/row`, list?.dataset.list, { rows, count });
 };
 document.addEventListener("friendship", (event) => updateSoon(event.detail.data));
 document.addEventListener("accepted", (event) => {
@@ -52,16 +57,20 @@ document.addEventListener("accepted", (event) => {
 
 // What happens in conversations changes the number of unread ones, and their rows. Of a list that nobody sees, only the
 // number is asked for.
+const updateNewest = () => {
+  const newest = document.getElementById("home-chats");
+  if (newest) fetchLive("/chats/newest", "", newest, "outerMorph", { rows: newest.querySelectorAll(".row").length });
+};
 const changedChats = new Set(); // "" stands for all
 const MAX_ROWS = 5; // more are asked for as a list
 let chatsTimer = 0;
 const updateChats = (chat = "") => {
   changedChats.add(chat);
   chatsTimer ||= setTimeout(() => {
-    const [changed, home, list] = [[...changedChats], document.getElementById("home"), document.querySelector("#chats[data-newest]")];
+    const [changed, list] = [[...changedChats], document.querySelector("#chats[data-newest]")];
     chatsTimer = 0;
     changedChats.clear();
-    if (home) fetchLive("/", "", home, "outerMorph");
+    updateNewest();
     const isWhole = changed.includes("") || changed.length > MAX_ROWS;
     if (list?.checkVisibility() && !isWhole) changed.forEach((each) => updateRow(list, each));
     else fetchOutOfBand("/counters");
@@ -81,12 +90,17 @@ const placeRow = (list, row) => {
   else if (old) more.before(row);
   if (hasFocus) row.querySelector("a").focus();
 };
-const fetchRows = async (list, path) => {
+const fetchElements = async (path, selector) => {
   const received = document.createElement("ul");
   stream().append(received);
   await fetchLive(path, "", received, "innerHTML");
-  [...received.querySelectorAll("[data-chat]")].reverse().forEach((row) => placeRow(list, row));
+  const elements = [...received.querySelectorAll(selector)];
   received.remove();
+  return elements;
+};
+const fetchRows = async (list, path) => {
+  const rows = await fetchElements(path, "[data-chat]");
+  rows.reverse().forEach((row) => placeRow(list, row));
   markCurrent();
 };
 const updateRow = (list, chat) => fetchRows(list, `/chats/${chat}/row`);
@@ -98,6 +112,21 @@ const updateList = (list) => {
 ["chat", "unread"].forEach((name) => document.addEventListener(name, (event) => updateChats(event.detail.data.split(" ")[0])));
 document.addEventListener("membership", () => updateChats());
 matchMedia("(width >= 68.75rem)").addEventListener("change", () => updateChats()); // the list may appear
+// Whoever is online is shown alike in all lists of home, which asks for them each minute.
+const showPresence = (online) => {
+  const paths = [...online.querySelectorAll("a")].map((link) => link.pathname);
+  home().querySelectorAll("[data-when-online]").forEach((label) => {
+    const row = label.closest(".row");
+    const isOnline = paths.includes(row.querySelector(".row__link").pathname);
+    row.querySelector(".avatar").toggleAttribute("data-online", isOnline);
+    label.hidden = !isOnline;
+  });
+  updateNewest();
+};
+document.addEventListener("htmx:after:swap", (event) => {
+  const online = document.getElementById("online");
+  if (online && !online.hidden && event.detail.ctx.target.id === "online") showPresence(online);
+});
 // A hidden tab has no stream, but its title counts.
 setInterval(() => { if (document.hidden && stream()) fetchOutOfBand("/counters"); }, 60000);
 
@@ -120,10 +149,16 @@ window.addEventListener("online", () => {
   htmx.trigger(stream(), "reopen");
 });
 
-// What stands in place of a button after an action stays for some seconds, and until nobody points at it: then the row
-// leaves its list, or the button comes back.
+// What stands in place of a button after an action stays for some seconds, and until nobody points at anything in its
+// list that could be pressed: then the row leaves the list, or the button comes back. On home, all of which that changes,
+// until nobody points at anything there.
 const DONE_MILLISECONDS = 10000;
-const isInUse = (element) => element.matches(":focus-within") || (matchMedia("(hover: hover)").matches && element.matches(":hover"));
+const POINTED_AT = ":is(.row, .friend, a, button):hover";
+const hasPointer = matchMedia("(hover: hover)");
+const isPointedAt = (element) => hasPointer.matches && (element.matches(POINTED_AT) || element.querySelector(POINTED_AT));
+// After a press with a mouse, the focus is only where the button was.
+const hasFocus = (element) => element.matches(hasPointer.matches ? ":has(:focus-visible)" : ":focus-within");
+const isInUse = (element) => hasFocus(element) || isPointedAt(element);
 const whenUnused = (element, done) => {
   const timer = setInterval(() => {
     if (element.isConnected && isInUse(element)) return;
@@ -131,13 +166,21 @@ const whenUnused = (element, done) => {
     if (element.isConnected) done();
   }, DONE_MILLISECONDS);
 };
+const surroundings = (row) => home() ?? row.parentElement;
+// The number of people found, and what an empty list says, are the server's words.
+const refreshResults = () => fetchLive(pagePath().split("?")[0], "", document.getElementById("results"), "outerMorph");
+const removeRow = (row) => {
+  const list = row.parentElement;
+  row.remove();
+  if (document.getElementById("results-status")?.textContent.trim() && list.children.length <= 21) refreshResults();
+};
 const finishDone = () => document.querySelectorAll("[data-done]:not([data-finishing])").forEach((done) => {
   done.dataset.finishing = "";
   const row = done.closest("[data-user]");
-  whenUnused(row?.parentElement ?? done, () => {
+  whenUnused(row ? surroundings(row) : done, () => {
     if (!done.isConnected) return; // undone
-    if (document.getElementById("home")) fetchLive("/", "", document.getElementById("home"), "outerMorph");
-    else if (row && "leaves" in done.dataset) row.remove();
+    if (home()) fetchLive("/", "", home(), "outerMorph");
+    else if (row && "leaves" in done.dataset) removeRow(row);
     else updateRelationship(done);
   });
 });
@@ -155,7 +198,7 @@ document.addEventListener("htmx:response:error", (event) => {
   if (row?.contains(document.activeElement)) document.getElementById("main").focus();
   if (row) {
     row.inert = true;
-    whenUnused(row.parentElement, () => row.remove());
+    whenUnused(surroundings(row), () => removeRow(row));
   } else if (detail()?.contains(target)) leaveDetail();
   else if (target.closest("#profile")) location.reload();
   fetchOutOfBand("/counters");
@@ -167,10 +210,23 @@ const poll = () => {
   document.dispatchEvent(new Event("poll")); // for chat.js
   const buttons = document.querySelectorAll("#profile [data-friend]");
   buttons.forEach(updateRelationship);
-  const rows = document.querySelector("#results [data-list]");
-  if (rows && rows.children.length <= 21) {
-    fetchLive(pagePath().split("?")[0], "", document.getElementById("results"), "outerMorph");
-  }
+  const list = document.querySelector("[data-list]");
+  if (list && !home() && !list.children.length) refreshResults();
+  else if (list && list.children.length <= 21 && !list.querySelector("[data-done]")) compareList(list);
+};
+// Who came into a list is announced above it, and who left it is marked, as if the stream had told.
+const compareList = async (list) => {
+  const [current] = await fetchElements(home() ? "/friends/incoming" : pagePath().split("?")[0], "[data-list]");
+  if (!current) return; // it failed
+  const idsIn = (each) => [...each.querySelectorAll("[data-user]")].map((row) => row.dataset.user);
+  const [shownIds, listedIds] = [idsIn(list), idsIn(current)];
+  const isNew = (id) => !shownIds.includes(id);
+  const isOrdered = list.dataset.list === "friends"; // by name, the others by time
+  const oldest = listedIds.findIndex((id) => !isNew(id));
+  const newIds = isOrdered || oldest < 0 ? listedIds.filter(isNew) : listedIds.slice(0, oldest);
+  const isAnnounced = Number(document.getElementById("newcomers")?.dataset.count) === newIds.length;
+  if (newIds.length && !isAnnounced) announceNewcomer(newIds[0], newIds.length);
+  shownIds.filter((id) => !listedIds.includes(id)).forEach(updateSoon);
 };
 document.addEventListener("stale", () => {
   if (detail() && isProfile(location.pathname)) location.assign(listPage.path);
@@ -191,8 +247,9 @@ document.addEventListener("htmx:before:swap", (event) => {
   const { sourceElement, live, target } = event.detail.ctx;
   const button = sourceElement?.closest?.("[data-friend]");
   if (button && !live) pressed = { publicId: button.dataset.friend, isProfile: Boolean(button.closest("#profile")) };
+  const row = button?.closest("[data-user]");
+  if (row && button.dataset.friendship === "incoming") row.dataset.was = "incoming"; // and stays as high
   if (!button || (live && !target.contains?.(document.activeElement))) return;
-  const row = button.closest("[data-user]");
   const rows = row?.parentElement;
   lostFocus = { publicId: button.dataset.friend, row, rows, index: rows ? [...rows.children].indexOf(row) : 0 };
 });

@@ -79,6 +79,7 @@ ROUTES = {
     # Invitations have tests of their own: tests/test_invitations.py.
     "friends.invitation": Route("/i/not-a-token", post=True, public=True, status=404),
     "chat.conversation_list": Route("/chats", lists_bob=(False, False, False, False, False)),
+    "chat.newest": Route("/chats/newest", page=False),
     "chat.create_group": Route("/chats", page=False, post=True),
     "chat.new_group": Route("/chats/new", lists_bob=(True, False, False, False, False)),
     # What members see and do is tested in tests/chat: Alice has no conversation here, and nobody else's exists for her.

@@ -82,7 +82,7 @@ def test_cancel_decline_accept_block_and_unblock(site_app, logged_in_page, javas
     boris.click("#profile >> text=Decline")
     expect(friend_button(boris, anna.id)).to_have_attribute("data-friendship", "none")
     anna.goto(f"/u/{boris.id}")
-    expect(friend_button(anna, boris.id)).to_contain_text("You can ask again from")
+    expect(friend_button(anna, boris.id)).to_contain_text("You can ask again on")
     boris.goto(f"/u/{anna.id}")
     boris.click("#profile >> text=Add")
     anna.goto(f"/u/{boris.id}")
@@ -313,7 +313,7 @@ def test_newcomers_are_announced_above_the_list(site_app, logged_in_page):
     boris.goto(f"/u/{anna.id}")
     boris.click("#profile >> text=Add")
     link = anna.locator("#newcomers a")
-    expect(link).to_have_text("One new request: show", timeout=5000)
+    expect(link).to_have_text("1 new request, show", timeout=5000)
     assert anna.locator("[data-user]").count() == 1
     assert anna.evaluate("document.activeElement.textContent").startswith("Accept")
     expect(counter(anna, "incoming")).to_have_text("2")

@@ -146,6 +146,11 @@ def details(of, members=(), **more):
 
 
 STATES = {
+    "chat/newest": {
+        "some": lambda: {"chats": [row()], "hide": False},
+        "none": lambda: {"chats": [], "hide": False},
+        "none possible": lambda: {"chats": [], "hide": True},
+    },
     "chat/row": {
         "read": lambda: {"row": row()},
         "unread, online": lambda: {"row": row(unread=3, is_online=True)},

@@ -136,7 +136,7 @@ def home(requests=(), chats=(), friends=(), suggestions=(), entries=None, online
 
 
 def done(state, text, undo="", leaves=True, focus=True):
-    values = {"state": state, "was": "incoming", "text": text, "undo": undo, "leaves": leaves, "focus": focus}
+    values = {"state": state, "text": text, "undo": undo, "leaves": leaves, "focus": focus}
     return {"person": person(2, "Nika"), "list_name": "incoming" if leaves else "", "back": "/", **values}
 
 
@@ -152,8 +152,8 @@ def profile(user, state, online=False, last_seen_at=None, in_common=(), cooldown
     }
 
 
-def row(state, online=False, note="", query=None):
-    nika = PersonRow(person(2, "Nika", **MILA), state, online, note)
+def row(state, online=False, note="", query=None, ask_again_at=None):
+    nika = PersonRow(person(2, "Nika", **MILA), state, online, note, ask_again_at)
     return {"row": nika, "list_name": "", "query": query, "back": "/search?q=ni"}
 
 
@@ -300,6 +300,7 @@ STATES = {
     "friends/done": {
         "declined": lambda: done("none", "Declined", "decline"),
         "accepted": lambda: done("friends", "Friends"),
+        "accepted in a search": lambda: done("friends", "Friends", leaves=False),
         "cancelled in a search": lambda: done("none", "Cancelled", "cancel", leaves=False, focus=False),
     },
     "main/home": {
@@ -378,6 +379,7 @@ STATES = {
         "online": lambda: row("friends", online=True),
         "away, highlighted": lambda: row("none", query=Query.parse("nik")),
         "with a note": lambda: row("none", note="One friend in common"),
+        "too soon": lambda: row("none", ask_again_at=MOMENT),
     },
     "people/rows": {
         "with a next page": lambda: rows_of([PersonRow(person(2, "Nika"), "friends")], next_url="/friends?after=abc"),

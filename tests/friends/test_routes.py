@@ -1,15 +1,16 @@
 """Friendship actions, lists, search and counters, with htmx and with plain forms."""
 
 import re
+from datetime import timedelta
 
 import pytest
 from bs4 import BeautifulSoup
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from noxchat import friendships, keyset, relationships
-from noxchat.database import begin_write
+from noxchat.database import begin_write, now
 from noxchat.extensions import db
-from noxchat.models import Session
+from noxchat.models import Session, request_cooldowns
 from tests.conftest import Browser, act, befriend, forget_relationships, make_friends, make_person
 
 
@@ -484,7 +485,12 @@ def test_newcomers_are_announced_above_a_list_and_inserted_only_into_an_empty_on
     query = {"list": "incoming", "next": "/friends/incoming"}
     inserted = alice_browser.get("/u/bobby/row", htmx=True, query_string={**query, "rows": 0, "count": 1}).text
     assert 'data-user="bobby"' in inserted and "newcomers" not in inserted
-    for count, text in ((1, "One new request: show"), (3, "3 new requests: show"), ("x", "One new"), (10**9, "99 new")):
+    for count, text in (
+        (1, "1 new request, show"),
+        (3, "3 new requests, show"),
+        ("x", "1 new request, show"),
+        (10**9, "99 new"),
+    ):
         answer = alice_browser.get("/u/bobby/row", htmx=True, query_string={**query, "rows": 5, "count": count}).text
         link = soup(answer).select_one("#newcomers a")
         assert text in link.text and link["href"] == "/friends/incoming" and "data-user" not in answer
@@ -500,7 +506,7 @@ def test_profile_says_when_one_may_ask_again(alice_and_bob):
         alice_browser.get("/u/bobby/button", htmx=True, query_string={"list": "profile"}),
         alice_browser.post("/u/bobby/request", {"list": "profile"}, htmx=True),
     ):
-        assert "You can ask again from" in answer.text and 'formaction="/u/bobby/request"' not in answer.text
+        assert "You can ask again on" in answer.text and 'formaction="/u/bobby/request"' not in answer.text
     assert 'formaction="/u/alice/request"' in at_bob.get("/u/alice").text
 
 
@@ -510,3 +516,29 @@ def test_acceptance_is_told_in_words(alice_and_bob):
     befriend(app, alice, bob)
     assert notices(alice_browser.get("/u/bobby/row?accepted=1", htmx=True).text)[0][1].startswith("Bob accepted")
     assert notices(alice_browser.get("/u/bobby/row", htmx=True).text) == []
+
+
+def test_accepting_in_a_search_leaves_nothing_to_press(alice_and_bob):
+    app, alice, bob, alice_browser, _at_bob = alice_and_bob
+    receive_request(app, alice, bob)
+    answer = soup(alice_browser.post("/u/bobby/request/accept", {"next": "/search"}, htmx=True).text)
+    done = answer.select_one("[data-done]")
+    assert done["data-friendship"] == "friends" and "data-leaves" not in done.attrs
+    assert done.select("button, a, form") == [] and done.get_text(strip=True) == "Friends"
+
+
+def test_search_says_when_one_may_ask_again(alice_and_bob):
+    app, alice, bob, alice_browser, at_bob = alice_and_bob
+    send_request(app, alice, bob)
+    at_bob.post("/u/alice/request/decline")
+    row = soup(alice_browser.get("/search?q=bob").text).select_one("[data-user=bobby]")
+    assert "You can ask again on" in row.text and row.select("button") == []
+    refused = alice_browser.post("/u/bobby/request", {"next": "/search?q=bob"}, htmx=True)
+    until = now() + timedelta(days=app.config["PAUSE_DAYS"])
+    assert refused.status_code == 409 and soup(refused.text).select("button[formaction]") == []
+    assert notices(refused.text) == [("error", f"You can ask Bob again on {until:%-d %B}.")]
+    with app.app_context():
+        begin_write(db.session)
+        db.session.execute(update(request_cooldowns).values(until=now()))
+        db.session.commit()
+    assert soup(alice_browser.get("/search?q=bob").text).select_one("[data-user=bobby] button")
