@@ -52,8 +52,8 @@ def script_texts() -> dict[str, str]:
     return {
         "offline": _("The network does not answer. Nothing was changed; try again."),
         "broken": _("Something went wrong. Nothing was changed; try again."),
-        "not-loaded": _("This could not be loaded. Try again."),
-        "not-reached": _("This could not be loaded. Check your connection, then try again."),
+        "not-loaded": _("This could not be loaded."),
+        "not-reached": _("This could not be loaded. Check your connection."),
         "discard": _("Leave without saving your changes?"),
         "more": _("The rest could not be loaded. Try again"),
     }

@@ -18,16 +18,27 @@ document.addEventListener("htmx:config:request", (event) => {
   if (isBackground(event.detail.ctx)) headers["X-Background"] = "1"; // which is no activity of the person
 });
 
-// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own. request: the one that
-// failed, by requestName; without, it is the network that does not answer.
+// Errors leave the page as it is and show a notice: the server's if there is one, otherwise our own. What could not be
+// loaded can be asked for again. isOffline: whether it is the network that does not answer.
 const requestName = ({ method, action }) => `${method} ${action.split("?")[0]}`;
-const showError = (message, request) => {
+const showError = (message, ctx, isOffline) => {
   const notice = document.getElementById("error-notice").content.firstElementChild.cloneNode(true);
   notice.dataset.subject = message;
-  if (request) notice.dataset.request = request;
-  else notice.dataset.offline = "";
+  if (isOffline) notice.dataset.offline = "";
+  else notice.dataset.request = requestName(ctx.request);
   notice.querySelector("p").textContent = message;
+  const again = notice.querySelector("[data-retry]");
+  if (ctx.request.method !== "GET") again.remove();
+  again.addEventListener("click", () => {
+    notice.remove();
+    repeat(ctx);
+  });
   toasts().append(notice);
+};
+const repeat = ({ again, sourceElement }) => {
+  if (again) again(); // see detail.js
+  else if (sourceElement.isConnected && sourceElement !== document.body) htmx.trigger(sourceElement, sourceElement.matches("form") ? "submit" : "click");
+  else location.reload();
 };
 
 // Requests that nobody waits for fail silently.
@@ -47,12 +58,12 @@ document.addEventListener("htmx:response:error", (event) => {
   const notice = isNotice && new DOMParser().parseFromString(text, "text/html").querySelector(".notice");
   const { broken, notLoaded } = toasts().dataset;
   if (notice) toasts().append(notice);
-  else if (!isNextPage(ctx)) showError(request.method === "GET" ? notLoaded : broken, requestName(request));
+  else if (!isNextPage(ctx)) showError(request.method === "GET" ? notLoaded : broken, ctx);
 });
 document.addEventListener("htmx:error", (event) => {
   const { ctx } = event.detail;
   if (!ctx || isBackground(ctx) || isNextPage(ctx) || ctx.outcome) return;
-  showError(ctx.request.method === "GET" ? toasts().dataset.notReached : toasts().dataset.offline);
+  showError(ctx.request.method === "GET" ? toasts().dataset.notReached : toasts().dataset.offline, ctx, true);
 });
 // They leave once their cause is gone: when the same request succeeds, or the network answers anything.
 document.addEventListener("htmx:after:request", (event) => {
@@ -102,29 +113,41 @@ const dismissLater = (notice) => {
     notice.remove();
   }, 8000);
 };
-// Three notices at most, and one for each subject: a later one takes the place of an earlier one.
+// Three notices at most, one where there is little room, and one for each subject: a later one takes the place of an
+// earlier one. Nothing that could be pressed is below them: layout.css.
 const MAX_NOTICES = 3;
+const isNarrow = matchMedia("(width < 45rem)");
+const subjectOf = (notice) => notice.dataset.subject || notice.querySelector("p").textContent.trim();
 const arrangeToasts = () => {
   const notices = [...toasts().querySelectorAll(".notice")];
-  const isOutdated = ({ dataset: { subject } }, index) => index < notices.length - MAX_NOTICES
-    || (subject && notices.slice(index + 1).some((later) => later.dataset.subject === subject));
-  notices.filter(isOutdated).forEach((notice) => notice.remove());
-  toasts().querySelectorAll(".notice").forEach(dismissLater);
+  const isRepeated = (notice, index) => notices.slice(index + 1).some((later) => subjectOf(later) === subjectOf(notice));
+  notices.filter(isRepeated).forEach((notice) => notice.remove());
+  const left = notices.filter((notice) => notice.isConnected);
+  const most = meta("tab") && isNarrow.matches ? 1 : MAX_NOTICES;
+  const isTooMany = () => left.length > most || left.some((notice) => notice.offsetTop < 0);
+  while (left.length > 1 && isTooMany()) left.shift().remove();
+  left.forEach(dismissLater);
+  if (!meta("tab")) left.at(-1)?.scrollIntoView({ block: "nearest" }); // it is in its place at the top of the page
 };
 const watchToasts = () => {
   if (!toasts()) return;
   arrangeToasts();
   new MutationObserver(arrangeToasts).observe(toasts(), { childList: true });
+  new ResizeObserver(arrangeToasts).observe(toasts());
 };
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-dismiss]");
   if (button && button.matches("button")) button.closest(".notice").remove();
 });
 
-// A new theme shows at once; the server stores it.
+// A new theme shows at once, around the page too; the server stores it.
 const applyTheme = (value) => {
   if (value === "auto") delete root.dataset.theme;
   else root.dataset.theme = value;
+  document.querySelectorAll("meta[name=theme-color]").forEach((color) => {
+    const { theme, scheme } = color.dataset;
+    color.media = { auto: `(prefers-color-scheme: ${scheme})`, [theme]: "all" }[value] ?? "not all";
+  });
 };
 document.addEventListener("change", (event) => { if (event.target.name === "theme") applyTheme(event.target.value); });
 
@@ -221,12 +244,12 @@ document.addEventListener("input", (event) => {
   hint.textContent = left.replace("{}", max - [...event.target.value.trim().normalize("NFC")].length);
 });
 
-// Ctrl or ⌘ with K searches: on a page with a search box there, elsewhere for people.
+// Ctrl or ⌘ with K searches: on a page that shows a search box there, elsewhere for people.
 document.addEventListener("keydown", (event) => {
   if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey) || event.altKey || !meta("tab")) return;
   event.preventDefault();
   const box = document.getElementById("q");
-  if (box) box.select();
+  if (box?.checkVisibility()) box.select();
   else location.assign("/search");
 });
 
@@ -237,9 +260,9 @@ if (window.moment) {
     en: { sameDay: "[today at] LT", lastDay: "[yesterday at] LT", lastWeek: "[on] dddd [at] LT", sameElse: "D MMM YYYY" },
     ru: { sameDay: "[сегодня в] LT", lastDay: "[вчера в] LT", lastWeek: "D MMMM [в] LT", sameElse: "D MMM YYYY" },
   };
-  // English has both ways to tell the time: the device knows which one its owner reads.
+  // English has both ways to tell the time: the device knows which one its owner reads. Russian has one.
   const is24Hours = new Intl.DateTimeFormat(navigator.language, { hour: "numeric" }).resolvedOptions().hourCycle === "h23";
-  const longDateFormat = { ...moment.localeData()._longDateFormat, ...(is24Hours && { LT: "HH:mm" }) };
+  const longDateFormat = { ...moment.localeData()._longDateFormat, ...(root.lang === "en" && is24Hours && { LT: "HH:mm" }) };
   moment.updateLocale(root.lang, { calendar: inSentence[root.lang], longDateFormat });
 }
 const shortTime = (date) => {

@@ -30,7 +30,8 @@ const describeDetail = () => {
 const isEditing = () => [...document.querySelectorAll("[data-editor] textarea")].some((text) => text.value !== text.defaultValue);
 const openDetail = (path, options) => {
   wanted = { path, focused: document.activeElement };
-  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, ...options });
+  const again = () => openDetail(path, options);
+  htmx.ajax("GET", path, { source: detail(), target: detail(), swap: "innerHTML", wanted, again, ...options });
 };
 const closeDetail = () => {
   if (!listPage.emptyDetail) {

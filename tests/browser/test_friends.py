@@ -171,6 +171,46 @@ def test_row_stays_under_the_pointer_and_leaves_when_nobody_points_at_it(site_ap
     assert anna.problems == []
 
 
+def test_number_and_text_of_a_searched_list_agree_when_its_only_row_leaves(logged_in_page, site_app):
+    anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
+    send(site_app, boris.user, anna.user)
+    anna.clock.install()
+    anna.goto(f"/friends/incoming?q={boris.id}")
+    expect(anna.locator("#results-status")).to_have_text("One person found")
+    anna.click("text=Decline")
+    expect(anna.locator("[data-done]")).to_be_visible()
+    anna.mouse.move(5, 5)
+    anna.clock.run_for(21_000)
+    expect(anna.locator("#results h2")).to_contain_text("No results")
+    expect(anna.locator("#results-status")).to_have_text("Nobody found")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_accepting_in_the_search_moves_no_other_row(site_app, logged_in_page, width):
+    page = logged_in_page("Anna", viewport={"width": width, "height": 800})
+    key = f"row{next(numbers)}"
+    people = [make_person(site_app, f"Row {letter} {key}", public_id=f"{key}-{letter}") for letter in "abc"]
+    for person in people:
+        send(site_app, person, page.user)
+    page.clock.install()
+    page.goto(f"/search?q={key}")
+    rows = [page.locator(f"[data-user='{person.public_id}']") for person in people]
+    boxes = [row.bounding_box() for row in rows]
+    accept = rows[0].get_by_role("button", name="Accept").bounding_box()
+    spot = accept["x"] + accept["width"] / 2, accept["y"] + accept["height"] / 2
+    page.mouse.click(*spot)
+    expect(rows[0].locator("[data-done]")).to_have_text("Friends")
+    assert [row.bounding_box() for row in rows] == boxes
+    page.mouse.click(*spot)
+    page.mouse.move(5, 5)
+    page.locator("#q").focus()
+    page.clock.run_for(21_000)
+    expect(rows[0].get_by_role("button", name="Message")).to_be_visible()
+    assert [row.bounding_box() for row in rows] == boxes
+    expect(page.locator("[data-friendship=incoming]")).to_have_count(2)
+    assert page.url.endswith(f"/search?q={key}")
+
+
 def test_undo_button_gives_way_to_the_usual_one_on_a_profile(logged_in_page):
     anna, boris = logged_in_page("Anna"), logged_in_page("Boris")
     anna.clock.install()

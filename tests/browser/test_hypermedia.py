@@ -516,6 +516,17 @@ def test_who_is_online_appears_without_reloading(site_app, logged_in_page):
         db.session.commit()
     anna.clock.run_for(61_000)
     expect(anna.locator("#online .faces")).to_contain_text("Boris Online")
+    row = anna.locator("section:has(#h-friends) [data-user=boris-online]")
+    expect(row.locator("[data-online]")).to_be_visible()
+    expect(row.locator("[data-when-online]")).not_to_have_attribute("hidden", "")
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, boris.id).last_seen_at = now() - timedelta(hours=1)
+        db.session.commit()
+    anna.clock.run_for(61_000)
+    expect(anna.locator("#online")).to_contain_text("No friends are online")
+    expect(row.locator("[data-online]")).to_have_count(0)
+    expect(row.locator("[data-when-online]")).to_have_attribute("hidden", "")
 
 
 @pytest.mark.parametrize(
@@ -526,3 +537,86 @@ def test_times_have_24_hours_where_the_reader_has(new_page, mila_cookie, locale,
     page.context.add_cookies([mila_cookie])
     page.goto("/settings/sessions")
     assert re.search(shown, page.locator(".session time").first.inner_text())
+
+
+def test_russian_hours_have_no_leading_zero(site_app, logged_in_page):
+    page = logged_in_page("Hours", locale="ru-RU", timezone_id="UTC")
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, page.user.id).language = "ru"
+        db.session.commit()
+    page.goto("/")
+    assert page.evaluate("moment('2026-11-27T00:41:00').format('LT')") == "0:41"
+
+
+def test_same_notice_is_shown_once(logged_in_page):
+    page = logged_in_page("Repeated")
+    page.goto("/settings")
+    notices = page.locator("#toasts .notice")
+    for choice in ("Nobody", "Your friends", "Nobody"):
+        with page.expect_response("**/settings/privacy"):
+            page.locator("#privacy-form").get_by_label(choice).check()
+    expect(notices).to_have_count(1)
+    page.evaluate("document.querySelectorAll('[name=csrf_token]').forEach(field => { field.value = 'outdated'; })")
+    page.evaluate("document.querySelector('meta[name=csrf-token]').content = 'outdated'")
+    for choice in ("Night", "Day", "Night"):
+        with page.expect_response("**/settings/look"):
+            page.locator("#preferences-form").get_by_label(choice).click()
+    expect(page.locator("#toasts .notice[data-code='400']")).to_have_count(1)
+
+
+@pytest.mark.parametrize("answer", ["abort", "fail"])
+def test_what_could_not_be_loaded_can_be_asked_for_again(site_app, logged_in_page, answer):
+    page = logged_in_page("Again")
+    friend = make_person(site_app, f"Loaded {page.id}")
+    befriend(site_app, page.user, friend)
+
+    def refuse(route):
+        route.abort() if answer == "abort" else route.fulfill(status=503, body="")
+
+    page.goto("/friends")
+    again = page.locator("#toasts").get_by_role("button", name="Try again")
+    page.route(re.compile(r"/friends\?q="), refuse)
+    page.fill("#q", "nobody at all")
+    expect(again).to_have_count(1)
+    page.unroute_all()
+    again.click()
+    expect(page.locator("#results h2")).to_contain_text("No results")
+    expect(page.locator("#toasts .notice")).to_have_count(0)
+    assert page.url.endswith("/friends?q=nobody+at+all")
+    page.fill("#q", "")
+    page.route(f"**/u/{friend.public_id}", refuse)
+    page.click(".row__link")
+    expect(again).to_be_visible()
+    page.unroute_all()
+    again.click()
+    expect(page.locator("#detail h1")).to_have_text(friend.username)
+    assert page.url.endswith(f"/u/{friend.public_id}")
+
+
+def test_theme_color_follows_the_chosen_theme(logged_in_page):
+    page = logged_in_page("Themed", color_scheme="light")
+    page.goto("/settings")
+    current = """() => [...document.querySelectorAll("meta[name=theme-color]")]
+      .filter(({ media }) => matchMedia(media || "all").matches).map(({ content }) => content)"""
+    dark, light = ["#090c15"], ["#e9ecf5"]
+    assert page.evaluate(current) == light
+    for theme, color in (("Night", dark), ("Day", light), ("Night", dark), ("Same as device", light)):
+        with page.expect_response("**/settings/look"):
+            page.locator("#preferences-form").get_by_label(theme).check(force=True)
+        assert page.evaluate(current) == color, theme
+    with page.expect_response("**/settings/look"):
+        page.locator("#preferences-form").get_by_label("Night").check(force=True)
+    page.reload()
+    assert page.evaluate(current) == dark
+
+
+@pytest.mark.parametrize("width", [1000, 1280])
+def test_search_key_goes_to_the_search_where_no_box_is_shown(two_friends, width):
+    anna, _boris, path = two_friends(viewport={"width": width, "height": 800})
+    anna.goto(path)
+    anna.keyboard.press("Control+k")
+    if width < 1100:
+        anna.wait_for_url("**/search")
+    else:
+        expect(anna.locator("#q")).to_be_focused()

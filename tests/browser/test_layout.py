@@ -12,7 +12,7 @@ from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User, blocks
 from tests.architecture.routes import ROUTES
-from tests.browser.conftest import send
+from tests.browser.conftest import numbers, send
 from tests.conftest import befriend, make_person
 
 axe = Axe()
@@ -148,29 +148,88 @@ def check_shift(page, what, figures):
     assert figures[what] <= MAX_SHIFT, (what, shifts)
 
 
-COVERED = """() => [...document.querySelectorAll("#toasts .notice")].flatMap((notice) => {
-  const over = notice.getBoundingClientRect();
-  return [...document.querySelectorAll("a, button, input, select")].filter((e) => {
-    const box = e.getBoundingClientRect();
-    return !e.closest("#toasts, .skip, .sr") && e.checkVisibility() && box.width && box.right > over.left
-      && box.left < over.right && box.bottom > over.top && box.top < over.bottom;
-  }).map((e) => e.outerHTML.slice(0, 100));
-})"""
+# What could be pressed where a notice is, if it were not there, whatever else is drawn above it; and what of a notice cannot
+# be read.
+COVERED = """() => {
+  const toasts = document.getElementById("toasts");
+  const notices = [...toasts.querySelectorAll(".notice")];
+  const boxes = notices.map((notice) => notice.getBoundingClientRect());
+  const found = new Set(notices.filter((notice) => notice.scrollHeight > notice.clientHeight).map(({ innerText }) => "cut off: " + innerText));
+  boxes.filter((box) => box.top < -1 || box.bottom > innerHeight + 1 || box.left < 0 || box.right > innerWidth)
+    .forEach((box) => found.add("outside: " + JSON.stringify(box)));
+  toasts.style.display = "none";
+  for (const box of boxes) for (let x = box.left; x < box.right; x += 6) for (let y = box.top; y < box.bottom; y += 6) {
+    const pressable = document.elementFromPoint(x, y)?.closest("a, button, input, select, textarea, label");
+    if (pressable) found.add(pressable.outerHTML.slice(0, 100));
+  }
+  toasts.style.display = "";
+  return [...found];
+}"""
+SETTLED = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() =>
+  Promise.allSettled(document.getElementById("toasts").getAnimations({ subtree: true }).map(({ finished }) => finished)))"""
+NOTICED = [(320, 700), (390, 844), (768, 600), (768, 800), (1280, 600), (1280, 800), (1920, 1080)]
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
-def test_notices_cover_nothing_that_can_be_pressed(site_app, logged_in_page, width):
-    """On phones, once one has scrolled to the end."""
-    page = logged_in_page("Noticed", viewport={"width": width, "height": 800})
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_notices_cover_nothing_that_can_be_pressed(site_app, logged_in_page, language):
+    """Three with the longest names, at the top of a page and at its end; one on phones."""
+    page = logged_in_page("Noticed", viewport={"width": 1280, "height": 1000}, reduced_motion="reduce")
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, page.user.id).language = language
+        db.session.commit()
+    friend = make_person(site_app, f"Friend {page.id}")
+    befriend(site_app, page.user, friend)
+    talk(site_app, page.user, friend)
     for number in range(15):
-        send(site_app, make_person(site_app, f"Asker {page.id} {number}"), page.user)
+        key = f"{next(numbers):03}"
+        name = f"{'WЩ'[number % 2] * 29}{key}" if number > 11 else f"Asker {key}"
+        send(site_app, make_person(site_app, name), page.user)
     page.goto("/friends/incoming")
+    notices = []
     for number in range(3):
-        page.get_by_role("button", name="Decline").nth(number).click()
+        page.locator("[formaction$='/request/decline']").first.click()
         expect(page.locator("#toasts .notice")).to_have_count(number + 1)
-    page.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")
-    page.wait_for_timeout(400)
-    assert page.evaluate(COVERED) == []
+        notices.append(page.locator("#toasts .notice").last.evaluate("notice => notice.outerHTML"))
+    refused = page.evaluate(
+        "fetch('/settings/look', {method: 'POST', headers: {'HX-Request': 'true'}}).then(answer => answer.text())"
+    )
+    found = {}
+    paths = ("/friends/incoming", "/", f"/u/{page.id}", f"/u/{friend.public_id}", "/settings", "/chats")
+    for path in (*paths, f"/chats/{page.user.conversations[0]}"):
+        page.goto(path)
+        for width, height in NOTICED:
+            page.set_viewport_size({"width": width, "height": height})
+            page.wait_for_function(f"() => innerWidth === {width}")
+            for kind, html in {"three": "".join(notices), "an error": refused}.items():
+                page.evaluate("html => { document.getElementById('toasts').innerHTML = html; }", html)
+                page.evaluate(SETTLED)
+                assert page.locator("#toasts .notice").count() <= (1 if width < 720 else 3)
+                for end in ("0", "document.documentElement.scrollHeight"):
+                    page.evaluate(f"() => scrollTo(0, {end})")
+                    if covered := page.evaluate(COVERED):
+                        found[f"{path} {width} {height} {kind} {end}"] = covered
+    assert not found, "\n".join(f"{what}: {texts}" for what, texts in found.items())
+
+
+def test_notices_of_visitors_cover_nothing_that_can_be_pressed(site, new_page):
+    page = new_page(reduced_motion="reduce")
+    found = {}
+    for path in ("/auth/login", "/auth/register"):
+        page.goto(path)
+        page.route("**/auth/*", lambda route: route.abort())
+        for width, height in NOTICED:
+            page.set_viewport_size({"width": width, "height": height})
+            for field in page.locator("main .input:visible").all():
+                field.fill("x@nox.example")
+            page.locator("main form .btn--primary").click()
+            notice = page.locator("#toasts .notice")
+            expect(notice).to_be_in_viewport(ratio=1)
+            if covered := page.evaluate(COVERED):
+                found[f"{path} {width} {height}"] = covered
+            notice.locator("[data-dismiss]").click()
+        page.unroute("**/auth/*")
+    assert not found, found
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -233,6 +292,36 @@ def test_nothing_moves_by_itself_or_by_an_action(site_app, crowd, logged_in_page
         check_shift(page, "open a detail", figures)
     print(f"layout shifts at {width} px:", {what: shift for what, shift in figures.items() if shift})
     assert page.problems == []
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_profile_stays_where_it_is_when_a_request_is_accepted(site_app, logged_in_page, language):
+    figures = {}
+    page = logged_in_page("Asking", viewport={"width": 320, "height": 800})
+    with site_app.app_context():
+        begin_write(db.session)
+        db.session.get(User, page.user.id).language = language
+        db.session.commit()
+    other = logged_in_page("Asked")
+    page.add_init_script(OBSERVE_SHIFTS)
+    with page.expect_response("**/events?*"):
+        page.goto(f"/u/{other.id}")
+    check_shift(page, "profile", figures)
+    page.locator(".profile__top [formaction$='/request']").click()
+    expect(page.locator("[data-friendship=outgoing]")).to_be_visible()
+    check_shift(page, "ask", figures)
+    other.goto(f"/u/{page.id}")
+    other.get_by_role("button", name="Accept").click()
+    expect(page.locator(".profile__top [data-friendship=friends]")).to_be_visible()
+    check_shift(page, "accepted", figures)
+    page.locator(".profile__top [popovertarget]").click()
+    page.locator("[formaction$='/unfriend']").click()
+    expect(page.locator(".profile__top [data-done]")).to_be_visible()
+    check_shift(page, "remove", figures)
+    other.goto(f"/u/{page.id}")
+    other.locator(".profile__top").get_by_role("button", name="Add").click()
+    expect(page.locator(".profile__top [data-friendship=incoming]")).to_be_visible()
+    check_shift(page, "is asked", figures)
 
 
 def test_detail_opens_beside_the_list_and_back_returns_to_it(site_app, logged_in_page):
