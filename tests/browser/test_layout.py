@@ -7,7 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from noxchat import conversations, groups, invitations, messages, profiles, relationships
+from noxchat import conversations, groups, invitations, messages, profiles, relationships, tokens
 from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import User, blocks
@@ -91,6 +91,36 @@ def talk(site_app, person, friend):
         person.conversations = (direct, group)
 
 
+def find_cut_off(page, path):
+    """Return what is cut off on a page, by its path and width."""
+    found = {}
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function(f"() => innerWidth === {width}")
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        if cut_off := page.evaluate(FIND_CUT_OFF):
+            found[f"{path} {width}"] = cut_off
+    return found
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_longest_texts_fit_every_width_for_visitors(site_app, site, crowd, new_page, language):
+    person = crowd[0]
+    with site_app.test_request_context():
+        begin_write(db.session)
+        invitation = invitations.create(db.session.get(User, person.id), 100, 30)
+        token = tokens.create_invitation_token(invitation)
+        db.session.commit()
+    page = new_page(locale=language, reduced_motion="reduce")
+    paths = {route.path for route in ROUTES.values() if route.page and route.public}
+    found = {}
+    for path in sorted(paths | {f"/i/{token}", f"/auth/register?invitation={token}", "/nowhere"}):
+        page.goto(path)
+        assert page.get_attribute("html", "lang") == language
+        found |= find_cut_off(page, path)
+    assert not found, "\n".join(f"{what}: {texts}" for what, texts in found.items())
+
+
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_longest_texts_fit_every_width(site_app, crowd, logged_in_page, language):
     person, *others = crowd
@@ -110,12 +140,7 @@ def test_longest_texts_fit_every_width(site_app, crowd, logged_in_page, language
     for path in sorted(paths):
         status = page.goto(path).status
         assert status in (200, *((400, 404) if path in UNUSUAL else ())), path
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 800})
-            page.wait_for_function(f"() => innerWidth === {width}")
-            page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-            if cut_off := page.evaluate(FIND_CUT_OFF):
-                found[f"{path} {width}"] = cut_off
+        found |= find_cut_off(page, path)
     for path in ("/friends", "/friends/incoming", "/friends/outgoing", "/search?q=www"):
         page.set_viewport_size({"width": 1920, "height": 800})
         page.goto(path)

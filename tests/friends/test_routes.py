@@ -542,3 +542,11 @@ def test_search_says_when_one_may_ask_again(alice_and_bob):
         db.session.execute(update(request_cooldowns).values(until=now()))
         db.session.commit()
     assert soup(alice_browser.get("/search?q=bob").text).select_one("[data-user=bobby] button")
+
+
+def test_searching_for_oneself_finds_oneself_marked_you(alice_and_bob):
+    _app, _alice, _bob, alice_browser, _at_bob = alice_and_bob
+    row = soup(alice_browser.get("/search?q=alice").text).select_one("[data-user=alice]")
+    mark = row.select_one("[data-friendship=self]")
+    assert mark.select_one(".friend__state").get_text(strip=True) == "You"
+    assert row.select("form, [formaction]") == []
