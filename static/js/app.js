@@ -114,7 +114,7 @@ const dismissLater = (notice) => {
   }, 8000);
 };
 // Three notices at most, one where there is little room, and one for each subject: a later one takes the place of an
-// earlier one. Nothing that could be pressed is below them: layout.css.
+// earlier one. Nothing that could be pressed is below them: components.css.
 const MAX_NOTICES = 3;
 const isNarrow = matchMedia("(width < 45rem)");
 const subjectOf = (notice) => notice.dataset.subject || notice.querySelector("p").textContent.trim();

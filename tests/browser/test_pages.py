@@ -32,12 +32,14 @@ def resize(page, size):
 
 
 def show_theme(page, theme):
-    """Show a page in another theme, and wait until its colours have changed."""
+    """Show a page in another theme, None for that of the device, and wait until its colours have changed."""
     page.evaluate(
         """theme => {
-          document.documentElement.dataset.theme = theme;
+          if (theme) document.documentElement.dataset.theme = theme;
+          else delete document.documentElement.dataset.theme;
+          const isFinite = ({ effect }) => effect.getComputedTiming().endTime !== Infinity;
           return new Promise((done) => requestAnimationFrame(done)).then(() =>
-            Promise.allSettled(document.getAnimations().map(({ finished }) => finished)));
+            Promise.allSettled(document.getAnimations().filter(isFinite).map(({ finished }) => finished)));
         }""",
         theme,
     )
@@ -48,7 +50,8 @@ def check_accessibility_and_width(page, name):
     size, theme = page.viewport_size, page.get_attribute("html", "data-theme")
     check_accessibility(page, name)
     resize(page, PHONE if size == DESK else DESK)
-    show_theme(page, "night" if theme == "day" else "day")
+    is_night = theme == "night" if theme else page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    show_theme(page, "day" if is_night else "night")
     check_accessibility(page, f"{name} {page.viewport_size} not {theme}", RULES_OF_LOOKS)
     show_theme(page, theme)
     resize(page, {"width": 320, "height": 700})
