@@ -56,11 +56,12 @@ def note(message: str) -> CheckResult:
 def examine() -> Iterator[tuple[str, CheckResult]]:
     """Yield the name and the result of each check. A check that fails itself is a result, too."""
     config = current_app.config
-    yield from map(_run, *zip(*_local_checks(config), strict=True))
+    for name, check in _local_checks(config):
+        yield name, _safe(check)
     yield "Database", (database := _safe(health.check_database))
     yield "Database rights", _safe(check_rights)
-    if database.ok:
-        yield from map(_run, *zip(*_database_checks(config), strict=True))
+    for name, check in _database_checks(config) if database.ok else ():
+        yield name, _safe(check)
     yield "Mail server", _safe(lambda: health.check_mail_server(config, thorough=True))
     yield "Limits", _safe(health.check_limits_store)
 
@@ -95,10 +96,6 @@ def _database_checks(config) -> list[tuple[str, Callable[[], CheckResult]]]:
         ("Backup", check_backup),
         ("Demo people", lambda: check_demo(config)),
     ]
-
-
-def _run(name: str, check: Callable[[], CheckResult]) -> tuple[str, CheckResult]:
-    return name, _safe(check)
 
 
 def _safe(check: Callable[[], CheckResult]) -> CheckResult:

@@ -1,19 +1,24 @@
 """The files of deploy/, by their own validators and by what they start; bin/upgrade; the commands of the documents."""
 
+import gzip
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import flask_migrate
 import pytest
 import yaml
+from sqlalchemy import text
 
 from config import ROOT, Config
+from noxchat import schema
 from noxchat.extensions import db
-from tests.conftest import Browser, Server, skip
+from tests.conftest import DATABASES, Browser, Server, settings, skip
 from tests.hosting.conftest import nginx_config
 from tests.test_cli import run_doctor
 
@@ -252,6 +257,58 @@ def test_upgrade_refuses_to_lose_changes_and_goes_back_when_it_fails(two_version
     git(upstream, "commit", "--quiet", "--all", "--message", "Needs what cannot be had")
     code, output = upgrade(checkout, environment)
     assert code == 1 and "The old one is here again" in output and git(checkout, "rev-parse", "HEAD") == before
+
+
+KILLED = """
+import os, sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from config import Config
+from noxchat import create_app, schema
+from noxchat.extensions import db
+left = int(sys.argv[1])
+app = create_app(Config(debug=False))
+with app.app_context():
+    @event.listens_for(Engine, "before_cursor_execute")
+    @event.listens_for(Engine, "commit")
+    def count(*_arguments):
+        global left
+        left -= 1
+        if left == 0:
+            os._exit(9)
+    schema.upgrade(db.engine)
+"""
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_migration_that_is_killed_anywhere_is_finished_by_the_next(database, make_app, tmp_path, postgres):
+    if database == "sqlite":
+        uri, revision = f"sqlite:///{tmp_path}/old.db", None
+        with sqlite3.connect(tmp_path / "old.db") as connection:
+            connection.executescript(gzip.decompress((ROOT / "tests/releases/1.0.sql.gz").read_bytes()).decode())
+    else:
+        name, revision = f"nox_killed_{os.getpid()}", "8fd9e1265c17"
+        postgres.execute(f"CREATE DATABASE {name}")
+        uri = postgres.uri(name)
+    app = make_app(uri=uri)
+    with app.app_context():
+        if revision:
+            flask_migrate.upgrade(revision=revision)
+        db.engine.dispose()
+    people = 9 if database == "sqlite" else 0
+    environment = {**os.environ, **settings(tmp_path, uri)}
+    codes = []
+    for left in (3, 40, 90, 150, 210, 260, 10_000):
+        command = [sys.executable, "-c", KILLED, str(left)]
+        codes.append(subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False).returncode)
+        with app.app_context():
+            assert db.session.scalar(text("SELECT count(*) FROM users")) == people
+            db.session.remove()
+            db.engine.dispose()
+    assert codes.count(9) >= 2 and codes[-1] == 0, codes
+    with app.app_context():
+        assert schema.is_current()
+        db.session.remove()
 
 
 def test_start_needs_no_registry_while_the_installed_files_fit(two_versions):
