@@ -60,6 +60,9 @@ def examine() -> Iterator[tuple[str, CheckResult]]:
         yield name, _safe(check)
     yield "Database", (database := _safe(health.check_database))
     yield "Database rights", _safe(check_rights)
+    # After the database was opened, which keeps others from a file of an early release.
+    yield "Owner of files", _safe(lambda: check_owner(config))
+    yield "Privacy of files", _safe(lambda: check_modes(config))
     for name, check in _database_checks(config) if database.ok else ():
         yield name, _safe(check)
     yield "Mail server", _safe(lambda: health.check_mail_server(config, thorough=True))
@@ -75,8 +78,6 @@ def _local_checks(config) -> list[tuple[str, Callable[[], CheckResult]]]:
         ("Registration", lambda: check_registration(config)),
         ("Data folder", lambda: check_folder(config["DATA_DIR"], is_private=True)),
         ("Log folder", lambda: check_log_folder(config)),
-        ("Owner of files", lambda: check_owner(config)),
-        ("Privacy of files", lambda: check_modes(config)),
         ("Disk", lambda: health.check_disk(config)),
         ("Front-end files", check_front_end),
         ("Password list", lambda: check_password_list(config)),

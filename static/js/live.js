@@ -240,6 +240,13 @@ document.addEventListener("htmx:sse:error", (event) => {
   else setTimeout(poll, 1000); // not if the page is only being left
 });
 
+// The second click of a double click would press what the first one has put there: Cancel, in place of Add.
+document.addEventListener("click", (event) => {
+  if (event.detail < 2 || !event.target.closest?.("[data-friend]")) return;
+  event.preventDefault();
+  event.stopPropagation();
+}, true);
+
 // A button that is swapped or removed loses the focus: it moves to the new button, or to the next row.
 let lostFocus = null;
 let pressed = null; // the person whose button was pressed, and whether on a profile
