@@ -113,4 +113,6 @@ def lock_file(path: Path, *, shared: bool = False) -> Iterator[bool]:
     try:
         yield is_locked
     finally:
+        if is_locked and not shared:  # or a process that is just being started would hold it a little longer
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

@@ -333,7 +333,8 @@ def test_backup_made_while_people_write_is_of_one_moment(database, make_app, tmp
     try:
         while len(sent) < 10 and not failures:
             files.append(tmp_path / f"b{len(files)}.tar.gz")
-            assert run(any_app, "backup", str(files[-1])).exit_code == 0
+            made = run(any_app, "backup", str(files[-1]))
+            assert made.exit_code == 0, made.output
     finally:
         stop.set()
         for thread in threads:
