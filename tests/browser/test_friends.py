@@ -518,3 +518,13 @@ def test_rapid_events_insert_a_person_only_once(site_app, logged_in_page):
     anna.wait_for_timeout(700)
     expect(anna.locator(f"[data-user='{boris.id}']")).to_have_count(1)
     expect(counter(anna, "incoming")).to_have_text("1")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_own_row_in_the_search_says_that_it_is_oneself(logged_in_page, width):
+    anna = logged_in_page("Anna", viewport={"width": width, "height": 700})
+    anna.goto(f"/search?q={anna.id}")
+    mark = anna.locator("[data-friendship=self] .friend__state")
+    expect(mark).to_have_text("You")
+    assert mark.bounding_box()["width"] > 20  # not for screen readers only
+    assert anna.evaluate("document.documentElement.scrollWidth") <= width
