@@ -33,7 +33,7 @@ class NoxChat(Flask):
     def send_static_file(self, filename):
         """Send a file of static/, from memory if that has it."""
         files = self.extensions.get("static_files")
-        return assets.send_kept(files, filename) if files else super().send_static_file(filename)
+        return assets.send_preloaded(files, filename) if files else super().send_static_file(filename)
 
     def log_exception(self, exc_info):
         """Log an unhandled exception with the route. Flask would log the path, which may contain a token."""

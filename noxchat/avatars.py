@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session as DatabaseSession
 
 from noxchat.exceptions import InvalidInput
 from noxchat.extensions import db
-from noxchat.files import give_to_owner, make_private_folder, open_lock_file
+from noxchat.files import give_to_owner, make_private_folder, open_lock_file, write_whole
 from noxchat.models import User
 
 log = logging.getLogger("noxchat.avatars")
@@ -87,16 +87,8 @@ def _write(public_id: str, picture: bytes) -> str:
 
 def _write_atomically(path: Path, data: bytes):
     make_private_folder(path.parent)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with write_whole(path) as file:
+        file.write(data)
 
 
 def _cannot_write(error: OSError) -> InvalidInput:
@@ -139,7 +131,7 @@ def _lock(root: Path) -> IO[str]:
 
 
 @contextmanager
-def copied(target: Path) -> Iterator[None]:
+def snapshot(target: Path) -> Iterator[None]:
     """Copy all pictures to a new folder, as they are during a with statement: nobody can change any meanwhile.
 
     They are only linked then, where the file system has links, as whoever waits may hold the database's write lock.

@@ -184,7 +184,7 @@ def doctor(outside):
     from noxchat.hosting import outside as outside_checks
 
     wrong = 0
-    for name, check in outside_checks.examine() if outside else checks.examine():
+    for name, check in outside_checks.run_checks() if outside else checks.run_checks():
         label = "note " if check.is_warning else {True: "ok   ", False: "WRONG", None: "-    "}[check.ok]
         click.echo(f"{label}  {name}: {check.message}")
         wrong += check.ok is False and not check.is_warning
@@ -202,7 +202,7 @@ def test_mail(address):
     text = f"NoxChat at {config['BASE_URL']} can send e-mails.\n"
     step, message = "", write_message("Test of NoxChat", address, text, f"<p>{text}</p>")
     try:
-        for step in smtp.handing_over(config, message):
+        for step in smtp.delivery_steps(config, message):
             click.echo(f"{step} …")
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
         raise click.ClickException(f"{step}: {smtp.describe_error(error, config, step)}") from None

@@ -43,17 +43,17 @@ RESOLVE_SECONDS = 5
 WIDE = {4: 24, 6: 48}  # a public network of trusted proxies has at least this prefix
 
 
-def wrong(message: str) -> CheckResult:
+def problem(message: str) -> CheckResult:
     """Return a result that something does not work."""
     return CheckResult(False, message)
 
 
-def note(message: str) -> CheckResult:
+def warning(message: str) -> CheckResult:
     """Return a result that something should be changed, though everything works."""
     return CheckResult(False, message, is_warning=True)
 
 
-def examine() -> Iterator[tuple[str, CheckResult]]:
+def run_checks() -> Iterator[tuple[str, CheckResult]]:
     """Yield the name and the result of each check. A check that fails itself is a result, too."""
     config = current_app.config
     for name, check in _local_checks(config):
@@ -104,7 +104,7 @@ def _safe(check: Callable[[], CheckResult]) -> CheckResult:
         return check()
     except Exception as error:  # noqa: BLE001  what is wrong is what is asked for
         db.session.rollback()
-        return wrong(f"could not be checked: {type(error).__name__}: {getattr(error, 'orig', error)}")
+        return problem(f"could not be checked: {type(error).__name__}: {getattr(error, 'orig', error)}")
 
 
 def check_settings(config) -> CheckResult:
@@ -117,7 +117,7 @@ def check_settings(config) -> CheckResult:
     if not names:
         return CheckResult(True, "all are known")
     guesses = [(name, *difflib.get_close_matches(name, known, 1, 0.6)) for name in names]
-    return wrong(
+    return problem(
         "; ".join(f"{name} does not exist" + "".join(f": did you mean {n}?" for n in g) for name, *g in guesses)
     )
 
@@ -125,7 +125,7 @@ def check_settings(config) -> CheckResult:
 def check_secret_key(config) -> CheckResult:
     """Check that the secret key is strong enough."""
     if config["warnings"]:
-        return wrong(config["warnings"][0])
+        return problem(config["warnings"][0])
     return CheckResult(True, "is long enough")
 
 
@@ -133,14 +133,16 @@ def check_base_url(config) -> CheckResult:
     """Check that other people can open the URL that e-mails contain, and over TLS."""
     url, host = config["BASE_URL"], urlsplit(config["BASE_URL"]).hostname or ""
     if not config["HAS_BASE_URL"] and not is_loopback(config["HOST"]):
-        return wrong(f"is not set, so only this machine is answered, though HOST is {config['HOST']}: write https://…")
+        return problem(
+            f"is not set, so only this machine is answered, though HOST is {config['HOST']}: write https://…"
+        )
     if is_loopback(host):
         return CheckResult(None, f"{url}: fine here; other people need BASE_URL=https://…")
     if not config["SECURE"]:
-        return wrong(f"{url}: passwords travel unencrypted; put TLS in front and write https://")
-    if problem := health.within(RESOLVE_SECONDS, lambda: _resolve(host)):
-        return wrong(
-            f"{url}: there is no such host ({problem}); write the name that people type, or enter it in the DNS"
+        return problem(f"{url}: passwords travel unencrypted; put TLS in front and write https://")
+    if reason := health.with_time_limit(RESOLVE_SECONDS, lambda: _resolve(host)):
+        return problem(
+            f"{url}: there is no such host ({reason}); write the name that people type, or enter it in the DNS"
         )
     return CheckResult(True, url)
 
@@ -159,19 +161,21 @@ def check_proxies(config) -> CheckResult:
     networks = config["TRUSTED_PROXIES"]
     for network in networks:
         if not network.prefixlen or (not network.is_private and network.prefixlen < WIDE[network.version]):
-            return wrong(
+            return problem(
                 f"TRUSTED_PROXIES has {network}: everybody there can pretend any address; name your proxies only"
             )
     if not config["SECURE"]:
         return CheckResult(None, "none is needed without TLS")
     if not networks:
         message = "BASE_URL is https://, so there is a proxy, but TRUSTED_PROXIES is not set: everybody has its address"
-        return wrong(f"{message}, and shares one limit; write 127.0.0.1, or where it is")
+        return problem(f"{message}, and shares one limit; write 127.0.0.1, or where it is")
     if not is_loopback(config["HOST"]):
         message = (
             f"HOST is {config['HOST']}: whoever reaches port {config['PORT']} past the proxy has no TLS, and cannot"
         )
-        return note(f"{message} log in; write 127.0.0.1 if the proxy is on this machine, or close the port to others")
+        return warning(
+            f"{message} log in; write 127.0.0.1 if the proxy is on this machine, or close the port to others"
+        )
     return CheckResult(True, f"{', '.join(map(str, networks))} is trusted")
 
 
@@ -188,11 +192,11 @@ def check_registration(config) -> CheckResult:
 def check_folder(path: Path, *, is_private: bool = False) -> CheckResult:
     """Check that a folder is writable. is_private: whether to warn if other users can enter it."""
     if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
-        return wrong(f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
+        return problem(f"{path} cannot be written: create it, and give it to the user that runs NoxChat")
     found = path.stat()
     if is_private and found.st_mode & GROUP_AND_OTHERS:
         owner = "" if found.st_uid == os.geteuid() else "give it to the user that runs NoxChat, then "
-        return note(f"{path} can be written, but other users can enter it: {owner}chmod 700 {path}")
+        return warning(f"{path} can be written, but other users can enter it: {owner}chmod 700 {path}")
     return CheckResult(True, f"{path} can be written")
 
 
@@ -227,12 +231,12 @@ def check_owner(config) -> CheckResult:
     owner = data_dir.stat().st_uid
     foreign = [path for path, found in _files(config).items() if found.st_uid != owner]
     if foreign:
-        return wrong(
+        return problem(
             f"{len(foreign)} files belong to another user than {data_dir}, such as {foreign[0]}: "
             f"chown -R --reference={data_dir} {data_dir} {config['LOG_DIR']}"
         )
     if owner != os.geteuid() and os.geteuid() != 0:
-        return wrong(f"{data_dir} belongs to another user: run this as the user that runs NoxChat")
+        return problem(f"{data_dir} belongs to another user: run this as the user that runs NoxChat")
     return CheckResult(True, "all belong to one user")
 
 
@@ -245,16 +249,16 @@ def check_modes(config) -> CheckResult:
     if not readable:
         return CheckResult(True, "only their owner can read them")
     if len(readable) == 1:
-        return wrong(f"other users can read {readable[0]}: chmod go= {readable[0]}")
+        return problem(f"other users can read {readable[0]}: chmod go= {readable[0]}")
     folders = " ".join(map(str, dict.fromkeys(path.parent for path in readable)))
-    return wrong(f"other users can read {len(readable)} files, such as {readable[0]}: chmod -R go= {folders[:300]}")
+    return problem(f"other users can read {len(readable)} files, such as {readable[0]}: chmod -R go= {folders[:300]}")
 
 
 def check_front_end() -> CheckResult:
     """Check that the files from npm are installed."""
     if Path(current_app.static_folder or "", "vendor", "htmx.min.js").is_file():
         return CheckResult(True, "installed")
-    return wrong("not installed, so pages work as without JavaScript: run bin/setup")
+    return problem("not installed, so pages work as without JavaScript: run bin/setup")
 
 
 def check_password_list(config) -> CheckResult:
@@ -262,14 +266,14 @@ def check_password_list(config) -> CheckResult:
     path = config["PASSWORD_LIST"]
     if path.is_file() and path.stat().st_size:
         return CheckResult(True, "installed")
-    return wrong("not installed, so many common passwords are accepted: run bin/setup")
+    return problem("not installed, so many common passwords are accepted: run bin/setup")
 
 
 def check_translations() -> CheckResult:
     """Check that the Russian translation was compiled."""
     if (Path(current_app.root_path).parent / "translations/ru/LC_MESSAGES/messages.mo").is_file():
         return CheckResult(True, "compiled")
-    return wrong("not compiled: make translations/ writable and start again")
+    return problem("not compiled: make translations/ writable and start again")
 
 
 def check_python() -> CheckResult:
@@ -277,7 +281,9 @@ def check_python() -> CheckResult:
     version = sys.version_info[:2]
     name = f"{version[0]}.{version[1]}"
     if version < min(END_OF_PYTHON) or now().date() > END_OF_PYTHON.get(version, date.max):
-        return note(f"{name} gets no security updates any more: install a newer one, delete .venv, and run bin/setup")
+        return warning(
+            f"{name} gets no security updates any more: install a newer one, delete .venv, and run bin/setup"
+        )
     return CheckResult(True, name)
 
 
@@ -295,9 +301,9 @@ def check_rights() -> CheckResult:
         return CheckResult(None, "unknown: the database does not answer")
     if schema is None or not may_create:
         command = f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"'
-        return wrong(f"{role} may not create tables: have the owner of the database run {command}")
+        return problem(f"{role} may not create tables: have the owner of the database run {command}")
     if version < min(END_OF_POSTGRESQL) or now().date() > END_OF_POSTGRESQL.get(version, date.max):
-        return note(f"PostgreSQL {version} gets no security updates any more: update it")
+        return warning(f"PostgreSQL {version} gets no security updates any more: update it")
     return CheckResult(True, f"{role} may create tables in PostgreSQL {version}")
 
 
@@ -306,11 +312,11 @@ def check_clock() -> CheckResult:
     released = max((entry.date for entry in changelog.latest_entries("en")), default=datetime.min.replace(tzinfo=UTC))
     newest = db.session.scalar(select(func.max(User.last_seen_at)))
     if max(filter(None, [released, newest])) > now() + timedelta(days=1):
-        return wrong(f"it is {now():%Y-%m-%d %H:%M} UTC here, which is in the past: set the clock")
+        return problem(f"it is {now():%Y-%m-%d %H:%M} UTC here, which is in the past: set the clock")
     if db.engine.dialect.name == "postgresql":
         difference = abs(db.session.scalar(text("SELECT clock_timestamp()")) - now())
         if difference > CLOCK_DIFFERENCE:
-            return wrong(f"differs from that of the database by {difference.total_seconds():,.0f} s: set both")
+            return problem(f"differs from that of the database by {difference.total_seconds():,.0f} s: set both")
     return CheckResult(True, f"{now():%Y-%m-%d %H:%M} UTC")
 
 
@@ -323,7 +329,7 @@ def check_backup() -> CheckResult:
     if oldest is None or oldest > now() - BACKUP_AGE:
         return CheckResult(None, "none yet: run flask --app main backup every night")
     found = f"the last one was made on {made_at:%Y-%m-%d}" if made_at else "none was made by flask backup"
-    return note(f"{found}: run flask --app main backup every night (docs/running.md)")
+    return warning(f"{found}: run flask --app main backup every night (docs/running.md)")
 
 
 def check_demo(config) -> CheckResult:
@@ -333,6 +339,6 @@ def check_demo(config) -> CheckResult:
         return CheckResult(None, "there are none")
     if is_loopback(urlsplit(config["BASE_URL"]).hostname or ""):
         return CheckResult(None, f"{login.identifier} and others: fine here")
-    return wrong(
+    return problem(
         f"{login.identifier} and others are here, on a public address: begin with an empty DATA_DIR and DEMO=0"
     )

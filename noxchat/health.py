@@ -179,7 +179,7 @@ def check_mail_server(config, *, thorough: bool = False) -> CheckResult:
     if not config["MAIL_SERVER"]:
         return CheckResult(None, f"no server is set: e-mails are written to {config['MAIL_DIR'].name}/")
     check = _mail_server_error if thorough else _mail_connection_error
-    if error := within(MAIL_SECONDS if thorough else TIMEOUT_SECONDS, lambda: check(config)):
+    if error := with_time_limit(MAIL_SECONDS if thorough else TIMEOUT_SECONDS, lambda: check(config)):
         return CheckResult(False, f"{error}: e-mails wait in the queue")
     is_encrypted = config["MAIL_USE_TLS"] or config["MAIL_USE_SSL"]
     logs_in = config["MAIL_USERNAME"] and config["MAIL_PASSWORD"]
@@ -189,7 +189,7 @@ def check_mail_server(config, *, thorough: bool = False) -> CheckResult:
     return CheckResult(True, _mail_success(thorough, is_encrypted))
 
 
-def within(seconds: float, check: Callable[[], str]) -> str:
+def with_time_limit(seconds: float, check: Callable[[], str]) -> str:
     """Return what a check returns; if it takes longer than some seconds, that.
 
     In a thread, because neither the name server nor a server that sends a byte at a time obeys time limits.
@@ -217,7 +217,7 @@ def _mail_server_error(config) -> str:
     """Return why the mail server would not take an e-mail, with what to do; empty when it would."""
     step = ""
     try:
-        for step in smtp.handing_over(config):  # noqa: B007  the last one is told
+        for step in smtp.delivery_steps(config):  # noqa: B007  the last one is told
             pass
     except (OSError, smtplib.SMTPException, UnicodeError) as error:
         return smtp.describe_error(error, config, step)

@@ -117,7 +117,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
+def open_archive(path: Path) -> Iterator[Archive]:
     """Open an archive in a with statement. Raises HostingError."""
     with ExitStack() as stack:
         with _reading(path):

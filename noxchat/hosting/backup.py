@@ -1,6 +1,6 @@
 """Backups: one file with everything that has to be kept, made while people write, and tried out.
 
-Database and pictures are of the same moment: see avatars.copied.
+Database and pictures are of the same moment: see avatars.snapshot.
 """
 
 import shutil
@@ -14,13 +14,12 @@ from tempfile import mkdtemp
 
 from flask import current_app
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError
 
 from noxchat import avatars, schema
 from noxchat.database import now, without_statement_timeout
 from noxchat.extensions import db
 from noxchat.files import give_to_owner, lock_file, make_private_folder, write_whole
-from noxchat.hosting import HostingError, archive, tables
+from noxchat.hosting import HostingError, archive, tables, translated_errors
 from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
 from noxchat.version import VERSION
 
@@ -61,7 +60,7 @@ def create(path: Path, *, with_key: bool = True, progress: Progress) -> Backup:
     path = path / NAME.format(now()) if path.is_dir() else path
     if path.exists():
         raise HostingError(f"{path} is there already: give another name, or a folder.")
-    try:
+    with translated_errors("The backup was not made"):
         make_private_folder(path.parent)
         with _scratch_folder() as folder:
             manifest = _collect(folder, progress)
@@ -75,10 +74,6 @@ def create(path: Path, *, with_key: bool = True, progress: Progress) -> Backup:
                 archive.write(file, folder, manifest)
         with write_whole(data_dir / LAST_BACKUP, owner_of=data_dir) as file:
             file.write(now().isoformat().encode())
-    except OSError as error:
-        raise HostingError(f"The backup was not made: {error.strerror} ({error.filename or path}).") from error
-    except (DBAPIError, sqlite3.Error) as error:
-        raise HostingError(f"The backup was not made: the database says {getattr(error, 'orig', error)}.") from error
     return Backup(path, manifest)
 
 
@@ -131,14 +126,14 @@ def _collect_sqlite(file: Path, pictures: Path, manifest: Manifest, progress: Pr
     with closing(db.engine.raw_connection()) as pooled, closing(sqlite3.connect(file)) as copy:
         source = pooled.driver_connection
         assert isinstance(source, sqlite3.Connection)
-        with avatars.copied(pictures):
+        with avatars.snapshot(pictures):
             source.execute("BEGIN")
             source.execute("SELECT count(*) FROM sqlite_master")  # from here on, it reads what is there now
         progress("copying the database")
         source.backup(copy)
         source.execute("ROLLBACK")
         copy.execute("PRAGMA journal_mode = DELETE")  # or opening it would create other files beside it
-    with opened_sqlite(file) as engine, engine.connect() as connection:
+    with open_sqlite(file) as engine, engine.connect() as connection:
         _describe(connection, manifest, progress)
 
 
@@ -153,7 +148,7 @@ def _collect_postgresql(file: Path, pictures: Path, manifest: Manifest, progress
         # Some servers end transactions that are idle for long, as this one is while pg_dump works.
         connection.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
         connection.commit()
-        with avatars.copied(pictures):
+        with avatars.snapshot(pictures):
             snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
         progress("copying the database")
         postgresql_tools.dump(connection, db.engine.url, snapshot, file)
@@ -167,7 +162,7 @@ def _describe(connection: Connection, manifest: Manifest, progress: Progress):
 
 
 @contextmanager
-def opened_sqlite(file: Path) -> Iterator[Engine]:
+def open_sqlite(file: Path) -> Iterator[Engine]:
     """Open a SQLite file for a with statement, without settings of the application. Raises DBAPIError."""
     engine = create_engine(f"sqlite:///{file}", hide_parameters=True)
     try:
@@ -178,19 +173,14 @@ def opened_sqlite(file: Path) -> Iterator[Engine]:
 
 def verify(path: Path, progress: Progress) -> Manifest:
     """Restore a backup to a scratch place, and compare it with what it should have. Raises HostingError."""
-    try:
-        with _scratch_folder() as folder, archive.opened(path) as source:
-            progress("reading the file")
-            source.extract(folder)
-            check_known(source.manifest)
-            file = folder / DATABASE_FILES[source.manifest.database]
-            check = check_sqlite if source.manifest.database == "sqlite" else _check_dump
-            check(file, source.manifest, progress)
-            return source.manifest
-    except DBAPIError as error:
-        raise HostingError(f"Not verified: the database says {str(error.orig).strip()}.") from error
-    except OSError as error:
-        raise HostingError(f"Not verified: {error.strerror} ({error.filename}).") from error
+    with translated_errors("Not verified"), _scratch_folder() as folder, archive.open_archive(path) as source:
+        progress("reading the file")
+        source.extract(folder)
+        check_known(source.manifest)
+        file = folder / DATABASE_FILES[source.manifest.database]
+        check = check_sqlite if source.manifest.database == "sqlite" else _check_dump
+        check(file, source.manifest, progress)
+        return source.manifest
 
 
 def check_known(manifest: Manifest):
@@ -201,7 +191,7 @@ def check_known(manifest: Manifest):
 
 def check_sqlite(file: Path, manifest: Manifest, progress: Progress):
     """Check that a restored SQLite file is whole. Raises HostingError."""
-    with opened_sqlite(file) as engine, engine.connect() as connection:
+    with open_sqlite(file) as engine, engine.connect() as connection:
         progress("checking the database")
         found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         if found != ["ok"]:

@@ -10,7 +10,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from config import Config, ConfigError
 from noxchat.audit import log_command
-from noxchat.hosting import HostingError
+from noxchat.hosting import HostingError, translated_errors
 
 
 class GroupWithDefault(AppGroup):
@@ -32,10 +32,19 @@ class Progress:
         if sys.stderr.isatty():
             click.echo(f"\r\x1b[K{text} …", err=True, nl=False)
 
-    def end(self) -> str:
-        """Clear the line, and return how long everything took."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _kind, error, _traceback):
+        """Clear the line, and have an error end the command with its sentence."""
         if sys.stderr.isatty():
             click.echo("\r\x1b[K", err=True, nl=False)
+        if isinstance(error, HostingError | ConfigError):
+            raise click.ClickException(str(error)) from None
+
+    @property
+    def seconds(self) -> str:
+        """How long everything has taken."""
         return f"{time.monotonic() - self.began:.0f} s"
 
 
@@ -50,40 +59,29 @@ def create(file, without_key, keep):
     """Back up database, pictures and key to FILE, while people write. FILE may be a folder."""
     from noxchat.hosting import backup
 
-    progress = Progress()
     path = (file or backup.default_path()).absolute()
-    try:
+    with Progress() as progress:
         made = backup.create(path, with_key=not without_key, progress=progress)
-        seconds = progress.end()
-        deleted = backup.remove_old(made.path.parent, keep) if keep else 0
-    except HostingError as error:
-        progress.end()
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"Old backups were not deleted: {error.strerror} ({error.filename}).") from None
+        with translated_errors("Old backups were not deleted"):
+            deleted = backup.remove_old(made.path.parent, keep) if keep else 0
     log_command(str(made.path))
     size = f"{made.path.stat().st_size / 1_000_000:,.1f} MB"
     content = f"{made.people:,} people and {made.messages:,} messages"
     old = f" Deleted {deleted} older ones." if deleted else ""
-    click.echo(f"Backed up {content} to {made.path} ({size}, {seconds}).{old}")
+    click.echo(f"Backed up {content} to {made.path} ({size}, {progress.seconds}).{old}")
 
 
 @group.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
 def verify(file):
-    """Restore FILE to a scratch place, and compare all rows and pictures with what it should have."""
+    """Restore FILE to a temporary folder or database, and compare all rows and pictures with what it should have."""
     from noxchat.hosting import backup
 
-    progress = Progress()
-    try:
+    with Progress() as progress:
         manifest = backup.verify(file, progress)
-    except HostingError as error:
-        progress.end()
-        raise click.ClickException(str(error)) from None
-    seconds = progress.end()
     rows, pictures = sum(count for count, _checksum in manifest.tables.values()), manifest.avatars[0]
     content = f"{rows:,} rows in {len(manifest.tables)} tables and {pictures:,} pictures"
-    click.echo(f"{file} is whole: NoxChat {manifest.version} of {manifest.created_at}, {content} ({seconds}).")
+    click.echo(f"{file} is whole: NoxChat {manifest.version} of {manifest.created_at}, {content} ({progress.seconds}).")
 
 
 @click.command("restore")
@@ -91,19 +89,14 @@ def verify(file):
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Move aside what is there.")
 def restore_backup(file, replace):
-    """Restore the backup FILE into an empty place. One of an older version is brought up to date."""
+    """Restore the backup FILE where there is no data yet. One of an older version is brought up to date."""
     from noxchat.hosting import restore
 
-    progress = Progress()
-    try:
+    with Progress() as progress:
         manifest, aside = restore.restore(file, replace=replace, progress=progress)
-    except HostingError as error:
-        progress.end()
-        raise click.ClickException(str(error)) from None
-    seconds = progress.end()
     log_command(str(file))
     people = manifest.tables.get("users", [0])[0]
-    click.echo(f"Restored {people:,} people from the backup of {manifest.created_at} ({seconds}).")
+    click.echo(f"Restored {people:,} people from the backup of {manifest.created_at} ({progress.seconds}).")
     if aside:
         also = f", its tables in the schema {aside[0].name}" if manifest.database == "postgresql" else ""
         click.echo(f"What was here before is in {', '.join(map(str, aside))}{also}.")
@@ -124,19 +117,14 @@ def move_to(uri):
     """
     from noxchat.hosting import transfer
 
-    progress = Progress()
-    try:
+    with Progress() as progress:
         uri = sys.stdin.readline() if uri == "-" else uri
         target = Config({"SQLALCHEMY_DATABASE_URI": uri}, debug=True).SQLALCHEMY_DATABASE_URI
         rows = transfer.copy_to(target, progress)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from None
-    except HostingError as error:
-        progress.end()
-        raise click.ClickException(str(error)) from None
-    seconds = progress.end()
     log_command(target.partition(":")[0])
-    click.echo(f"Copied {sum(rows.values()):,} rows of {len(rows)} tables, and compared all of them ({seconds}).")
+    click.echo(
+        f"Copied {sum(rows.values()):,} rows of {len(rows)} tables, and compared all of them ({progress.seconds})."
+    )
     click.echo("To use the new database, set SQLALCHEMY_DATABASE_URI to it, and start NoxChat.")
     if current_app.extensions["indexer"]:
         click.echo("The index of Elasticsearch is built anew after the start.")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from flask import current_app
 
 from noxchat import tokens
-from noxchat.doctor import note, wrong
+from noxchat.doctor import problem, warning
 from noxchat.health import CheckResult, is_loopback
 
 TIMEOUT_SECONDS = 10
@@ -60,7 +60,7 @@ class Visitor:
             connection.close()
 
 
-def examine() -> Iterator[tuple[str, CheckResult]]:
+def run_checks() -> Iterator[tuple[str, CheckResult]]:
     """Yield the name and the result of each check, up to one without which the others make no sense."""
     config = current_app.config
     parts = urlsplit(config["BASE_URL"])
@@ -69,7 +69,7 @@ def examine() -> Iterator[tuple[str, CheckResult]]:
     try:
         status, body = visitor.send("GET", path)
     except (OSError, http.client.HTTPException) as error:
-        yield "Reached", wrong(f"{config['BASE_URL']}: {_reason(error)}")
+        yield "Reached", problem(f"{config['BASE_URL']}: {_reason(error)}")
         return
     seen = _read(body)
     if status != 200 or seen is None:
@@ -87,7 +87,7 @@ def examine() -> Iterator[tuple[str, CheckResult]]:
         try:
             yield name, check()
         except (OSError, http.client.HTTPException) as error:
-            yield name, wrong(_reason(error))
+            yield name, problem(_reason(error))
 
 
 def _read(body: bytes) -> dict | None:
@@ -115,41 +115,41 @@ def _reason(error: Exception) -> str:
 
 def _not_ours(url: str, status: int) -> CheckResult:
     if status in (502, 503, 504):
-        return wrong(
+        return problem(
             f"{url}: the proxy answers, but does not reach NoxChat ({status}): is it running, is the port right?"
         )
     message = "something else answers: is the name right, does the proxy lead here, has the server the same SECRET_KEY?"
-    return wrong(f"{url}: {message} ({status})")
+    return problem(f"{url}: {message} ({status})")
 
 
 def _check_tls(config, visitor: Visitor) -> CheckResult:
     """Check that nobody uses the site without TLS, where cookies for TLS are not sent: such people cannot log in."""
     if not config["SECURE"]:
-        return wrong("BASE_URL is http://: passwords travel unencrypted; put TLS in front and write https://")
+        return problem("BASE_URL is http://: passwords travel unencrypted; put TLS in front and write https://")
     try:
         status, _body = Visitor("http", visitor.host, None).send("GET", "/")
     except (OSError, http.client.HTTPException):
         return CheckResult(True, "the certificate is valid, and there is no way without TLS")
     if status in (301, 302, 307, 308):
         return CheckResult(True, "the certificate is valid, and http:// redirects")
-    return note(f"http://{visitor.host} answers with {status}: redirect it to https://, or people there cannot log in")
+    return warning(f"http://{visitor.host} answers with {status}: redirect that to https://, or no one can log in")
 
 
 def _check_host(config, seen: dict) -> CheckResult:
     expected = urlsplit(config["BASE_URL"]).netloc
     if seen["host"].split(":")[0] != expected.split(":")[0]:
-        return wrong(f"the proxy passes on {seen['host']!r} instead of {expected!r}: proxy_set_header Host $host")
+        return problem(f"the proxy passes on {seen['host']!r} instead of {expected!r}: proxy_set_header Host $host")
     return CheckResult(True, seen["host"])
 
 
 def _check_client(config, seen: dict) -> CheckResult:
     peer = ip_address(seen["peer"])
     if seen["forwarded"] and not any(peer in network for network in config["TRUSTED_PROXIES"]):
-        return wrong(
+        return problem(
             f"TRUSTED_PROXIES does not name the proxy, {peer}: everybody has its address, and shares one limit"
         )
     if not seen["forwarded"] and config["SECURE"]:
-        return wrong("the proxy does not tell who asks: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for")
+        return problem("the proxy does not tell who asks: proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for")
     return CheckResult(True, seen["client"])
 
 
@@ -161,7 +161,7 @@ def _check_forgery(visitor: Visitor, path: str) -> CheckResult:
     added = seen["forwarded"].rpartition(",")[2].strip()  # by the proxy: who it thinks that asks
     if added != FORGED and is_loopback(added):
         return CheckResult(None, "cannot be told from this machine, which is trusted itself")
-    return wrong("a visitor can pretend any address: TRUSTED_PROXIES is too wide, or the proxy passes on what it gets")
+    return problem("a visitor can pretend any address: TRUSTED_PROXIES is too wide, or the proxy passes it on")
 
 
 def _check_body(config, visitor: Visitor, path: str) -> CheckResult:
@@ -171,7 +171,7 @@ def _check_body(config, visitor: Visitor, path: str) -> CheckResult:
     except (ConnectionError, http.client.HTTPException):  # closed while sending
         status, body = 413, b""
     if (_read(body) or {}).get("bytes") != size:
-        return wrong(
+        return problem(
             f"the proxy does not let {size / 1e6:.0f} MB through ({status}): client_max_body_size {size // 10**6 + 2}m"
         )
     return CheckResult(True, f"{size / 1e6:.0f} MB get through")
@@ -180,7 +180,7 @@ def _check_body(config, visitor: Visitor, path: str) -> CheckResult:
 def _check_stream(visitor: Visitor, path: str) -> CheckResult:
     status, times = visitor.stream(f"{path}/stream")
     if status != 200 or not times:
-        return wrong(f"the proxy does not pass a stream on ({status}); look at its log")
+        return problem(f"the proxy does not pass a stream on ({status}); look at its log")
     if times[-1] - times[0] < STREAMED_SECONDS:
-        return wrong("the proxy holds answers back until they are complete, so nothing is live: proxy_buffering off")
+        return problem("the proxy holds answers back until they are complete, so nothing is live: proxy_buffering off")
     return CheckResult(True, "answers arrive as they are sent")

@@ -79,7 +79,7 @@ def check_dump(file: Path, version: int):
         raise HostingError(f"pg_restore cannot read this backup: {done.stderr.strip()}.")
 
 
-def may_move_aside(connection: Connection) -> bool:
+def may_create_schema(connection: Connection) -> bool:
     """Tell whether the role may create a schema."""
     return connection.exec_driver_sql("SELECT has_database_privilege(current_database(), 'CREATE')").scalar_one()
 

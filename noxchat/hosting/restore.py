@@ -13,18 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy import Connection, inspect
-from sqlalchemy.exc import DBAPIError
 
 from noxchat import schema
 from noxchat.database import now, without_statement_timeout
 from noxchat.extensions import db
 from noxchat.files import give_to_owner, lock_file, make_private_folder, write_whole
-from noxchat.hosting import ASIDE, RESTORE_JOURNAL, SERVER_LOCK, HostingError, archive
+from noxchat.hosting import ASIDE, RESTORE_JOURNAL, SERVER_LOCK, HostingError, archive, translated_errors
 from noxchat.hosting.archive import AVATARS, DATABASE_FILES, KEY, Manifest
-from noxchat.hosting.backup import Progress, check_known, check_sqlite, check_tables, opened_sqlite
+from noxchat.hosting.backup import Progress, check_known, check_sqlite, check_tables, open_sqlite
 
 STAGING = ".restore"
 OTHER_CONNECTIONS = (
@@ -89,27 +87,20 @@ def restore(path: Path, *, replace: bool, progress: Progress) -> tuple[Manifest,
 
     replace: whether to move aside what is there; without, the place has to be empty. Raises HostingError.
     """
-    try:
-        with without_server(), archive.opened(path) as source:
-            check_known(source.manifest)
-            if source.manifest.database != db.engine.dialect.name:
-                raise HostingError(_other_database(source.manifest))
-            journal = interrupted()
-            if journal is None or journal.backup != source.manifest.created_at:
-                if journal:
-                    _finish(journal, progress)
-                if not replace and not _is_empty():
-                    raise HostingError("There is data here already. With --replace it is moved aside.")
-                journal = _prepare(source, progress)
-            _finish(journal, progress)
-            parents = {_data_dir(), current_app.config["AVATAR_DIR"], Path(str(db.engine.url.database)).parent}
-            return source.manifest, sorted(each / journal.aside for each in parents if (each / journal.aside).exists())
-    except OSError as error:
-        raise HostingError(f"Not restored: {error.strerror} ({error.filename}).") from error
-    except CommandError as error:
-        raise HostingError(f"Not restored: {error}") from error
-    except DBAPIError as error:
-        raise HostingError(f"Not restored: the database says {str(error.orig).strip()}.") from error
+    with translated_errors("Not restored"), without_server(), archive.open_archive(path) as source:
+        check_known(source.manifest)
+        if source.manifest.database != db.engine.dialect.name:
+            raise HostingError(_other_database(source.manifest))
+        journal = interrupted()
+        if journal is None or journal.backup != source.manifest.created_at:
+            if journal:
+                _finish(journal, progress)
+            if not replace and not _is_empty():
+                raise HostingError("There is data here already. With --replace it is moved aside.")
+            journal = _prepare(source, progress)
+        _finish(journal, progress)
+        parents = {_data_dir(), current_app.config["AVATAR_DIR"], Path(str(db.engine.url.database)).parent}
+        return source.manifest, sorted(each / journal.aside for each in parents if (each / journal.aside).exists())
 
 
 def has_key_of_backup() -> bool:
@@ -169,7 +160,7 @@ def _prepare(source: archive.Archive, progress: Progress) -> Journal:
 
 def _prepare_sqlite(file: Path, manifest: Manifest, progress: Progress):
     check_sqlite(file, manifest, progress)
-    with opened_sqlite(file) as engine:
+    with open_sqlite(file) as engine:
         progress("migrating")
         schema.upgrade(engine)
         with engine.begin() as connection:
@@ -187,7 +178,7 @@ def _prepare_postgresql(file: Path, _manifest: Manifest, _progress: Progress):
 
     with db.engine.connect() as connection:
         postgresql_tools.check_dump(file, postgresql_tools.server_version(connection))
-        if _has_tables(connection) and not postgresql_tools.may_move_aside(connection):
+        if _has_tables(connection) and not postgresql_tools.may_create_schema(connection):
             name, role = db.engine.url.database, db.engine.url.username
             raise HostingError(f'To move aside what is there, run GRANT CREATE ON DATABASE "{name}" TO "{role}".')
 

@@ -5,16 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic.util import CommandError
 from sqlalchemy import Column, Connection, Engine, Table, create_engine, func, insert, inspect, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
 
 from noxchat import schema
 from noxchat.database import configure_engine, engine_options, without_statement_timeout
 from noxchat.extensions import db
 from noxchat.files import give_to_owner, sync_folder
-from noxchat.hosting import HostingError, tables
+from noxchat.hosting import HostingError, tables, translated_errors
 from noxchat.hosting.restore import without_server
 from noxchat.search.outbox import search_indexes, search_outbox
 
@@ -33,16 +31,9 @@ def copy_to(uri: str, progress: Progress) -> dict[str, int]:
     if not schema.is_current():
         raise HostingError("The database has the tables of another version: run flask --app main db upgrade first.")
     db.session.remove()
-    try:
-        with without_server(), _prepared_target(uri, progress) as engine:
-            _copy(engine, progress)
-            return _compare(engine, progress)
-    except OSError as error:
-        raise HostingError(f"Not copied: {error.strerror} ({error.filename}).") from error
-    except CommandError as error:
-        raise HostingError(f"Not copied: {error}") from error
-    except DBAPIError as error:
-        raise HostingError(f"Not copied: the database says {str(error.orig).strip()}.") from error
+    with translated_errors("Not copied"), without_server(), _prepared_target(uri, progress) as engine:
+        _copy(engine, progress)
+        return _compare(engine, progress)
 
 
 @contextmanager
@@ -137,7 +128,9 @@ def _copy(engine: Engine, progress: Progress):
         with target.begin():
             for each in _copied_tables():
                 total = source.scalar(select(func.count()).select_from(each)) or 0
-                rows = _told(tables.stream(source, select(*_written_columns(each))), each.name, total, progress)
+                rows = _with_progress(
+                    tables.stream(source, select(*_written_columns(each))), each.name, total, progress
+                )
                 (_insert if is_sqlite else _copy_into_postgresql)(target, each, rows)
                 _set_sequence(source, target, each)
         if is_sqlite:
@@ -154,7 +147,7 @@ def _snapshot() -> Iterator[Connection]:
         connection.rollback()
 
 
-def _told(rows: Any, name: str, total: int, progress: Progress) -> Iterator[Any]:
+def _with_progress(rows: Any, name: str, total: int, progress: Progress) -> Iterator[Any]:
     for number, row in enumerate(rows):
         if number % tables.BATCH_SIZE == 0:
             progress(f"copying {name}: {number:,} of {total:,}")

@@ -88,7 +88,7 @@ def describe_tls_error(error: Exception) -> str:
     return ""
 
 
-def handing_over(config, message: EmailMessage | None = None) -> Iterator[str]:
+def delivery_steps(config, message: EmailMessage | None = None) -> Iterator[str]:
     """Hand an e-mail to the mail server; yields the name of each step before it is taken.
 
     message: without one, only as far as the sender, and nothing is sent. Raises what `connect` raises, and
@@ -122,7 +122,7 @@ def handing_over(config, message: EmailMessage | None = None) -> Iterator[str]:
 def describe_error(error: Exception, config, step: str) -> str:
     """Return why an e-mail was not handed over, and which setting to change. Contains the server's reply.
 
-    step: of `handing_over`, that failed.
+    step: of `delivery_steps`, that failed.
     """
     if problem := describe_tls_error(error):
         return problem

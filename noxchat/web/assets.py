@@ -42,7 +42,7 @@ def asset_url(name: str) -> str:
     return find_asset_url(name)
 
 
-def keep_static_files(app: Flask):
+def preload_static_files(app: Flask):
     """Keep all static files in memory, so that a server goes on with those that its pages were written for."""
     root = Path(app.static_folder or "")
     app.extensions["static_files"] = {
@@ -53,7 +53,7 @@ def keep_static_files(app: Flask):
             asset_url(name)
 
 
-def send_kept(files: dict[str, bytes], name: str) -> Response:
+def send_preloaded(files: dict[str, bytes], name: str) -> Response:
     """Send a static file that is kept in memory."""
     if name not in files:
         abort(404)

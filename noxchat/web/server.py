@@ -135,7 +135,7 @@ def main():
         with app.app_context():
             prepare_database(app)
             app.extensions["sqlalchemy"].engine.dispose()
-        read_files(app)
+        preload_files(app)
         Server(app, raise_open_files_limit(app)).run()
 
 
@@ -152,7 +152,7 @@ def running(app):
         yield
 
 
-def read_files(app):
+def preload_files(app):
     """Read what pages are made of, so that an upgrade on disk does not change what a running server does."""
     from flask_babel import force_locale, get_translations
 
@@ -168,7 +168,7 @@ def read_files(app):
         for language in LANGUAGES:
             with force_locale(language):
                 get_translations()
-    assets.keep_static_files(app)
+    assets.preload_static_files(app)
 
 
 def raise_open_files_limit(app) -> int:

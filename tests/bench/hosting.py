@@ -1,4 +1,4 @@
-"""Backing up, copying and restarting a large place while people use it: `bin/bench backup`, `moveto`, `rolling`."""
+"""Backing up, copying and restarting a large installation while people use it: `bin/bench backup`, `moveto`, `rolling`."""
 
 import os
 import re
@@ -33,21 +33,21 @@ REQUESTS, PER_SECOND = 2000, 20
 
 
 @contextmanager
-def large_place(kind: str):
+def large_installation(kind: str):
     """Yield a database with PEOPLE and MESSAGES, and an application on it; filled once."""
-    place = BenchDatabase(kind, PEOPLE)
+    installation = BenchDatabase(kind, PEOPLE)
     try:
-        app = place.app()
+        app = installation.app()
         with app.app_context():
             if not db.session.scalar(text("SELECT count(*) FROM messages")):
                 say(f"adding {MESSAGES:,} messages")
                 _add_messages(kind)
             db.session.commit()
-        yield place, app
+        yield installation, app
         with app.app_context():
             db.engine.dispose()
     finally:
-        place.close()
+        installation.close()
 
 
 def _add_messages(kind: str):
@@ -80,9 +80,9 @@ def _add_messages(kind: str):
         )
 
 
-def command(place, *arguments: str, **more) -> tuple[float, float, str]:
+def command(installation, *arguments: str, **more) -> tuple[float, float, str]:
     """Run a command of flask. Returns its seconds, the megabytes that it had at most, and what it printed."""
-    environment = {**os.environ, **settings(place.folder, place.uri), **more}
+    environment = {**os.environ, **settings(installation.folder, installation.uri), **more}
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "flask", "--app", "main", *arguments],
@@ -114,14 +114,14 @@ def _visit(app, server, pages: list, failures: list, done: threading.Event):
 
 
 def measure_backup(kind: str) -> bool:
-    """Back up and verify while people use the place."""
-    with large_place(kind) as (place, app), tempfile.TemporaryDirectory() as folder:
-        server = Server(place.folder, place.uri, **UNLIMITED)
+    """Back up and verify while people use the installation."""
+    with large_installation(kind) as (installation, app), tempfile.TemporaryDirectory() as folder:
+        server = Server(installation.folder, installation.uri, **UNLIMITED)
         pages, failures, file = [], [], Path(folder, "backup.tar.gz")
         try:
             with in_background(lambda done: _visit(app, server, pages, failures, done)):
-                backup = command(place, "backup", str(file))
-                verify = command(place, "backup", "verify", str(file))
+                backup = command(installation, "backup", str(file))
+                verify = command(installation, "backup", "verify", str(file))
         finally:
             server.stop()
         size = file.stat().st_size / 1e6
@@ -143,19 +143,21 @@ def backups(*_numbers: int) -> bool:
 def moves(*_numbers: int) -> bool:
     """Copy from SQLite to PostgreSQL and back, comparing everything."""
     passed = True
-    with large_place("sqlite") as (place, _app):
+    with large_installation("sqlite") as (installation, _app):
         other = BenchDatabase("postgresql", 1000)  # for its server
         try:
             other.postgres.execute("DROP DATABASE IF EXISTS moved")
             other.postgres.execute("CREATE DATABASE moved")
             uri = other.postgres.uri("moved")
-            seconds, megabytes, output = command(place, "move-to", uri)
+            seconds, megabytes, output = command(installation, "move-to", uri)
             rows = re.search(r"Copied ([\d,]+) rows", output)[1]
             print(f"sqlite to postgresql: {rows} rows in {seconds:.0f} s, {megabytes:.0f} MB of memory")
             passed &= seconds < MAX_MOVE_SECONDS
-            target = Path(place.folder, "back.db")
+            target = Path(installation.folder, "back.db")
             target.unlink(missing_ok=True)
-            seconds, megabytes, output = command(place, "move-to", f"sqlite:///{target}", SQLALCHEMY_DATABASE_URI=uri)
+            seconds, megabytes, output = command(
+                installation, "move-to", f"sqlite:///{target}", SQLALCHEMY_DATABASE_URI=uri
+            )
             rows = re.search(r"Copied ([\d,]+) rows", output)[1]
             print(f"postgresql to sqlite: {rows} rows in {seconds:.0f} s, {megabytes:.0f} MB of memory")
             target.unlink()
@@ -167,7 +169,7 @@ def moves(*_numbers: int) -> bool:
 def rolling(*numbers: int) -> bool:
     """Restart two processes behind nginx one after the other, while so many requests are sent."""
     count = numbers[0] if numbers else REQUESTS
-    place = BenchDatabase("postgresql", 1000)
+    installation = BenchDatabase("postgresql", 1000)
     with tempfile.TemporaryDirectory() as folder:
         nginx = Nginx(Path(folder, "nginx"), make_certificate(folder, "Bench", kind="authority"))
         data_dir = Path(folder, "data")
@@ -175,14 +177,14 @@ def rolling(*numbers: int) -> bool:
 
         def start(number, port=None):
             more = {"DATA_DIR": data_dir, "BASE_URL": nginx.base, "SECRET_KEY": KEY, "MIGRATE": 0, **PROXIES}
-            return Server(data_dir, place.uri, port=port, **more)
+            return Server(data_dir, installation.uri, port=port, **more)
 
         opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=nginx.context))
         try:
             statuses, restarts = rolling_restart(nginx, start, opener, count, PER_SECOND)
         finally:
             nginx.stop()
-            place.close()
+            installation.close()
     failed = [status for status in statuses if status != 200]
     print(f"rolling restart: {len(statuses)} requests, {restarts} restarts, {len(failed)} failed {failed[:3]}")
     return not failed

@@ -63,10 +63,10 @@ def pictures_of(app):
 
 @pytest.fixture
 def make_empty(make_app, tmp_path, request):
-    """Return a function that creates an application in an empty place, with its own DATA_DIR and empty database."""
+    """Return a function that creates an application in an empty installation, with its own DATA_DIR and empty database."""
     made = iter(range(100))
 
-    def make(database, key="a key of another place, of 32 characters", **more):
+    def make(database, key="a key of another installation, of 32 characters", **more):
         folder = tmp_path / f"empty{next(made)}"
         if database == "sqlite":
             uri = f"sqlite:///{folder}/data/noxchat.db"
@@ -182,33 +182,33 @@ def test_restore_brings_everything_back(database, make_app, make_empty, tmp_path
     before, pictures = tables_of(app), pictures_of(app)
     file = tmp_path / "b.tar.gz"
     assert run(app, "backup", str(file)).exit_code == 0
-    place = make_empty(database, key=app.config["SECRET_KEY"])
-    restored = run(place, "restore", str(file))
+    target = make_empty(database, key=app.config["SECRET_KEY"])
+    restored = run(target, "restore", str(file))
     assert restored.exit_code == 0 and restored.output.startswith("Restored 2 people"), restored.output
-    assert tables_of(place) == before and pictures_of(place) == pictures
-    assert (place.config["DATA_DIR"] / "secret_key").read_text().strip() == app.config["SECRET_KEY"]
-    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in place.config["DATA_DIR"].rglob("*")} == {0}
+    assert tables_of(target) == before and pictures_of(target) == pictures
+    assert (target.config["DATA_DIR"] / "secret_key").read_text().strip() == app.config["SECRET_KEY"]
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in target.config["DATA_DIR"].rglob("*")} == {0}
     # Sessions and links work as before.
-    other = Browser(place)
+    other = Browser(target)
     other.set_cookie("SESSION", browser.cookie("SESSION"))
     assert other.get("/settings").status_code == 200
-    assert Browser(place).get(link).status_code == 200
-    again = run(place, "restore", str(file))
+    assert Browser(target).get(link).status_code == 200
+    again = run(target, "restore", str(file))
     assert again.exit_code == 1 and "--replace" in again.output
-    with place.app_context():
+    with target.app_context():
         begin_write(db.session)
         db.session.execute(delete(Session))
         db.session.commit()
-    replaced = run(place, "restore", str(file), "--replace")
+    replaced = run(target, "restore", str(file), "--replace")
     assert replaced.exit_code == 0 and "What was here before is in" in replaced.output, replaced.output
-    assert tables_of(place) == before
-    [aside] = place.config["DATA_DIR"].glob("before_restore_*")
+    assert tables_of(target) == before
+    [aside] = target.config["DATA_DIR"].glob("before_restore_*")
     assert (aside / "avatars").is_dir() and (aside / "secret_key").is_file()
     if database == "sqlite":
         with sqlite3.connect(aside / "noxchat.db") as old:
             assert old.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
     else:
-        with place.app_context():
+        with target.app_context():
             assert db.session.scalar(text(f"SELECT count(*) FROM {aside.name}.sessions")) == 0
 
 
@@ -217,20 +217,20 @@ def test_restore_where_pictures_and_database_are_elsewhere(app, make_app, tmp_pa
     people_with_pictures(app)
     before, pictures, file = tables_of(app), pictures_of(app), tmp_path / "b.tar.gz"
     run(app, "backup", str(file))
-    shared, data_dir = tmp_path / "shared", tmp_path / "place"
+    shared, data_dir = tmp_path / "shared", tmp_path / "target"
     shared.mkdir()
     data_dir.mkdir(mode=0o700)
     (data_dir / "avatars").symlink_to(shared)
     (tmp_path / "disk").mkdir()
-    place = make_app(uri=f"sqlite:///{tmp_path}/disk/x.db", DATA_DIR=data_dir)
+    target = make_app(uri=f"sqlite:///{tmp_path}/disk/x.db", DATA_DIR=data_dir)
     for number in range(2):
-        assert run(place, "restore", str(file), *["--replace"] * number).exit_code == 0
-        assert tables_of(place) == before and pictures_of(place) == pictures
-        with place.app_context():
+        assert run(target, "restore", str(file), *["--replace"] * number).exit_code == 0
+        assert tables_of(target) == before and pictures_of(target) == pictures
+        with target.app_context():
             db.engine.dispose()
     assert (data_dir / "avatars").is_symlink() and (tmp_path / "disk/x.db").stat().st_mode & 0o077 == 0
-    assert run(place, "backup", str(tmp_path / "again.tar.gz")).exit_code == 0
-    assert run(place, "backup", "verify", str(tmp_path / "again.tar.gz")).exit_code == 0
+    assert run(target, "backup", str(tmp_path / "again.tar.gz")).exit_code == 0
+    assert run(target, "backup", "verify", str(tmp_path / "again.tar.gz")).exit_code == 0
     assert not list(shared.glob(".links-*"))
 
 
@@ -239,9 +239,9 @@ def test_role_that_may_not_move_aside_is_told_before_anything_is_moved(make_app,
     people_with_pictures(app)
     file = tmp_path / "b.tar.gz"
     run(app, "backup", str(file))
-    place = make_empty("postgresql")
-    assert run(place, "restore", str(file)).exit_code == 0
-    uri = place.config["SQLALCHEMY_DATABASE_URI"]
+    target = make_empty("postgresql")
+    assert run(target, "restore", str(file)).exit_code == 0
+    uri = target.config["SQLALCHEMY_DATABASE_URI"]
     name = uri.partition("@/")[2].partition("?")[0]
     role = f"nox_restorer_{os.getpid()}"
     postgres.execute(f"CREATE ROLE {role} LOGIN")
@@ -262,14 +262,14 @@ def test_restore_without_the_key_ends_sessions_and_links(database, make_app, mak
     link = re.search(r"(/auth/reset/\S+)", run(app, "users", "reset-link", "alice").output)[1]
     file = tmp_path / "b.tar.gz"
     run(app, "backup", str(file), "--without-key")
-    place = make_empty(database)
-    restored = run(place, "restore", str(file))
+    target = make_empty(database)
+    restored = run(target, "restore", str(file))
     assert restored.exit_code == 0 and "no key" in restored.output
-    other = Browser(place)
+    other = Browser(target)
     other.set_cookie("SESSION", browser.cookie("SESSION"))
-    assert other.get("/settings").status_code == 302 and Browser(place).get(link).status_code == 400
-    assert Browser(place).log_in("alice").status_code == 303
-    assert not (place.config["DATA_DIR"] / "secret_key").exists()
+    assert other.get("/settings").status_code == 302 and Browser(target).get(link).status_code == 400
+    assert Browser(target).log_in("alice").status_code == 303
+    assert not (target.config["DATA_DIR"] / "secret_key").exists()
 
 
 def test_restore_needs_the_same_kind_of_database_and_no_running_server(app, alice, tmp_path, make_empty, serve):
@@ -342,11 +342,11 @@ def test_backup_made_while_people_write_is_of_one_moment(database, make_app, tmp
     assert failures == [] and len(files) > 1
     for file in files[-4:]:
         assert run(any_app, "backup", "verify", str(file)).exit_code == 0
-    place = make_empty(database)
-    assert run(place, "restore", str(files[-1])).exit_code == 0
-    with place.app_context():
+    target = make_empty(database)
+    assert run(target, "restore", str(files[-1])).exit_code == 0
+    with target.app_context():
         named = {f"{row.public_id}/{row.avatar}" for row in db.session.scalars(select(Profile)) if row.avatar}
-    assert set(pictures_of(place)) == named and len(named) == 2
+    assert set(pictures_of(target)) == named and len(named) == 2
 
 
 KILLED = """
@@ -405,13 +405,13 @@ def test_restore_killed_at_any_step_is_never_taken_for_whole_and_the_next_one_wo
     before, pictures, file = tables_of(app), pictures_of(app), tmp_path / "b.tar.gz"
     assert run(app, "backup", str(file)).exit_code == 0
     for number in range(1, 60, 2 if database == "postgresql" else 1):
-        place = make_empty(database, key=app.config["SECRET_KEY"])
-        data_dir, uri = place.config["DATA_DIR"], place.config["SQLALCHEMY_DATABASE_URI"]
-        with place.app_context():
+        target = make_empty(database, key=app.config["SECRET_KEY"])
+        data_dir, uri = target.config["DATA_DIR"], target.config["SQLALCHEMY_DATABASE_URI"]
+        with target.app_context():
             flask_migrate.upgrade()
-        make_person(place, "Former", public_id="former")
-        former = tables_of(place)
-        with place.app_context():
+        make_person(target, "Former", public_id="former")
+        former = tables_of(target)
+        with target.app_context():
             db.engine.dispose()
         environment = settings(data_dir.parent, uri, DATA_DIR=data_dir, SECRET_KEY=app.config["SECRET_KEY"])
         arguments = ("restore", str(file), "--replace")
@@ -423,12 +423,12 @@ def test_restore_killed_at_any_step_is_never_taken_for_whole_and_the_next_one_wo
             code, output = start_server(environment)
             assert code == 1 and "restore was interrupted" in output
         if not (data_dir / ".restore.json").exists():
-            assert tables_of(place) in (former, before)
-            with place.app_context():
+            assert tables_of(target) in (former, before)
+            with target.app_context():
                 db.engine.dispose()
-        finished = run(place, *arguments)
+        finished = run(target, *arguments)
         assert finished.exit_code == 0, (number, finished.output)
-        assert tables_of(place) == before and pictures_of(place) == pictures and not (data_dir / ".restore").exists()
+        assert tables_of(target) == before and pictures_of(target) == pictures and not (data_dir / ".restore").exists()
         asides = list(data_dir.glob("before_restore_*"))
         if database == "sqlite":
             names = [
@@ -436,7 +436,7 @@ def test_restore_killed_at_any_step_is_never_taken_for_whole_and_the_next_one_wo
                 for aside in asides
             ]
             assert [("Former",)] in names
-        with place.app_context():
+        with target.app_context():
             db.engine.dispose()
     assert number > 5
 
@@ -469,7 +469,7 @@ def release_archive(version, folder):
         (content / "avatars" / source.parent.name).mkdir(parents=True, exist_ok=True)
         (content / "avatars" / source.parent.name / source.name).write_bytes(source.read_bytes())
     manifest = Manifest(version, "2026-11-20T00:00:00+00:00", "sqlite", facts["revision"], {})
-    with backup.opened_sqlite(content / "database.sqlite3") as engine, engine.connect() as connection:
+    with backup.open_sqlite(content / "database.sqlite3") as engine, engine.connect() as connection:
         manifest.tables = tables.summarize(connection, tables.list_tables(connection))
     file = folder / f"{version}.tar.gz"
     with open(file, "wb") as target:
@@ -480,19 +480,19 @@ def release_archive(version, folder):
 @pytest.mark.parametrize("version", RELEASES)
 def test_backup_of_every_release_is_restored_and_brought_up_to_date(version, tmp_path, make_empty):
     file, facts = release_archive(version, tmp_path)
-    place = make_empty("sqlite")
-    assert run(place, "backup", "verify", str(file)).exit_code == 0
-    restored = run(place, "restore", str(file))
+    target = make_empty("sqlite")
+    assert run(target, "backup", "verify", str(file)).exit_code == 0
+    restored = run(target, "restore", str(file))
     assert restored.exit_code == 0, restored.output
-    with place.app_context():
-        assert run(place, "doctor").output.count("tables are current") == 1
+    with target.app_context():
+        assert run(target, "doctor").output.count("tables are current") == 1
         for name in ("users", "profiles", "friends", "friend_requests", "messages"):
             found = db.session.scalar(text(f"SELECT count(*) FROM {name}"))
             assert found == facts["tables"].get(name, 0), name
         for row in db.session.scalars(select(Profile).where(Profile.avatar.is_not(None))):
-            path = place.config["AVATAR_DIR"] / row.public_id.lower() / row.avatar
+            path = target.config["AVATAR_DIR"] / row.public_id.lower() / row.avatar
             assert path.exists() or not (ROOT / f"tests/releases/avatars-{version}/{row.public_id.lower()}").exists()
-    mila = Browser(place)
+    mila = Browser(target)
     assert mila.log_in("mila@nox.example").status_code == 303
     home = mila.get("/").text
     assert "Nika" in home and "Timur" in home

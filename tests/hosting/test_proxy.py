@@ -48,7 +48,7 @@ def site(serve, nginx, authority):
     return server
 
 
-def test_people_register_over_tls_and_hear_of_news_at_once(site, nginx):
+def test_registering_and_event_streams_work_over_tls(site, nginx):
     jar = http.cookiejar.CookieJar()
     opener = urllib.request.build_opener(
         urllib.request.HTTPSHandler(context=nginx.context), urllib.request.HTTPCookieProcessor(jar)
@@ -202,7 +202,7 @@ def test_no_request_fails_during_a_rolling_restart(serve, nginx, new_database, t
     assert set(statuses) == {200}, [status for status in statuses if status != 200]
 
 
-def test_two_machines_are_one_place(serve, nginx, new_database, tmp_path, make_app):
+def test_two_machines_share_sessions_and_pictures(serve, nginx, new_database, tmp_path, make_app):
     """Who logs in at one is logged in at the other, and a picture that one has stored is sent by the other."""
     uri = new_database("postgresql")
     start = start_two(serve, nginx, uri, tmp_path)
