@@ -86,13 +86,17 @@ const offerRetry = (event) => {
 document.addEventListener("htmx:response:error", offerRetry);
 document.addEventListener("htmx:error", offerRetry);
 
-// Logging out in one tab ends the others of this browser, once the page after it has come.
+// Logging out in one tab ends the others of this browser, once the page after it has come. What was typed and not sent
+// does not stay behind.
 const others = window.BroadcastChannel && new BroadcastChannel("logout");
 document.addEventListener("submit", (event) => {
   if (event.target.matches("[action$='/auth/logout']")) storage?.setItem("logout", "1");
 });
 const announceLogout = () => {
-  if (storage?.getItem("logout") && !meta("tab")) others?.postMessage("");
+  if (storage?.getItem("logout") && !meta("tab")) {
+    others?.postMessage("");
+    storage.clear();
+  }
   storage?.removeItem("logout");
 };
 others?.addEventListener("message", () => { if (meta("tab")) location.reload(); });

@@ -167,12 +167,14 @@ const openComposer = (chat) => {
     errors.textContent = "";
     saveSoon();
   });
-  const stored = `chat ${id}`;
+  const stored = `chat ${id} of ${meta("user")}`;
   chat.saveUnsent = () => {
     clearTimeout(draftTimer);
     if (isUnsaved) revision = nextRevision();
-    const draft = { replyTo: replyTo.value, ...(isUnsaved && { text: body.value, revision }) };
-    if (isUnsaved || replyTo.value || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));
+    // Also one that the server has since saved: the page that comes next may have been rendered before.
+    const isChanged = revision > Number(composer.dataset.revision);
+    const draft = { replyTo: replyTo.value, ...(isChanged && { text: body.value, revision }) };
+    if (isChanged || replyTo.value || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));
     if (!isUnsaved || body.value.length > MAX_DRAFT) return;
     const values = new URLSearchParams({ csrf_token: token.value, body: body.value, revision });
     fetch(`${path}/draft`, { method: "POST", body: values, keepalive: true, headers: { "HX-Request": "true" } }).catch(() => {});

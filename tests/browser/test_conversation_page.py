@@ -15,7 +15,7 @@ from noxchat.database import begin_write, now
 from noxchat.extensions import db
 from noxchat.models import Message, User
 from tests.browser.chats import fill, menu, message, open_conversation, unread, write
-from tests.conftest import Server, befriend, browser_cookie, free_port, make_person, settings
+from tests.conftest import Server, befriend, browser_cookie, free_port, make_person, settings, wait_until
 
 axe = Axe()
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
@@ -134,6 +134,46 @@ def test_draft_that_was_sent_from_another_tab_is_gone(two_friends):
     other.press("#body", "Enter")
     expect(message(anna, "only once")).to_be_visible()
     expect(anna.locator("#body")).to_have_value("")
+
+
+def test_text_that_is_saved_while_the_page_reloads_stays(two_friends):
+    """The new page may have been rendered before."""
+    anna, _boris, path = two_friends()
+    anna.goto(path)
+    rendered = []
+    anna.route(f"**{path}", lambda route: rendered.append((route, route.fetch())))
+    with anna.expect_response("**/draft"):
+        anna.fill("#body", "still typing")
+        anna.evaluate("() => { setTimeout(() => location.reload()); }")
+        wait_until(lambda: anna.wait_for_timeout(10) or rendered)
+    (route, response), *_ = rendered
+    assert "still typing" not in response.text()
+    with anna.expect_navigation():
+        route.fulfill(response=response)
+    expect(anna.locator("#body")).to_have_value("still typing")
+
+
+def test_text_that_was_not_sent_is_for_its_author_alone(two_friends, site_app, site):
+    """Also in a tab in which the session of its author has ended, and somebody else has logged in."""
+    anna, boris, path = two_friends()
+    anna.goto(path)
+    anna.route("**/messages", lambda route: route.abort())
+    write(anna, "unsent")
+    expect(anna.locator(".msg__failed")).to_be_visible()
+    for user, is_shown in ((boris.user, False), (anna.user, True)):
+        anna.once("dialog", lambda dialog: dialog.accept())
+        anna.context.add_cookies([browser_cookie(site_app, user, site.base)])
+        anna.goto(path)
+        expect(anna.locator(".msg__failed")).to_have_count(int(is_shown))
+
+
+def test_logging_out_leaves_no_text_in_the_browser(two_friends):
+    anna, _boris, path = two_friends()
+    anna.goto(path)
+    anna.fill("#body", "unsent")
+    anna.evaluate("() => { document.querySelector(`[action$='/auth/logout']`).requestSubmit(); }")
+    expect(anna.get_by_text("You are logged out.")).to_be_visible()
+    assert anna.evaluate("() => sessionStorage.length") == 0
 
 
 def test_reply_and_edit_survive_switching_conversations(three_friends):
