@@ -30,6 +30,7 @@ from flask import current_app, has_app_context
 from jinja2 import BytecodeCache
 from sqlalchemy import delete, event
 from sqlalchemy.engine import Engine
+from werkzeug.routing import Rule
 from werkzeug.security import generate_password_hash
 
 from config import ROOT, Config
@@ -60,6 +61,31 @@ class CompiledTemplates(BytecodeCache):
 
 
 NoxChat.jinja_options = {**NoxChat.jinja_options, "bytecode_cache": CompiledTemplates()}
+
+
+def compile_once(compile_builder):
+    """Return Werkzeug's function that compiles a URL rule, but for rules that it has compiled for another application.
+
+    It took most of the time that creating an application takes.
+    """
+    compiled = {}
+
+    def compile_or_reuse(rule, append_unknown=True):
+        key = (*rule._trace, repr(rule.defaults), append_unknown)
+        if key not in compiled:
+            compiled[key] = compile_builder(rule, append_unknown)
+        return compiled[key]
+
+    return compile_or_reuse
+
+
+Rule._compile_builder = compile_once(Rule._compile_builder)
+
+
+def pytest_xdist_auto_num_workers():
+    """Return what `-n auto` means: half as many again as there are cores, since many tests mostly wait."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores * 3 // 2
 
 
 @cache
@@ -624,7 +650,8 @@ def serve(tmp_path, new_database):
 
 def find_chromium():
     """Return the path of Chromium or Chrome; None if there is none."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 def browser_cookie(app, person, url):

@@ -249,6 +249,8 @@ def expected(texts, term):
         return []
     hits = []
     for row_id, search_text in texts.items():
+        if query.words[0] not in search_text:  # no hit of any rank; most texts are passed over here
+            continue
         words_match = all(word_prefix in search_text for word_prefix in query.word_prefixes)
         if search_text.startswith(query.prefix + "\t") or (
             len(query.words) == 1 and search_text.split("\t")[1] == "  " + query.words[0]

@@ -184,10 +184,11 @@ def latest_email(site, address):
     return wait_until(received)[-1]
 
 
-def photo(side=900):
-    """Return a JPEG of side × side pixels, for set_input_files."""
+def photo(side=900, *, is_noise=False):
+    """Return a JPEG of side × side pixels, for set_input_files: a gradient of few bytes, or noise of many."""
     file = io.BytesIO()
-    Image.linear_gradient("L").resize((side, side)).convert("RGB").save(file, "JPEG")
+    image = Image.effect_noise((side, side), 100) if is_noise else Image.linear_gradient("L").resize((side, side))
+    image.convert("RGB").save(file, "JPEG")
     return {"name": "IMG_0001.JPG", "mimeType": "image/jpeg", "buffer": file.getvalue()}
 
 
