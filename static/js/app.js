@@ -283,6 +283,7 @@ document.addEventListener("htmx:after:swap", renderTimes);
 document.addEventListener("htmx:after:swap", renderShortTimes);
 
 document.addEventListener("DOMContentLoaded", () => {
+  root.toggleAttribute("data-htmx-missing", !window.htmx);
   watchToasts();
   renderShortTimes();
   showScripted();

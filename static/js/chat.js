@@ -292,4 +292,3 @@ const openConversation = () => {
 };
 openConversation();
 ["htmx:after:swap", "detail-closed"].forEach((name) => document.addEventListener(name, openConversation)); // beside the list
-loaded.then(() => document.documentElement.toggleAttribute("data-htmx-missing", !window.htmx));

@@ -403,6 +403,20 @@ def stored_presence(site_app, page):
         return db.session.scalar(select(User.show_presence).where(User.id == page.user.id))
 
 
+def test_forms_that_save_each_change_have_a_button_where_they_need_one(logged_in_page):
+    page = logged_in_page("Saver")
+    buttons = "[data-saves] button:visible"
+    page.goto("/settings")
+    forms = page.locator("[data-saves]").count()
+    assert forms > 3 and page.locator(buttons).count() == 0
+    page.route("**/htmx.min.js*", lambda route: route.abort())
+    page.reload()
+    assert page.locator(buttons).count() == forms
+    plain = logged_in_page(page.user, java_script_enabled=False)
+    plain.goto("/settings")
+    assert plain.locator(buttons).count() == forms
+
+
 def test_choices_are_stored_as_they_are_shown(site_app, logged_in_page):
     page, other_tab = logged_in_page("Chooses"), logged_in_page("Chooses")
     other_tab.context.clear_cookies()
