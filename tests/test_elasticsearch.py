@@ -13,6 +13,7 @@ import ssl
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -639,7 +640,7 @@ def test_index_stays_in_use_during_long_commands(app):
 def test_indexer_survives_loss_of_all_database_connections(make_app, proxy, monkeypatch):
     app = make_elasticsearch_app(make_app, proxy.url, "postgresql")
     index_everything(app)
-    next_changes = outbox.next_changes
+    next_changes, lost = outbox.next_changes, threading.Event()
 
     def lose_connections(*args):
         monkeypatch.setattr(outbox, "next_changes", next_changes)
@@ -648,12 +649,15 @@ def test_indexer_survives_loss_of_all_database_connections(make_app, proxy, monk
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        return next_changes(*args)
+        try:
+            return next_changes(*args)
+        finally:
+            lost.set()  # and the pool of this test has noticed
 
     monkeypatch.setattr(outbox, "next_changes", lose_connections)
     rename(app, "Nika", "Veronika")
     app.start_indexer()
-    wait_until(lambda: outbox.next_changes is next_changes)
+    assert lost.wait(20)
     wait_until(lambda: outbox_versions(app) == {})
     wait_until(lambda: app.engine.is_ready)
     assert app.indexer.thread.is_alive() and is_consistent(app)
