@@ -64,9 +64,9 @@ NoxChat.jinja_options = {**NoxChat.jinja_options, "bytecode_cache": CompiledTemp
 
 
 def compile_once(compile_builder):
-    """Return Werkzeug's function that compiles a URL rule, but for rules that it has compiled for another application.
+    """Return a function that compiles URL rules as Werkzeug's does, each once for all applications of a process.
 
-    It took most of the time that creating an application takes.
+    Compiling them took most of the time of creating an application.
     """
     compiled = {}
 
@@ -82,8 +82,9 @@ def compile_once(compile_builder):
 Rule._compile_builder = compile_once(Rule._compile_builder)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Return what `-n auto` means: half as many again as there are cores, since many tests mostly wait."""
+    """Return the number of workers for `-n auto`: one and a half per core, since many tests mostly wait."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores * 3 // 2
 
@@ -646,12 +647,6 @@ def serve(tmp_path, new_database):
     yield start
     for server in started:
         server.stop()
-
-
-def find_chromium():
-    """Return the path of Chromium or Chrome; None if there is none."""
-    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-    return next(filter(None, map(shutil.which, names)), None)
 
 
 def browser_cookie(app, person, url):

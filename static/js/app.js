@@ -86,20 +86,25 @@ const offerRetry = (event) => {
 document.addEventListener("htmx:response:error", offerRetry);
 document.addEventListener("htmx:error", offerRetry);
 
-// Logging out in one tab ends the others of this browser, once the page after it has come. What was typed and not sent
-// does not stay behind.
+// Logging out in one tab ends the others of this browser, once the page after it has come. None of them keeps what was
+// typed and not sent.
 const others = window.BroadcastChannel && new BroadcastChannel("logout");
 document.addEventListener("submit", (event) => {
-  if (event.target.matches("[action$='/auth/logout']")) storage?.setItem("logout", "1");
+  if (event.target.matches("[action$='/auth/logout']")) storage?.setItem("logout", "here");
 });
 const announceLogout = () => {
-  if (storage?.getItem("logout") && !meta("tab")) {
-    others?.postMessage("");
+  const logout = storage?.getItem("logout");
+  if (logout && !meta("tab")) {
+    if (logout === "here") others?.postMessage("");
     storage.clear();
   }
   storage?.removeItem("logout");
 };
-others?.addEventListener("message", () => { if (meta("tab")) location.reload(); });
+others?.addEventListener("message", () => {
+  if (!meta("tab")) return;
+  storage?.setItem("logout", "elsewhere");
+  location.reload();
+});
 
 // htmx 4.0.1 swallows clicks that open a new tab or window.
 document.addEventListener("click", (event) => {

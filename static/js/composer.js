@@ -171,7 +171,7 @@ const openComposer = (chat) => {
   chat.saveUnsent = () => {
     clearTimeout(draftTimer);
     if (isUnsaved) revision = nextRevision();
-    // Also one that the server has since saved: the page that comes next may have been rendered before.
+    // A draft that the server has saved is kept, too: the next page may have been rendered before that.
     const isChanged = revision > Number(composer.dataset.revision);
     const draft = { replyTo: replyTo.value, ...(isChanged && { text: body.value, revision }) };
     if (isChanged || replyTo.value || pending.size) storage?.setItem(stored, JSON.stringify({ ...draft, unsent: [...pending.values()] }));

@@ -12,7 +12,8 @@ from tests.bench.chat import KINDS, database
 from tests.bench.chat_load import UNLIMITED
 from tests.bench.databases import say
 from tests.browser.chats import fill, open_conversation
-from tests.conftest import Server, befriend, browser_cookie, find_chromium, make_person, settings
+from tests.chromium import find_chromium
+from tests.conftest import Server, befriend, browser_cookie, make_person, settings
 
 TEXTS, MISSED = 30, 150
 MAX_MILLISECONDS, MAX_MISSED_MILLISECONDS = 150, 1000  # goals of CHAT.md, 6

@@ -14,13 +14,13 @@ from noxchat import create_app, friendships
 from noxchat.database import begin_write
 from noxchat.extensions import db
 from tests.browser.chats import open_conversation
+from tests.chromium import find_chromium
 from tests.conftest import (
     PASSWORD,
     Server,
     act,
     befriend,
     browser_cookie,
-    find_chromium,
     make_person,
     settings,
     skip,

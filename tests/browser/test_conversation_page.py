@@ -136,7 +136,7 @@ def test_draft_that_was_sent_from_another_tab_is_gone(two_friends):
     expect(anna.locator("#body")).to_have_value("")
 
 
-def test_text_that_is_saved_while_the_page_reloads_stays(two_friends):
+def test_draft_that_is_saved_during_a_reload_is_restored(two_friends):
     """The new page may have been rendered before."""
     anna, _boris, path = two_friends()
     anna.goto(path)
@@ -153,7 +153,7 @@ def test_text_that_is_saved_while_the_page_reloads_stays(two_friends):
     expect(anna.locator("#body")).to_have_value("still typing")
 
 
-def test_text_that_was_not_sent_is_for_its_author_alone(two_friends, site_app, site):
+def test_unsent_message_is_restored_for_its_author_only(two_friends, site_app, site):
     """Also in a tab in which the session of its author has ended, and somebody else has logged in."""
     anna, boris, path = two_friends()
     anna.goto(path)
@@ -167,13 +167,17 @@ def test_text_that_was_not_sent_is_for_its_author_alone(two_friends, site_app, s
         expect(anna.locator(".msg__failed")).to_have_count(int(is_shown))
 
 
-def test_logging_out_leaves_no_text_in_the_browser(two_friends):
+def test_logging_out_clears_the_storage_of_all_tabs(two_friends):
     anna, _boris, path = two_friends()
-    anna.goto(path)
-    anna.fill("#body", "unsent")
+    other = anna.context.new_page()
+    for page in (anna, other):
+        page.goto(path)
+        page.fill("#body", "unsent")
     anna.evaluate("() => { document.querySelector(`[action$='/auth/logout']`).requestSubmit(); }")
     expect(anna.get_by_text("You are logged out.")).to_be_visible()
-    assert anna.evaluate("() => sessionStorage.length") == 0
+    expect(other.locator("#login")).to_be_visible()
+    for page in (anna, other):
+        assert page.evaluate("() => sessionStorage.length") == 0
 
 
 def test_reply_and_edit_survive_switching_conversations(three_friends):

@@ -403,7 +403,7 @@ def stored_presence(site_app, page):
         return db.session.scalar(select(User.show_presence).where(User.id == page.user.id))
 
 
-def test_forms_that_save_each_change_have_a_button_where_they_need_one(logged_in_page):
+def test_save_button_of_choices_is_shown_only_without_htmx(logged_in_page):
     page = logged_in_page("Saver")
     buttons = "[data-saves] button:visible"
     page.goto("/settings")
