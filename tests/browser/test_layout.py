@@ -154,6 +154,16 @@ def test_longest_texts_fit_every_width(site_app, crowd, logged_in_page, language
     assert not found, "\n".join(f"{what}: {texts}" for what, texts in found.items())
 
 
+def test_reduced_motion_means_no_transition(site, new_page):
+    page = new_page(reduced_motion="reduce")
+    page.goto("/auth/login")
+    moving = """() => [...document.querySelectorAll("*")]
+      .filter((e) => getComputedStyle(e).transitionProperty !== "none").map(({ outerHTML }) => outerHTML.slice(0, 80))"""
+    assert page.evaluate(moving) == []
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(moving)
+
+
 # Sums the layout shifts of a page (https://wicg.github.io/layout-instability/), those after an input too: what one presses
 # moves nothing else.
 OBSERVE_SHIFTS = """
