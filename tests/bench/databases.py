@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from config import ROOT, Config
@@ -93,6 +95,41 @@ def in_background(*functions):
             done.set()
     for future in futures:
         future.result()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command printed, its exit code and seconds, and the megabytes of memory that it had at most."""
+
+    output: str
+    exit_code: int
+    seconds: float
+    megabytes: float
+
+
+# Runs a program and then prints the most memory that it had, in kilobytes. A direct child of the benchmark would have at
+# least that of the benchmark, as which it begins before it executes the program.
+RUN_AND_PRINT_PEAK = """import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)"""
+
+
+def run_flask(environment: dict[str, str], *arguments: str) -> Finished:
+    """Run a command of flask. environment: settings, beside those of this process."""
+    began = time.monotonic()
+    flask = [sys.executable, "-m", "flask", "--app", "main", *arguments]
+    process = subprocess.run(
+        [sys.executable, "-c", RUN_AND_PRINT_PEAK, *flask],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    output, kilobytes = process.stdout.rstrip("\n").rpartition("\n")[::2]
+    return Finished(output, process.returncode, time.monotonic() - began, int(kilobytes) / 1000)
 
 
 def forget():

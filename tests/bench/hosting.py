@@ -1,11 +1,8 @@
 """Backing up, copying and restarting a large installation while people use it: `bin/bench backup`, `moveto`, `rolling`."""
 
-import os
 import re
 import secrets
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,12 +12,11 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from config import ROOT
 from noxchat.database import without_statement_timeout
 from noxchat.extensions import db
 from tests.bench.chat import KINDS, NUMBERS, TIME
 from tests.bench.chat_load import UNLIMITED, Client, add_group
-from tests.bench.databases import BenchDatabase, in_background, say
+from tests.bench.databases import BenchDatabase, Finished, in_background, run_flask, say
 from tests.certificates import make_certificate
 from tests.conftest import Server, make_person, settings
 from tests.hosting.conftest import Nginx
@@ -80,22 +76,11 @@ def _add_messages(kind: str):
         )
 
 
-def command(installation, *arguments: str, **more) -> tuple[float, float, str]:
-    """Run a command of flask. Returns its seconds, the megabytes that it had at most, and what it printed."""
-    environment = {**os.environ, **settings(installation.folder, installation.uri), **more}
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flask", "--app", "main", *arguments],
-        env=environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    output = process.stdout.read()
-    _pid, status, usage = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, output
-    return time.monotonic() - began, usage.ru_maxrss / 1000, output.strip()
+def command(installation, *arguments: str, **more) -> Finished:
+    """Run a command of flask in an installation. Raises AssertionError unless it succeeds."""
+    finished = run_flask({**settings(installation.folder, installation.uri), **more}, *arguments)
+    assert finished.exit_code == 0, finished.output
+    return finished
 
 
 def _visit(app, server, pages: list, failures: list, done: threading.Event):
@@ -125,10 +110,10 @@ def measure_backup(kind: str) -> bool:
         finally:
             server.stop()
         size = file.stat().st_size / 1e6
-    seconds, megabytes = backup[0] + verify[0], max(backup[1], verify[1])
+    seconds, megabytes = backup.seconds + verify.seconds, max(backup.megabytes, verify.megabytes)
     median = statistics.median(pages)
     print(
-        f"{kind}: backup {backup[0]:.0f} s, verify {verify[0]:.0f} s, {megabytes:.0f} MB of memory, file of {size:.0f} MB; "
+        f"{kind}: backup {backup.seconds:.0f} s, verify {verify.seconds:.0f} s, {megabytes:.0f} MB of memory, file of {size:.0f} MB; "
         f"meanwhile {len(pages)} pages, median {median * 1000:.0f} ms, slowest {max(pages):.2f} s, {len(failures)} failures"
     )
     is_fast = seconds < MAX_BACKUP_SECONDS and megabytes < MAX_MEGABYTES
@@ -142,26 +127,21 @@ def backups(*_numbers: int) -> bool:
 
 def moves(*_numbers: int) -> bool:
     """Copy from SQLite to PostgreSQL and back, comparing everything."""
-    passed = True
     with large_installation("sqlite") as (installation, _app):
         other = BenchDatabase("postgresql", 1000)  # for its server
         try:
             other.postgres.execute("DROP DATABASE IF EXISTS moved")
             other.postgres.execute("CREATE DATABASE moved")
             uri = other.postgres.uri("moved")
-            seconds, megabytes, output = command(installation, "move-to", uri)
-            rows = re.search(r"Copied ([\d,]+) rows", output)[1]
-            print(f"sqlite to postgresql: {rows} rows in {seconds:.0f} s, {megabytes:.0f} MB of memory")
-            passed &= seconds < MAX_MOVE_SECONDS
             target = Path(installation.folder, "back.db")
             target.unlink(missing_ok=True)
-            seconds, megabytes, output = command(
-                installation, "move-to", f"sqlite:///{target}", SQLALCHEMY_DATABASE_URI=uri
-            )
-            rows = re.search(r"Copied ([\d,]+) rows", output)[1]
-            print(f"postgresql to sqlite: {rows} rows in {seconds:.0f} s, {megabytes:.0f} MB of memory")
+            there = command(installation, "move-to", uri)
+            back = command(installation, "move-to", f"sqlite:///{target}", SQLALCHEMY_DATABASE_URI=uri)
             target.unlink()
-            return passed and seconds < MAX_MOVE_SECONDS
+            for label, move in (("sqlite to postgresql", there), ("postgresql to sqlite", back)):
+                rows = re.search(r"Copied ([\d,]+) rows", move.output)[1]
+                print(f"{label}: {rows} rows in {move.seconds:.0f} s, {move.megabytes:.0f} MB of memory")
+            return max(there.seconds, back.seconds) < MAX_MOVE_SECONDS
         finally:
             other.close()
 
