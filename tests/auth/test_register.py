@@ -167,17 +167,15 @@ def test_known_and_unknown_address_get_the_same_answers_and_pages(any_app, confi
 def test_registering_takes_equally_long_whether_the_address_is_known_or_not(make_app, monkeypatch, database, confirmed):
     """Interleaved, without the hash that takes most of the time and is the same: medians within 30 %.
 
-    Other processes can disturb the medians of a few; then more decide.
+    Other processes can disturb a small sample; then a larger one decides.
     """
     monkeypatch.setattr(passwords, "generate_password_hash", lambda _password: "scrypt:x")
     monkeypatch.setattr(passwords, "check_strength", lambda *_: "")
     app = make_app(database, SIGN_UPS_PER_HOUR=1000, RESETS_PER_HOUR=1000)
     app.extensions["mail_worker"].start = lambda: None
     make_person(app, "Alice", "alice@nox.example", confirmed=confirmed)
-    times, letters = (
-        {"known": [], "unknown": []},
-        "abcdefghkmn",
-    )  # none looks like another, since such names are refused
+    times = {"known": [], "unknown": []}
+    letters = "abcdefghkmn"  # a name that looks like another one's is refused
     for number in range(120):
         emails = [("known", "alice@nox.example"), ("unknown", f"new{number}@nox.example")]
         for kind, email in emails if number % 2 else reversed(emails):

@@ -98,8 +98,8 @@ def in_background(*functions):
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a command printed, its exit code and seconds, and the megabytes of memory that it had at most."""
+class CommandResult:
+    """What a command printed, its exit code, its seconds, and its peak memory in megabytes."""
 
     output: str
     exit_code: int
@@ -107,15 +107,15 @@ class Finished:
     megabytes: float
 
 
-# Runs a program and then prints the most memory that it had, in kilobytes. A direct child of the benchmark would have at
-# least that of the benchmark, as which it begins before it executes the program.
+# Runs a program and then prints its peak memory in kilobytes. That of a direct child would include the benchmark's own memory,
+# since Linux counts what a process had before it executed the program.
 RUN_AND_PRINT_PEAK = """import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)"""
 
 
-def run_flask(environment: dict[str, str], *arguments: str) -> Finished:
+def run_flask(environment: dict[str, str], *arguments: str) -> CommandResult:
     """Run a command of flask. environment: settings, beside those of this process."""
     began = time.monotonic()
     flask = [sys.executable, "-m", "flask", "--app", "main", *arguments]
@@ -129,7 +129,7 @@ def run_flask(environment: dict[str, str], *arguments: str) -> Finished:
         check=False,
     )
     output, kilobytes = process.stdout.rstrip("\n").rpartition("\n")[::2]
-    return Finished(output, process.returncode, time.monotonic() - began, int(kilobytes) / 1000)
+    return CommandResult(output, process.returncode, time.monotonic() - began, int(kilobytes) / 1000)
 
 
 def forget():

@@ -16,7 +16,7 @@ from noxchat.database import without_statement_timeout
 from noxchat.extensions import db
 from tests.bench.chat import KINDS, NUMBERS, TIME
 from tests.bench.chat_load import UNLIMITED, Client, add_group
-from tests.bench.databases import BenchDatabase, Finished, in_background, run_flask, say
+from tests.bench.databases import BenchDatabase, CommandResult, in_background, run_flask, say
 from tests.certificates import make_certificate
 from tests.conftest import Server, make_person, settings
 from tests.hosting.conftest import Nginx
@@ -76,11 +76,11 @@ def _add_messages(kind: str):
         )
 
 
-def command(installation, *arguments: str, **more) -> Finished:
+def command(installation, *arguments: str, **more) -> CommandResult:
     """Run a command of flask in an installation. Raises AssertionError unless it succeeds."""
-    finished = run_flask({**settings(installation.folder, installation.uri), **more}, *arguments)
-    assert finished.exit_code == 0, finished.output
-    return finished
+    result = run_flask({**settings(installation.folder, installation.uri), **more}, *arguments)
+    assert result.exit_code == 0, result.output
+    return result
 
 
 def _visit(app, server, pages: list, failures: list, done: threading.Event):

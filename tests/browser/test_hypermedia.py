@@ -550,10 +550,9 @@ def test_who_is_online_appears_without_reloading(site_app, logged_in_page):
     ("locale", "shown"), [("en-US", r" [1-5]:\d\d PM$"), ("en-GB", r" 1[3-7]:\d\d$"), ("ru-RU", r" 1[3-7]:\d\d$")]
 )
 def test_times_have_24_hours_where_the_reader_has(new_page, mila_cookie, locale, shown):
+    # In the morning, 24-hour times look like those of 12 hours: the browser is where it is three in the afternoon.
     hours = (now().hour - 15 + 12) % 24 - 12
-    page = new_page(
-        locale=locale, timezone_id=f"Etc/GMT{hours:+}"
-    )  # where it is between three and four in the afternoon
+    page = new_page(locale=locale, timezone_id=f"Etc/GMT{hours:+}")
     page.context.add_cookies([mila_cookie])
     page.goto("/settings/sessions")
     assert re.search(shown, page.locator(".session time").first.inner_text())

@@ -154,14 +154,14 @@ def test_longest_texts_fit_every_width(site_app, crowd, logged_in_page, language
     assert not found, "\n".join(f"{what}: {texts}" for what, texts in found.items())
 
 
-def test_reduced_motion_means_no_transition(site, new_page):
+def test_nothing_has_a_transition_with_reduced_motion(site, new_page):
     page = new_page(reduced_motion="reduce")
     page.goto("/auth/login")
-    moving = """() => [...document.querySelectorAll("*")]
+    find_transitions = """() => [...document.querySelectorAll("*")]
       .filter((e) => getComputedStyle(e).transitionProperty !== "none").map(({ outerHTML }) => outerHTML.slice(0, 80))"""
-    assert page.evaluate(moving) == []
+    assert page.evaluate(find_transitions) == []
     page.emulate_media(reduced_motion="no-preference")
-    assert page.evaluate(moving)
+    assert page.evaluate(find_transitions)
 
 
 # Sums the layout shifts of a page (https://wicg.github.io/layout-instability/), those after an input too: what one presses

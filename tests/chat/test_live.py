@@ -65,7 +65,7 @@ def test_members_are_told_of_changes_and_nobody_else(any_place):
     place = any_place
     group = place.group(members="BC")
     listeners = {letter: Listener(place.app, place.people[letter]) for letter in "ABCD"}
-    for letter in "BC":  # that they were added
+    for letter in "BC":  # they are told that they were added
         assert listeners[letter].next("membership") == [("membership", str(group))]
     place.send("A", group)
     for letter in "ABC":

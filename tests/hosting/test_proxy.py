@@ -143,9 +143,9 @@ def test_doctor_finds_what_keeps_visitors_away(site, nginx):
 
 
 def rolling_restart(nginx, start, opener, count, per_second):
-    """Restart two servers one after the other, again and again, until so many requests were sent; each at least once.
+    """Restart two servers one after the other, again and again, until so many requests were sent.
 
-    Returns their statuses, or what broke them, and how often a server was restarted.
+    Each is restarted at least once. Returns the statuses of the requests, or what broke them, and the number of restarts.
     """
     servers = {number: start(number) for number in range(2)}
     nginx.start(*(server.port for server in servers.values()))
